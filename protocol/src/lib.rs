@@ -1,0 +1,4 @@
+//! What two sites must agree on: ids, jobs, profiles, matching, leases, content formats, messages and their bytes.
+#![forbid(unsafe_code)]
+
+pub mod id;

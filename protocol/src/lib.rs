@@ -1,4 +1,8 @@
 //! What two sites must agree on: ids, jobs, profiles, matching, leases, content formats, messages and their bytes.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod id;
+pub mod job;
+pub mod matching;
+pub mod profile;

@@ -2,4 +2,6 @@
 #![cfg_attr(not(test), no_std)]
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

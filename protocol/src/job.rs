@@ -1,0 +1,181 @@
+//! A job as sites see it: steps, task counts, what each step asks for, and where its files belong.
+//!
+//! The template itself is Open Job Description and is parsed elsewhere: by the borrower when it is
+//! submitted, and by the session runner inside the lender's jail. A lender's node reads only this.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Millis, StepNo, TenantId};
+use crate::profile::{Level, Requirement};
+
+/// More tasks than this in one job are refused at submission: labels and states are kept in memory.
+pub const MAX_TASKS: u32 = 1_000_000;
+
+/// More steps than this in one job are refused at submission.
+pub const MAX_STEPS: usize = 256;
+
+/// Everything that a borrower's node decides a job by. It stays on the borrower's site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// The job's name, as its template gives it.
+    pub name: String,
+    /// Who submitted it: the user's name on the submitting machine.
+    pub user: String,
+    /// The group or project name it is charged to.
+    pub project: String,
+    /// The owner of its keys.
+    pub tenant: TenantId,
+    /// What Open Job Description does not speak of: place, priority, retries, isolation.
+    pub policy: MeshPolicy,
+    /// Its steps, in the template's order. Never empty.
+    pub steps: Vec<StepSpec>,
+    /// Where its files belong on the artist's disk.
+    pub layout: Layout,
+}
+
+/// One step of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepSpec {
+    /// The step's name, unique in the job.
+    pub name: String,
+    /// What a host must offer to run its tasks.
+    pub requirement: Requirement,
+    /// One label for each task, in order (`Frame=12`); as many as there are tasks, at least one.
+    pub labels: Vec<String>,
+    /// Steps that must be done before this one starts.
+    pub needs: Vec<StepNo>,
+    /// Whether entering its session costs something (job or step environments), so that several
+    /// tasks should share one session.
+    pub environments: bool,
+}
+
+impl StepSpec {
+    /// How many tasks the step has.
+    #[must_use]
+    pub fn n_tasks(&self) -> u32 {
+        u32::try_from(self.labels.len()).unwrap_or(MAX_TASKS)
+    }
+}
+
+/// The mesh policy of a job: flags of `submit`, or `mesh.toml` beside the template.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeshPolicy {
+    /// Where its tasks may run.
+    #[serde(rename = "where")]
+    pub place: Place,
+    /// 0 to 100; 100 is most urgent.
+    pub priority: u8,
+    /// How often a failed task is tried again, on another host where there is one.
+    pub retries: u32,
+    /// The job stops when more of its tasks than this have failed for good. None: it never does.
+    pub max_failed_tasks: Option<u32>,
+    /// A task is stopped after this long. None: no limit.
+    pub timeout: Option<Millis>,
+    /// The weakest isolation that another site may offer.
+    pub isolation: Level,
+    /// How many tasks are leased together at most. None: by the granted slots.
+    pub batch: Option<u32>,
+    /// In which order tasks start.
+    pub order: Order,
+}
+
+impl Default for MeshPolicy {
+    fn default() -> Self {
+        Self {
+            place: Place::Auto,
+            priority: 50,
+            retries: 2,
+            max_failed_tasks: None,
+            timeout: None,
+            isolation: Level::S2,
+            batch: None,
+            order: Order::Given,
+        }
+    }
+}
+
+/// Where the tasks of a job may run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// Only on the submitting site.
+    Local,
+    /// Wherever they finish first.
+    Auto,
+    /// Only on other sites.
+    Remote,
+    /// Only on the site of this name.
+    Site(String),
+}
+
+/// In which order the tasks of a step start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// As the template numbers them.
+    Given,
+    /// First, last, middle, then the rest: an early look at the whole range.
+    FirstLastMiddle,
+}
+
+/// Where the files of a job belong on the artist's disk, root by root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layout {
+    /// The roots. No root lies beneath another, except that an output root may lie beneath an input root.
+    pub roots: Vec<Root>,
+}
+
+/// More roots than this are refused: each is a mount in the jail.
+pub const MAX_ROOTS: usize = 64;
+
+/// One folder of the artist's disk that a job reads from or writes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    /// Short name: the first component of this root's paths in a manifest. `[a-z][a-z0-9]{0,15}`.
+    pub id: String,
+    /// The folder as the artist named it: an absolute path in `format`.
+    pub source: String,
+    /// How `source` is written.
+    pub format: PathFormat,
+    /// What the job may do beneath it.
+    pub access: Access,
+}
+
+/// How a path is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathFormat {
+    /// `/show/shot`
+    Posix,
+    /// `S:\show\shot` or `\\nas\show\shot`
+    Windows,
+}
+
+/// What a job may do beneath a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Read the files that were sent.
+    In,
+    /// Write; what it writes returns. Outputs of earlier steps are found there.
+    Out,
+}
+
+/// What the jail needs to know of a step before its template is read inside: travels sealed to the lender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionSpec {
+    /// Where its files belong.
+    pub layout: Layout,
+    /// The step that is leased.
+    pub step: StepNo,
+    /// Whether several tasks share one session.
+    pub environments: bool,
+    /// A task is stopped after this long.
+    pub timeout: Option<Millis>,
+}

@@ -1,0 +1,225 @@
+//! Whether a host can run a step: `fit`, with every reason when it cannot.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::profile::{Amount, AmountNeed, AttributeNeed, HostClass, Level, Requirement};
+
+/// One thing that a host lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Misfit {
+    /// Too little or too much of an amount.
+    Amount {
+        /// The capability's name.
+        name: String,
+        /// What was asked.
+        need: AmountNeed,
+        /// What is there; zero when the host does not have it at all.
+        have: Amount,
+    },
+    /// Wanted attribute values are missing.
+    Attribute {
+        /// The capability's name.
+        name: String,
+        /// What was asked.
+        need: AttributeNeed,
+        /// The values that are there.
+        have: Vec<String>,
+    },
+    /// The host isolates less than the job asks.
+    Isolation {
+        /// What was asked.
+        need: Level,
+        /// What is there.
+        have: Level,
+    },
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Amount { name, need, have } => {
+                write!(f, "{name}: asks at least {}", need.min)?;
+                if let Some(max) = need.max {
+                    write!(f, " and at most {max}")?;
+                }
+                write!(f, ", has {have}")
+            }
+            Self::Attribute { name, need, have } => {
+                write!(f, "{name}: asks")?;
+                if !need.any_of.is_empty() {
+                    write!(f, " one of {}", list(&need.any_of))?;
+                }
+                if !need.all_of.is_empty() {
+                    write!(f, " all of {}", list(&need.all_of))?;
+                }
+                match have.as_slice() {
+                    [] => write!(f, ", has none"),
+                    have => write!(f, ", has {}", list(have)),
+                }
+            }
+            Self::Isolation { need, have } => {
+                write!(f, "isolation: asks {need} or stronger, reaches {have}")
+            }
+        }
+    }
+}
+
+fn list<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
+    let values: Vec<_> = values.into_iter().map(String::as_str).collect();
+    values.join(", ")
+}
+
+/// Every reason why `host` cannot run a step that asks for `requirement` at isolation `floor`; empty when it can.
+///
+/// Pure, and run by both sides: the borrower before it offers, the lender before it grants.
+#[must_use]
+pub fn fit(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Misfit> {
+    let mut misfits = Vec::new();
+    for (name, need) in &requirement.amounts {
+        let have = amount_of(host, name);
+        if have < need.min || need.max.is_some_and(|max| have > max) {
+            misfits.push(Misfit::Amount {
+                name: name.clone(),
+                need: *need,
+                have,
+            });
+        }
+    }
+    for (name, need) in &requirement.attributes {
+        let have = values_of(host, name);
+        let has = |want: &String| have.iter().any(|value| value.eq_ignore_ascii_case(want));
+        let any = need.any_of.is_empty() || need.any_of.iter().any(has);
+        if !any || !need.all_of.iter().all(has) {
+            misfits.push(Misfit::Attribute {
+                name: name.clone(),
+                need: need.clone(),
+                have,
+            });
+        }
+    }
+    if host.level < floor {
+        misfits.push(Misfit::Isolation {
+            need: floor,
+            have: host.level,
+        });
+    }
+    misfits
+}
+
+fn amount_of(host: &HostClass, name: &str) -> Amount {
+    let found = host
+        .amounts
+        .iter()
+        .find(|(have, _)| have.eq_ignore_ascii_case(name));
+    found.map_or(Amount(0), |(_, amount)| *amount)
+}
+
+fn values_of(host: &HostClass, name: &str) -> Vec<String> {
+    let found = host
+        .attributes
+        .iter()
+        .find(|(have, _)| have.eq_ignore_ascii_case(name));
+    found.map_or_else(Vec::new, |(_, values)| values.iter().cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::profile::{MEMORY, VCPU, version_values};
+
+    const BLENDER: &str = "meshfarm:attr.software.blender";
+
+    fn host() -> HostClass {
+        HostClass {
+            count: 1,
+            description: "test".into(),
+            amounts: BTreeMap::from([
+                (VCPU.into(), Amount::whole(8)),
+                (MEMORY.into(), Amount::whole(16384)),
+            ]),
+            attributes: BTreeMap::from([
+                (BLENDER.into(), version_values("3.4.1")),
+                (
+                    "attr.worker.os.family".into(),
+                    BTreeSet::from(["linux".to_owned()]),
+                ),
+            ]),
+            software: BTreeMap::new(),
+            slots: 8,
+            speed: 1000,
+            level: Level::S2,
+        }
+    }
+
+    fn asks(name: &str, values: &[&str]) -> Requirement {
+        let any_of = values.iter().map(ToString::to_string).collect();
+        let need = AttributeNeed {
+            any_of,
+            all_of: BTreeSet::new(),
+        };
+        Requirement {
+            attributes: BTreeMap::from([(name.to_owned(), need)]),
+            ..Requirement::default()
+        }
+    }
+
+    #[test]
+    fn not_asked_is_dont_care() {
+        assert_eq!(fit(&Requirement::default(), Level::S0, &host()), []);
+    }
+
+    #[test]
+    fn a_job_may_ask_a_version_at_any_precision() {
+        for asked in ["any", "v3", "v3_4", "v3_4_1", "V3_4"] {
+            assert_eq!(
+                fit(&asks(BLENDER, &[asked]), Level::S0, &host()),
+                [],
+                "{asked}"
+            );
+        }
+        for asked in ["v3_5", "v4", "v3_4_10"] {
+            assert_eq!(
+                fit(&asks(BLENDER, &[asked]), Level::S0, &host()).len(),
+                1,
+                "{asked}"
+            );
+        }
+        assert_eq!(fit(&asks(BLENDER, &["v4", "v3_4"]), Level::S0, &host()), []);
+    }
+
+    #[test]
+    fn every_reason_is_given_not_the_first() {
+        let mut requirement = asks("meshfarm:attr.software.povray", &["v3_7"]);
+        let need = AmountNeed {
+            min: Amount::whole(16),
+            max: None,
+        };
+        requirement.amounts.insert(VCPU.into(), need);
+        let misfits = fit(&requirement, Level::S3, &host());
+        let said: Vec<_> = misfits.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "amount.worker.vcpu: asks at least 16, has 8",
+                "meshfarm:attr.software.povray: asks one of v3_7, has none",
+                "isolation: asks S3 or stronger, reaches S2",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_amount_above_the_most_is_a_misfit() {
+        let mut requirement = Requirement::default();
+        let need = AmountNeed {
+            min: Amount::whole(1),
+            max: Some(Amount::whole(4)),
+        };
+        requirement.amounts.insert(VCPU.into(), need);
+        assert_eq!(fit(&requirement, Level::S0, &host()).len(), 1);
+    }
+}

@@ -4,5 +4,9 @@
 pub mod codec;
 pub mod id;
 pub mod job;
+pub mod lease;
 pub mod matching;
+pub mod membership;
+pub mod message;
 pub mod profile;
+pub mod seal;

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Millis, SiteId};
+use crate::seal::SealingKey;
 
 /// Prefix of the capability names that are ours: the standard's model refuses unknown names without one.
 pub const VENDOR: &str = "meshfarm:";
@@ -155,7 +156,7 @@ pub struct Profile {
     /// Whether it takes foreign work at all now.
     pub lending: bool,
     /// X25519 public key that envelopes for this site are sealed to.
-    pub sealing_key: [u8; 32],
+    pub sealing_key: SealingKey,
     /// Multiaddresses at which it listens, for members that have not met it.
     pub addresses: Vec<String>,
 }

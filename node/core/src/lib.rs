@@ -1,1 +1,30 @@
-//! Empty.
+//! What one site decides: a pure state machine with one door in and one door out.
+//!
+//! [`Site::handle`] takes a moment and an [`Input`] and pushes [`Output`]s in the order in which they
+//! must be performed. The daemon, the simulator and the tests drive the same code. There is no clock,
+//! no input or output, no entropy but a seed, and nothing here can fail: bad news is an input.
+#![forbid(unsafe_code)]
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod borrow;
+mod door;
+mod jobs;
+mod lend;
+mod membership;
+mod outsource;
+mod place;
+mod record;
+mod site;
+mod sites;
+mod view;
+
+pub use door::{
+    Ask, CollectError, Content, Ended, Event, Input, Output, PrepareError, Reply, Request, Session,
+    TaskRef, Tasks,
+};
+pub use jobs::{JobPhase, Task};
+pub use record::{
+    BorrowedRecord, Change, FinishedRecord, InviteRecord, JobRecord, Key, LentRecord, Record,
+};
+pub use site::{Config, Site};
+pub use view::{JobView, LeaseView, SiteView, SlotsView, StepView, TaskView, Why};

@@ -1,0 +1,485 @@
+//! The borrower's side: offers, leases that we hold, and the attempts of our tasks under them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::lease::{
+    Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Outputs, Phase, RENEW_EVERY, RESERVATION,
+    Status, Usage, Want,
+};
+
+use crate::door::TaskRef;
+use crate::record::BorrowedRecord;
+
+/// A lease that we hold or have asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Borrowed {
+    pub(crate) job: JobId,
+    pub(crate) step: StepNo,
+    pub(crate) lender: SiteId,
+    pub(crate) state: State,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// Asked; no answer yet.
+    Offered { slots: u32, until: Millis },
+    /// Ours.
+    Held(Held),
+}
+
+/// A lease in our hands.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) slots: u32,
+    /// What the lender shall have, oldest first.
+    pub(crate) attempts: Vec<Assignment>,
+    pub(crate) running: BTreeSet<AttemptId>,
+    pub(crate) phase: Phase,
+    pub(crate) heard: Millis,
+    version: u64,
+    said: Millis,
+    /// What was last said, to see whether it has changed.
+    said_attempts: Vec<Assignment>,
+    said_more: bool,
+    more: bool,
+}
+
+/// Outputs of an attempt on their way to where the job named them.
+#[derive(Clone, Debug)]
+pub(crate) struct Landing {
+    pub(crate) task: TaskRef,
+    pub(crate) lease: LeaseId,
+    pub(crate) lender: SiteId,
+    pub(crate) usage: Usage,
+    pub(crate) outputs: Outputs,
+    /// None while being fetched; otherwise not before this moment.
+    pub(crate) again: Option<Millis>,
+    /// When the attempt's end was heard of.
+    pub(crate) since: Millis,
+    /// Why the last try to put them in place failed.
+    pub(crate) blocked: Option<String>,
+}
+
+/// How long the outputs of a lender that has fallen silent are waited for.
+const LANDING_GRACE: Millis = LENDER_GRACE;
+
+/// The borrower's side of a site.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Borrow {
+    leases: BTreeMap<LeaseId, Borrowed>,
+    landing: BTreeMap<AttemptId, Landing>,
+}
+
+/// What a lease leaves behind that the lender has given back.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    pub(crate) lender: SiteId,
+    pub(crate) tasks: Vec<(TaskRef, AttemptId)>,
+    /// Whether nothing of it is left.
+    pub(crate) over: bool,
+}
+
+impl Borrow {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (LeaseId, &Borrowed)> {
+        self.leases
+            .iter()
+            .map(|(lease, borrowed)| (*lease, borrowed))
+    }
+
+    pub(crate) fn get(&self, lease: LeaseId, from: SiteId) -> Option<&Borrowed> {
+        self.leases
+            .get(&lease)
+            .filter(|borrowed| borrowed.lender == from)
+    }
+
+    pub(crate) fn held_mut(&mut self, lease: LeaseId) -> Option<&mut Held> {
+        match &mut self.leases.get_mut(&lease)?.state {
+            State::Held(held) => Some(held),
+            State::Offered { .. } => None,
+        }
+    }
+
+    /// Leases and open offers of one step.
+    pub(crate) fn of_step(
+        &self,
+        job: JobId,
+        step: StepNo,
+    ) -> impl Iterator<Item = (LeaseId, &Borrowed)> {
+        self.all()
+            .filter(move |(_, borrowed)| borrowed.job == job && borrowed.step == step)
+    }
+
+    pub(crate) fn offered(
+        &mut self,
+        lease: LeaseId,
+        (job, step): (JobId, StepNo),
+        lender: SiteId,
+        slots: u32,
+        now: Millis,
+    ) {
+        // A lender that has not answered by then will not hold the slots for us either.
+        let state = State::Offered {
+            slots,
+            until: now.plus(RESERVATION),
+        };
+        self.leases.insert(
+            lease,
+            Borrowed {
+                job,
+                step,
+                lender,
+                state,
+            },
+        );
+    }
+
+    /// An offer came to nothing. Returns false when there was none.
+    pub(crate) fn declined(&mut self, lease: LeaseId, from: SiteId) -> bool {
+        let is_offer = |b: &Borrowed| matches!(b.state, State::Offered { .. }) && b.lender == from;
+        let found = self.leases.get(&lease).is_some_and(is_offer);
+        if found {
+            self.leases.remove(&lease);
+        }
+        found
+    }
+
+    /// The lender grants: the lease is ours once the commit is said. None when nothing was offered.
+    pub(crate) fn granted(
+        &mut self,
+        from: SiteId,
+        grant: &Grant,
+        now: Millis,
+    ) -> Option<(JobId, StepNo)> {
+        let borrowed = self
+            .leases
+            .get_mut(&grant.lease)
+            .filter(|b| b.lender == from)?;
+        let State::Offered { slots, .. } = borrowed.state else {
+            return None;
+        };
+        let slots = grant.slots.min(slots);
+        borrowed.state = State::Held(Held::new(slots, now));
+        Some((borrowed.job, borrowed.step))
+    }
+
+    pub(crate) fn remove(&mut self, lease: LeaseId) {
+        self.leases.remove(&lease);
+    }
+
+    /// An offer came to nothing: to whom it was made. None when it is a lease by now.
+    pub(crate) fn forget_offer(&mut self, lease: LeaseId) -> Option<SiteId> {
+        let borrowed = self.leases.get(&lease)?;
+        let State::Offered { .. } = borrowed.state else {
+            return None;
+        };
+        let lender = borrowed.lender;
+        self.leases.remove(&lease);
+        Some(lender)
+    }
+
+    /// Take everything from a lease but what the lender has finished under it.
+    pub(crate) fn split_off(&mut self, lease: LeaseId, finished: &[AttemptId]) -> Option<Lost> {
+        let borrowed = self.leases.get_mut(&lease)?;
+        let State::Held(held) = &mut borrowed.state else {
+            return None;
+        };
+        let (job, step, lender) = (borrowed.job, borrowed.step, borrowed.lender);
+        let open = held
+            .attempts
+            .extract_if(.., |a| !finished.contains(&a.attempt));
+        let tasks = open
+            .map(|a| {
+                (
+                    TaskRef {
+                        job,
+                        step,
+                        task: a.task,
+                    },
+                    a.attempt,
+                )
+            })
+            .collect();
+        held.phase = Phase::Gone;
+        held.running.clear();
+        let over = held.attempts.is_empty();
+        if over {
+            self.leases.remove(&lease);
+        }
+        Some(Lost {
+            lender,
+            tasks,
+            over,
+        })
+    }
+
+    /// The lender says how a lease stands. Returns the tasks that have begun to run since.
+    pub(crate) fn on_status(&mut self, status: &Status, now: Millis) -> Option<Vec<TaskRef>> {
+        let borrowed = self.leases.get_mut(&status.lease)?;
+        let (job, step) = (borrowed.job, borrowed.step);
+        let State::Held(held) = &mut borrowed.state else {
+            return None;
+        };
+        held.heard = now;
+        held.phase = status.phase;
+        let mine: BTreeMap<_, _> = held.attempts.iter().map(|a| (a.attempt, a.task)).collect();
+        let running: BTreeSet<_> = status
+            .running
+            .iter()
+            .filter(|a| mine.contains_key(a))
+            .copied()
+            .collect();
+        let new = running.difference(&held.running).map(|a| mine[a]);
+        let started = new.map(|task| TaskRef { job, step, task }).collect();
+        held.running = running;
+        Some(started)
+    }
+
+    /// An attempt has ended at the lender: it holds no slot any more. None when it is not ours.
+    pub(crate) fn ended(&mut self, from: SiteId, done: &Done, now: Millis) -> Option<TaskRef> {
+        let borrowed = self
+            .leases
+            .get_mut(&done.lease)
+            .filter(|b| b.lender == from)?;
+        let State::Held(held) = &mut borrowed.state else {
+            return None;
+        };
+        held.heard = now;
+        let at = held
+            .attempts
+            .iter()
+            .position(|a| a.attempt == done.attempt)?;
+        let task = held.attempts.remove(at).task;
+        held.running.remove(&done.attempt);
+        Some(TaskRef {
+            job: borrowed.job,
+            step: borrowed.step,
+            task,
+        })
+    }
+
+    /// Outputs shall be fetched, at the next opportunity.
+    pub(crate) fn land(&mut self, attempt: AttemptId, landing: Landing) {
+        self.landing.insert(attempt, landing);
+    }
+
+    /// Whether outputs of a lease, or of a task, are on their way.
+    pub(crate) fn is_landing(&self, what: impl Fn(&Landing) -> bool) -> bool {
+        self.landing.values().any(what)
+    }
+
+    /// Forget attempts that are no longer wanted.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(TaskRef, AttemptId) -> bool) {
+        for borrowed in self.leases.values_mut() {
+            let (job, step) = (borrowed.job, borrowed.step);
+            if let State::Held(held) = &mut borrowed.state {
+                held.attempts.retain(|a| {
+                    wanted(
+                        TaskRef {
+                            job,
+                            step,
+                            task: a.task,
+                        },
+                        a.attempt,
+                    )
+                });
+            }
+        }
+    }
+
+    pub(crate) fn landing(&mut self, attempt: AttemptId) -> Option<&mut Landing> {
+        self.landing.get_mut(&attempt)
+    }
+
+    pub(crate) fn landing_of(&self, attempt: AttemptId) -> Option<&Landing> {
+        self.landing.get(&attempt)
+    }
+
+    pub(crate) fn landed(&mut self, attempt: AttemptId) -> Option<Landing> {
+        self.landing.remove(&attempt)
+    }
+
+    /// Outputs that shall be fetched now.
+    pub(crate) fn due(&self, now: Millis) -> Vec<AttemptId> {
+        let due = self
+            .landing
+            .iter()
+            .filter(|(_, l)| l.again.is_some_and(|at| at <= now));
+        due.map(|(attempt, _)| *attempt).collect()
+    }
+
+    /// Leases under which nothing runs or waits.
+    pub(crate) fn idle(&self) -> Vec<(LeaseId, (JobId, StepNo), SiteId)> {
+        let idle = self.all().filter(|(_, b)| match &b.state {
+            State::Held(held) => held.attempts.is_empty(),
+            State::Offered { .. } => false,
+        });
+        idle.map(|(lease, b)| (lease, (b.job, b.step), b.lender))
+            .collect()
+    }
+
+    /// Attempts whose outputs a silent lender still has, after the grace.
+    pub(crate) fn given_up(
+        &self,
+        now: Millis,
+        connected: impl Fn(SiteId) -> bool,
+    ) -> Vec<AttemptId> {
+        let lost = |l: &Landing| {
+            l.again.is_some() && !connected(l.lender) && now.since(l.since) >= LANDING_GRACE
+        };
+        self.landing
+            .iter()
+            .filter(|(_, l)| lost(l))
+            .map(|(attempt, _)| *attempt)
+            .collect()
+    }
+
+    /// Offers without an answer and leases of silent lenders.
+    pub(crate) fn overdue(&self, now: Millis) -> Vec<LeaseId> {
+        let overdue = |borrowed: &Borrowed| match &borrowed.state {
+            State::Offered { until, .. } => *until <= now,
+            State::Held(held) => now.since(held.heard) >= LENDER_GRACE,
+        };
+        self.all()
+            .filter(|(_, b)| overdue(b))
+            .map(|(lease, _)| lease)
+            .collect()
+    }
+
+    /// What has to be said now: wishes that have changed, and renewals that are due.
+    pub(crate) fn to_say(&mut self, now: Millis) -> Vec<(SiteId, Want)> {
+        let mut said = Vec::new();
+        for (lease, borrowed) in &mut self.leases {
+            let State::Held(held) = &mut borrowed.state else {
+                continue;
+            };
+            let changed = held.attempts != held.said_attempts || held.more != held.said_more;
+            if changed || now.since(held.said) >= RENEW_EVERY {
+                said.push((borrowed.lender, held.say(*lease, now)));
+            }
+        }
+        said
+    }
+
+    /// A lender is back: say at once what we want of it.
+    pub(crate) fn on_peer_up(&mut self, site: SiteId) {
+        for borrowed in self.leases.values_mut().filter(|b| b.lender == site) {
+            if let State::Held(held) = &mut borrowed.state {
+                held.said = Millis(0);
+            }
+        }
+        for landing in self.landing.values_mut().filter(|l| l.lender == site) {
+            landing.again = landing.again.map(|_| Millis(0));
+        }
+    }
+
+    pub(crate) fn restore(&mut self, record: &BorrowedRecord, now: Millis) {
+        let mut held = Held::new(record.slots, now);
+        held.phase = Phase::Active;
+        // Before the restart less was said than in so many milliseconds: later versions count.
+        held.version = now.0;
+        let (job, step, lender) = (record.job, record.step, record.lender);
+        let state = State::Held(held);
+        self.leases.insert(
+            record.lease,
+            Borrowed {
+                job,
+                step,
+                lender,
+                state,
+            },
+        );
+    }
+
+    pub(crate) fn restore_attempt(
+        &mut self,
+        lease: LeaseId,
+        attempt: AttemptId,
+        task: TaskNo,
+    ) -> bool {
+        self.held_mut(lease)
+            .map(|held| held.attempts.push(Assignment { attempt, task }))
+            .is_some()
+    }
+
+    pub(crate) fn wake_at(&self) -> Option<Millis> {
+        let leases = self.leases.values().map(|borrowed| match &borrowed.state {
+            State::Offered { until, .. } => *until,
+            State::Held(held) => held
+                .said
+                .plus(RENEW_EVERY)
+                .min(held.heard.plus(LENDER_GRACE)),
+        });
+        let landing = self.landing.values().filter_map(|landing| landing.again);
+        leases.chain(landing).min()
+    }
+
+    pub(crate) fn check(&self) {
+        let mut seen = BTreeSet::new();
+        for borrowed in self.leases.values() {
+            let State::Held(held) = &borrowed.state else {
+                continue;
+            };
+            assert!(
+                held.attempts.len() <= MAX_ATTEMPTS,
+                "a lease has too many attempts"
+            );
+            for a in &held.attempts {
+                let task = (borrowed.job, borrowed.step, a.task);
+                assert!(seen.insert(task), "a task is leased twice");
+            }
+        }
+    }
+}
+
+impl Held {
+    fn new(slots: u32, now: Millis) -> Self {
+        Self {
+            slots,
+            attempts: Vec::new(),
+            running: BTreeSet::new(),
+            phase: Phase::Preparing,
+            heard: now,
+            // A node that restarts goes on above what it said before: see `Borrow::restore`.
+            version: now.0,
+            said: Millis(0),
+            said_attempts: Vec::new(),
+            said_more: true,
+            more: true,
+        }
+    }
+
+    /// How many further attempts the lender shall get, when `waiting` tasks wait: one for each slot, and
+    /// one more behind each while plenty wait, so that no slot idles for a round trip.
+    pub(crate) fn room(&self, waiting: usize, spare: usize) -> usize {
+        if self.phase == Phase::Gone {
+            return 0;
+        }
+        let slots = self.slots as usize;
+        let deep = if waiting > spare + slots {
+            slots * 2
+        } else {
+            slots
+        };
+        deep.min(MAX_ATTEMPTS).saturating_sub(self.attempts.len())
+    }
+
+    pub(crate) fn set_more(&mut self, more: bool) {
+        self.more = more;
+    }
+
+    /// The whole wish, to be said now.
+    pub(crate) fn say(&mut self, lease: LeaseId, now: Millis) -> Want {
+        self.version += 1;
+        self.said = now;
+        self.said_attempts.clone_from(&self.attempts);
+        self.said_more = self.more;
+        let attempts = self.attempts.clone();
+        Want {
+            lease,
+            version: self.version,
+            attempts,
+            more: self.more,
+        }
+    }
+}

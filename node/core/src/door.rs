@@ -1,0 +1,423 @@
+//! The door of a site: everything that can come in, and everything that can come out.
+
+use serde::{Deserialize, Serialize};
+
+use meshfarm_protocol::id::{
+    AttemptId, ChunkId, JobId, LeaseId, MeshId, Millis, SiteId, StepNo, TaskNo,
+};
+use meshfarm_protocol::job::{JobSpec, SessionSpec};
+use meshfarm_protocol::lease::{Assignment, Outcome, Outputs, Usage, Want};
+use meshfarm_protocol::membership::{CertificateBody, Role};
+use meshfarm_protocol::message::Message;
+use meshfarm_protocol::profile::Profile;
+use meshfarm_protocol::seal::{Envelope, SealingKey};
+
+use crate::record::Change;
+
+/// Number of a question that a person or a peer asked; its answer carries the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Request(pub u64);
+
+/// Number of a session on this site, unique while the node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Session(pub u64);
+
+/// One task of one job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskRef {
+    /// The job.
+    pub job: JobId,
+    /// The step.
+    pub step: StepNo,
+    /// The task in the step.
+    pub task: TaskNo,
+}
+
+/// Something has happened. Peers' messages arrive authenticated and decoded within limits.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed: [`crate::Site::wake_at`] has come.
+    Tick,
+    /// A person of this site asks for something.
+    Asked(Request, Ask),
+    /// A member of the mesh says something.
+    Heard {
+        /// Who, known from the connection.
+        from: SiteId,
+        /// What.
+        message: Message,
+    },
+    /// A member is connected now.
+    PeerUp {
+        /// Who.
+        site: SiteId,
+        /// Its name, from its certificate.
+        name: String,
+    },
+    /// The last connection to a member is gone.
+    PeerDown {
+        /// Who.
+        site: SiteId,
+    },
+    /// A member's profile, its signature checked.
+    Profile(Profile),
+    /// A stranger with a ticket asks to join.
+    JoinAsked {
+        /// To be repeated in the answer.
+        request: Request,
+        /// The stranger.
+        peer: SiteId,
+        /// Hash of the secret that it showed.
+        secret_hash: [u8; 32],
+        /// The name that it wants.
+        name: String,
+        /// The role that its ticket gives.
+        role: Role,
+    },
+    /// A lent lease's content is here and in place, or will not be.
+    Prepared {
+        /// The lease.
+        lease: LeaseId,
+        /// Whether its tasks share a session.
+        result: Result<bool, PrepareError>,
+    },
+    /// A session is over, its jail is dead, its outputs are sealed and durable.
+    SessionEnded {
+        /// Which.
+        session: Session,
+        /// How each of its attempts ended.
+        results: Vec<Ended>,
+    },
+    /// The runner in the jail has begun with an attempt.
+    AttemptStarted {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// An attempt's outputs were fetched and stand where the job named them, or do not.
+    Collected {
+        /// Which.
+        attempt: AttemptId,
+        /// Files that were placed.
+        result: Result<u32, CollectError>,
+    },
+    /// The content of a step with predecessors was assembled, or was not.
+    InputsReady {
+        /// The job.
+        job: JobId,
+        /// The step.
+        step: StepNo,
+        /// Root and bytes of the content.
+        result: Result<(ChunkId, u64), String>,
+    },
+    /// The store has room again, or none.
+    Disk {
+        /// Whether it is full.
+        full: bool,
+    },
+}
+
+/// What a person asks for.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Render this. Its content is stored.
+    Submit {
+        /// The job.
+        spec: Box<JobSpec>,
+        /// Root of its content.
+        root: ChunkId,
+        /// Bytes of its content.
+        bytes: u64,
+    },
+    /// Stop a job.
+    Cancel(JobId),
+    /// Render tasks of a job again.
+    Retry {
+        /// The job.
+        job: JobId,
+        /// Which of its tasks.
+        tasks: Tasks,
+    },
+    /// Let somebody join, once or several times.
+    Invite {
+        /// The mesh, of which this site holds the root.
+        mesh: MeshId,
+        /// Its name.
+        mesh_name: String,
+        /// Hash of the ticket's secret.
+        secret_hash: [u8; 32],
+        /// What the invited may do.
+        role: Role,
+        /// How many sites may use it.
+        uses: u32,
+        /// From when on it is worthless.
+        expires: Millis,
+    },
+    /// Stop or resume taking tasks of other sites.
+    Lend(bool),
+}
+
+/// A selection of tasks of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tasks {
+    /// Those that failed or were canceled.
+    Failed,
+    /// Every one, also those that are done.
+    All,
+    /// These of the step.
+    These(StepNo, Vec<TaskNo>),
+}
+
+/// What a person is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The job is on disk and queued.
+    Submitted(JobId),
+    /// Done; so many tasks were touched.
+    Changed(u32),
+    /// No, and why.
+    Refused(String),
+}
+
+/// Why a lent lease's content is not in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PrepareError {
+    /// The borrower cannot be reached.
+    Unreachable,
+    /// This site's disk is full.
+    Full,
+    /// The envelope, the manifest or a chunk is not what it should be.
+    Bad(String),
+    /// Something of this site is broken.
+    Broken(String),
+}
+
+/// Why an attempt's outputs do not stand where they should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CollectError {
+    /// The lender cannot be reached, or has not got them now. It will be asked again.
+    Unreachable,
+    /// The outputs are not what they should be: the attempt counts as failed.
+    Bad(String),
+    /// They cannot be written here: disk full, folder gone. It will be tried again.
+    Unwritable(String),
+}
+
+/// How one attempt of a session ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// Which.
+    pub attempt: AttemptId,
+    /// How.
+    pub outcome: Outcome,
+    /// What it made.
+    pub outputs: Option<Outputs>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Where a lent lease's keys come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// From another site, sealed to us.
+    Sealed(Envelope),
+    /// It is our own job.
+    Own(JobId, SessionSpec),
+}
+
+/// Something must happen. Outputs are performed in order; what a [`Output::Persist`] says is on disk
+/// before anything after it is performed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Make it durable.
+    Persist(Change),
+    /// Say it to another site. It may get lost.
+    Send {
+        /// To whom.
+        to: SiteId,
+        /// What.
+        message: Message,
+    },
+    /// Seal the keys of `root` to the lender and send it as a commit.
+    Commit {
+        /// The lender.
+        to: SiteId,
+        /// The key to seal to.
+        sealing_key: SealingKey,
+        /// The job that the keys belong to.
+        job: JobId,
+        /// Root of the content.
+        root: ChunkId,
+        /// What shall run first.
+        want: Want,
+        /// What the jail is built from.
+        session: SessionSpec,
+    },
+    /// Fetch and lay out the content of a lent lease; answered by [`Input::Prepared`].
+    Prepare {
+        /// The lease.
+        lease: LeaseId,
+        /// Who has the content.
+        borrower: SiteId,
+        /// Its root.
+        root: ChunkId,
+        /// Where its keys come from.
+        content: Content,
+    },
+    /// Start a session in a jail; answered by [`Input::SessionEnded`].
+    Start {
+        /// Its number.
+        session: Session,
+        /// The lease that it belongs to.
+        lease: LeaseId,
+        /// Who gets the outputs and the logs.
+        borrower: SiteId,
+        /// What it runs, in order.
+        run: Vec<Assignment>,
+    },
+    /// End a session now.
+    Stop(Session),
+    /// A lent lease is over: drop its keys and its folder.
+    Release(LeaseId),
+    /// The borrower has an attempt's outputs: drop them.
+    Forget(AttemptId),
+    /// Fetch an attempt's outputs and put them where the job named them; answered by [`Input::Collected`].
+    Collect {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The task that it was for.
+        task: TaskRef,
+        /// The lease that gives the right to fetch.
+        lease: LeaseId,
+        /// Who has them.
+        lender: SiteId,
+        /// What there is.
+        outputs: Outputs,
+    },
+    /// Assemble the content of a step from the job's and its predecessors' outputs; answered by
+    /// [`Input::InputsReady`].
+    BuildInputs {
+        /// The job.
+        job: JobId,
+        /// The step.
+        step: StepNo,
+        /// The steps whose outputs it reads.
+        needs: Vec<StepNo>,
+        /// Root of the job's own content.
+        root: ChunkId,
+    },
+    /// Sign this profile and tell the mesh.
+    Publish(Profile),
+    /// Sign this certificate and hand it to the stranger who asked.
+    Admit(Request, CertificateBody),
+    /// Tell the stranger why not.
+    Refuse(Request, String),
+    /// Answer the person who asked.
+    Answer(Request, Reply),
+    /// Tell people, live.
+    Tell(Event),
+}
+
+/// What people are told while it happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A job was accepted.
+    JobSubmitted {
+        /// The job.
+        job: JobId,
+    },
+    /// A job has ended.
+    JobEnded {
+        /// The job.
+        job: JobId,
+        /// How.
+        phase: crate::JobPhase,
+    },
+    /// A task was handed to a site.
+    TaskLeased {
+        /// The task.
+        task: TaskRef,
+        /// Who renders it.
+        lender: SiteId,
+    },
+    /// A task has begun to run.
+    TaskStarted {
+        /// The task.
+        task: TaskRef,
+        /// Who renders it.
+        lender: SiteId,
+    },
+    /// A task's outputs are in place.
+    TaskDone {
+        /// The task.
+        task: TaskRef,
+        /// Who rendered it.
+        lender: SiteId,
+    },
+    /// A try of a task has failed.
+    TaskFailed {
+        /// The task.
+        task: TaskRef,
+        /// Where.
+        lender: SiteId,
+        /// Why.
+        reason: String,
+        /// Whether it will be tried again.
+        again: bool,
+    },
+    /// A lender fell silent, gave a lease back or lost it; its open tasks wait again.
+    LeaseLost {
+        /// The lease.
+        lease: LeaseId,
+        /// Who had lent.
+        lender: SiteId,
+        /// How many tasks wait again.
+        tasks: u32,
+        /// Why.
+        reason: String,
+    },
+    /// A lender has declined.
+    Declined {
+        /// Who.
+        lender: SiteId,
+        /// Why.
+        reason: meshfarm_protocol::lease::Declined,
+    },
+    /// A site was heard of for the first time, or again.
+    SiteFound {
+        /// Who.
+        site: SiteId,
+        /// Its name.
+        name: String,
+    },
+    /// A site has not been heard of for long.
+    SiteLost {
+        /// Who.
+        site: SiteId,
+        /// Its name.
+        name: String,
+    },
+    /// A site was admitted to the mesh.
+    Joined {
+        /// Who.
+        site: SiteId,
+        /// Its name.
+        name: String,
+    },
+    /// A peer did something that an honest one does not do.
+    Blame {
+        /// Who.
+        site: SiteId,
+        /// What.
+        what: String,
+    },
+    /// Outputs cannot be written to their place.
+    OutputBlocked {
+        /// The task.
+        task: TaskRef,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,626 @@
+//! The lender's side: admission, slots, leases that we gave, sessions, finished work until it is accepted.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
+use meshfarm_protocol::lease::{
+    Assignment, BORROWER_GRACE, Declined, Done, Grant, KEEP_FINISHED, MAX_ATTEMPTS, Offer, Outcome,
+    Phase, RESERVATION, Status, Usage, Want,
+};
+use meshfarm_protocol::matching::fit;
+use meshfarm_protocol::message::Message;
+use meshfarm_protocol::profile::HostClass;
+use meshfarm_protocol::seal::SealingKey;
+
+use crate::door::{Content, Ended, Output, PrepareError, Session};
+use crate::jobs::{put, put_delete};
+use crate::record::{FinishedRecord, Key, LentRecord, Record};
+
+/// How often a finished attempt is told again until its borrower has it.
+const TELL_AGAIN: Millis = Millis::seconds(5);
+
+/// When a borrower that found every slot taken may ask again.
+const BUSY_PAUSE: Millis = Millis::seconds(3);
+
+/// When a borrower that we cannot serve may ask again.
+const LONG_PAUSE: Millis = Millis::seconds(60);
+
+/// More leases than this at a time are declined.
+const MAX_LEASES: usize = 256;
+
+/// One lease that we gave.
+#[derive(Clone, Debug)]
+struct Lent {
+    borrower: SiteId,
+    tenant: TenantId,
+    slots: u32,
+    state: State,
+    heard: Millis,
+    /// Version of the last [`Want`] that counted.
+    version: u64,
+    more: bool,
+    queue: VecDeque<Assignment>,
+    running: BTreeMap<Session, Vec<Assignment>>,
+    /// Attempts whose runner in the jail has begun with them.
+    started: Vec<AttemptId>,
+    finished: BTreeMap<AttemptId, Finished>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Slots are kept until the commit comes, or this moment.
+    Reserved { until: Millis },
+    /// Its content is on its way.
+    Preparing,
+    /// Its sessions run.
+    Active { shared_sessions: bool },
+    /// Nothing more will run; what is finished waits to be accepted.
+    Ended,
+}
+
+#[derive(Clone, Debug)]
+struct Finished {
+    done: Done,
+    at: Millis,
+    told: Millis,
+}
+
+/// The lender's side of a site.
+#[derive(Clone, Debug)]
+pub(crate) struct Lend {
+    me: SiteId,
+    sealing_key: SealingKey,
+    pub(crate) host: HostClass,
+    pub(crate) lending: bool,
+    pub(crate) full: bool,
+    leases: BTreeMap<LeaseId, Lent>,
+    next_session: u64,
+}
+
+impl Lent {
+    /// Slots that it keeps from others.
+    fn held(&self) -> u32 {
+        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        match self.state {
+            State::Ended => running,
+            State::Reserved { .. } | State::Preparing | State::Active { .. } => {
+                self.slots.max(running)
+            }
+        }
+    }
+
+    /// Give up slots for which nothing waits, when nothing more will come. They do not return: they
+    /// may be another's by then.
+    fn shrink(&mut self) {
+        if !self.more {
+            let busy = self.running.len() + self.queue.len();
+            self.slots = self.slots.min(u32::try_from(busy).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn status(&self, lease: LeaseId) -> Status {
+        let phase = match self.state {
+            State::Reserved { .. } | State::Preparing => Phase::Preparing,
+            State::Active { .. } => Phase::Active,
+            State::Ended => Phase::Gone,
+        };
+        let finished = self.finished.keys().copied().collect();
+        Status {
+            lease,
+            phase,
+            running: self.started.clone(),
+            finished,
+        }
+    }
+
+    fn knows(&self, attempt: AttemptId) -> bool {
+        let mut open = self.queue.iter().chain(self.running.values().flatten());
+        self.finished.contains_key(&attempt) || open.any(|known| known.attempt == attempt)
+    }
+
+    /// Stop everything that runs or waits. What is finished stays.
+    fn stop(&mut self, out: &mut Vec<Output>) {
+        self.queue.clear();
+        out.extend(self.running.keys().map(|session| Output::Stop(*session)));
+        self.state = State::Ended;
+    }
+}
+
+impl Lend {
+    pub(crate) fn new(me: SiteId, sealing_key: SealingKey, host: HostClass, lending: bool) -> Self {
+        let leases = BTreeMap::new();
+        Self {
+            me,
+            sealing_key,
+            host,
+            lending,
+            full: false,
+            leases,
+            next_session: 1,
+        }
+    }
+
+    /// Slots that nobody holds.
+    pub(crate) fn free(&self) -> u32 {
+        let held = self
+            .leases
+            .values()
+            .map(Lent::held)
+            .fold(0, u32::saturating_add);
+        self.host.slots.saturating_sub(held)
+    }
+
+    /// Whether `borrower` may read our store: it holds a lease, or outputs of its attempts are here.
+    pub(crate) fn serves(&self, borrower: SiteId, lease: LeaseId) -> bool {
+        self.leases
+            .get(&lease)
+            .is_some_and(|lent| lent.borrower == borrower)
+    }
+
+    pub(crate) fn on_offer(&mut self, from: SiteId, offer: &Offer, now: Millis) -> Message {
+        let lease = offer.lease;
+        let decline = |reason, retry_after| Message::Decline {
+            lease,
+            reason,
+            retry_after,
+        };
+        if let Some(lent) = self.leases.get(&lease) {
+            return match lent.state {
+                State::Reserved { .. } if lent.borrower == from => self.grant(lease, lent.slots),
+                _ => decline(Declined::Malformed, LONG_PAUSE),
+            };
+        }
+        if offer.slots == 0 || offer.tasks == 0 {
+            return decline(Declined::Malformed, LONG_PAUSE);
+        }
+        let own = from == self.me;
+        if !own && !self.lending {
+            return decline(Declined::Policy, LONG_PAUSE);
+        }
+        if self.full {
+            return decline(Declined::Full, LONG_PAUSE);
+        }
+        if !fit(&offer.requirement, offer.isolation, &self.host).is_empty() || self.host.slots == 0
+        {
+            return decline(Declined::Misfit, LONG_PAUSE);
+        }
+        let free = self.free();
+        if free == 0 || self.leases.len() >= MAX_LEASES {
+            return decline(Declined::Busy, BUSY_PAUSE);
+        }
+        let slots = free.min(offer.slots);
+        let state = State::Reserved {
+            until: now.plus(RESERVATION),
+        };
+        let lent = Lent {
+            borrower: from,
+            tenant: offer.tenant,
+            slots,
+            state,
+            heard: now,
+            version: 0,
+            more: true,
+            queue: VecDeque::new(),
+            running: BTreeMap::new(),
+            started: Vec::new(),
+            finished: BTreeMap::new(),
+        };
+        self.leases.insert(lease, lent);
+        self.grant(lease, slots)
+    }
+
+    fn grant(&self, lease: LeaseId, slots: u32) -> Message {
+        let isolation = self.host.level;
+        let sealing_key = self.sealing_key;
+        Message::Grant(Grant {
+            lease,
+            slots,
+            reserved: RESERVATION,
+            sealing_key,
+            isolation,
+        })
+    }
+
+    /// The borrower takes reserved slots: promise them durably, then fetch the content.
+    pub(crate) fn on_commit(
+        &mut self,
+        from: SiteId,
+        want: Want,
+        (root, content): (ChunkId, Content),
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let lease = want.lease;
+        let reserved = |lent: &&mut Lent| {
+            lent.borrower == from && matches!(lent.state, State::Reserved { .. })
+        };
+        if let Some(lent) = self.leases.get_mut(&lease).filter(reserved) {
+            lent.state = State::Preparing;
+            let record = LentRecord {
+                lease,
+                borrower: from,
+                tenant: lent.tenant,
+            };
+            put(out, Record::Lent(record));
+            out.push(Output::Prepare {
+                lease,
+                borrower: from,
+                root,
+                content,
+            });
+        }
+        self.on_want(from, want, now, out);
+    }
+
+    /// Make it as the borrower wants it, and say how it stands.
+    pub(crate) fn on_want(&mut self, from: SiteId, want: Want, now: Millis, out: &mut Vec<Output>) {
+        let lease = want.lease;
+        let Some(lent) = self
+            .leases
+            .get_mut(&lease)
+            .filter(|lent| lent.borrower == from)
+        else {
+            let phase = Phase::Gone;
+            let status = Status {
+                lease,
+                phase,
+                running: Vec::new(),
+                finished: Vec::new(),
+            };
+            out.push(Output::Send {
+                to: from,
+                message: Message::Status(status),
+            });
+            return;
+        };
+        lent.heard = now;
+        let live = matches!(lent.state, State::Preparing | State::Active { .. });
+        if live && want.version > lent.version && want.attempts.len() <= MAX_ATTEMPTS {
+            lent.version = want.version;
+            lent.more = want.more;
+            let wanted = |attempt: AttemptId| want.attempts.iter().any(|w| w.attempt == attempt);
+            lent.queue.retain(|queued| wanted(queued.attempt));
+            for (session, run) in &lent.running {
+                if !run.iter().any(|running| wanted(running.attempt)) {
+                    out.push(Output::Stop(*session));
+                }
+            }
+            let unknown: Vec<_> = want
+                .attempts
+                .iter()
+                .filter(|want| !lent.knows(want.attempt))
+                .copied()
+                .collect();
+            lent.queue.extend(unknown);
+            lent.shrink();
+        }
+        let status = lent.status(lease);
+        out.push(Output::Send {
+            to: from,
+            message: Message::Status(status),
+        });
+    }
+
+    pub(crate) fn on_prepared(
+        &mut self,
+        lease: LeaseId,
+        result: Result<bool, PrepareError>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(lent) = self.leases.get_mut(&lease) else {
+            return;
+        };
+        if lent.state != State::Preparing {
+            return;
+        }
+        match result {
+            Ok(shared_sessions) => lent.state = State::Active { shared_sessions },
+            Err(_reason) => lent.stop(out),
+        }
+        let message = Message::Status(lent.status(lease));
+        out.push(Output::Send {
+            to: lent.borrower,
+            message,
+        });
+    }
+
+    /// Start what can start.
+    pub(crate) fn fill(&mut self, out: &mut Vec<Output>) {
+        for (lease, lent) in &mut self.leases {
+            let State::Active { shared_sessions } = lent.state else {
+                continue;
+            };
+            while lent.running.len() < lent.slots as usize && !lent.queue.is_empty() {
+                let idle = lent.slots as usize - lent.running.len();
+                let share = lent.queue.len().div_ceil(idle);
+                let n = if shared_sessions { share } else { 1 };
+                let run: Vec<_> = lent.queue.drain(..n).collect();
+                let session = Session(self.next_session);
+                self.next_session += 1;
+                lent.running.insert(session, run.clone());
+                out.push(Output::Start {
+                    session,
+                    lease: *lease,
+                    borrower: lent.borrower,
+                    run,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn on_started(&mut self, attempt: AttemptId, out: &mut Vec<Output>) {
+        let runs = |lent: &Lent| {
+            lent.running
+                .values()
+                .flatten()
+                .any(|run| run.attempt == attempt)
+        };
+        if let Some((lease, lent)) = self.leases.iter_mut().find(|(_, lent)| runs(lent)) {
+            lent.started.push(attempt);
+            let message = Message::Status(lent.status(*lease));
+            out.push(Output::Send {
+                to: lent.borrower,
+                message,
+            });
+        }
+    }
+
+    /// A session is over: keep what it made until the borrower has it.
+    pub(crate) fn on_ended(
+        &mut self,
+        session: Session,
+        results: Vec<Ended>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let found = self
+            .leases
+            .iter_mut()
+            .find(|(_, lent)| lent.running.contains_key(&session));
+        let Some((lease, lent)) = found else { return };
+        let run = lent.running.remove(&session).unwrap_or_default();
+        lent.shrink();
+        let stopped = lent.state == State::Ended;
+        for Assignment { attempt, .. } in run {
+            lent.started.retain(|started| *started != attempt);
+            let result = results.iter().find(|ended| ended.attempt == attempt);
+            let made = result.is_some_and(|ended| ended.outcome == Outcome::Done);
+            if stopped && !made {
+                continue;
+            }
+            let done = done_of(*lease, attempt, result);
+            let borrower = lent.borrower;
+            put(
+                out,
+                Record::Finished(FinishedRecord {
+                    borrower,
+                    at: now,
+                    done: done.clone(),
+                }),
+            );
+            let message = Message::Done(Box::new(done.clone()));
+            out.push(Output::Send {
+                to: borrower,
+                message,
+            });
+            lent.finished.insert(
+                attempt,
+                Finished {
+                    done,
+                    at: now,
+                    told: now,
+                },
+            );
+        }
+        let lease = *lease;
+        self.forget_if_over(lease, out);
+    }
+
+    pub(crate) fn on_accepted(
+        &mut self,
+        from: SiteId,
+        (lease, attempt): (LeaseId, AttemptId),
+        out: &mut Vec<Output>,
+    ) {
+        let lent = self
+            .leases
+            .get_mut(&lease)
+            .filter(|lent| lent.borrower == from);
+        let Some(lent) = lent else { return };
+        if lent.finished.remove(&attempt).is_some() {
+            put_delete(out, Key::Finished(attempt));
+            out.push(Output::Forget(attempt));
+        }
+        self.forget_if_over(lease, out);
+    }
+
+    /// The borrower needs the lease no more, nor anything of it.
+    pub(crate) fn on_close(&mut self, from: SiteId, lease: LeaseId, out: &mut Vec<Output>) {
+        let lent = self
+            .leases
+            .get_mut(&lease)
+            .filter(|lent| lent.borrower == from);
+        let Some(lent) = lent else { return };
+        lent.stop(out);
+        for attempt in std::mem::take(&mut lent.finished).into_keys() {
+            put_delete(out, Key::Finished(attempt));
+            out.push(Output::Forget(attempt));
+        }
+        self.forget_if_over(lease, out);
+    }
+
+    /// Drop an ended lease of which nothing is left.
+    fn forget_if_over(&mut self, lease: LeaseId, out: &mut Vec<Output>) {
+        let over = |lent: &&Lent| {
+            lent.state == State::Ended && lent.running.is_empty() && lent.finished.is_empty()
+        };
+        if self.leases.get(&lease).filter(over).is_some() {
+            self.leases.remove(&lease);
+            put_delete(out, Key::Lent(lease));
+            out.push(Output::Release(lease));
+        }
+    }
+
+    /// Take back what nobody claims, and tell again what nobody has acknowledged.
+    pub(crate) fn tick(
+        &mut self,
+        now: Millis,
+        connected: impl Fn(SiteId) -> bool,
+        out: &mut Vec<Output>,
+    ) {
+        self.leases.retain(|_, lent| match lent.state {
+            State::Reserved { until } => until > now,
+            State::Preparing | State::Active { .. } | State::Ended => true,
+        });
+        let mut over = Vec::new();
+        for (lease, lent) in &mut self.leases {
+            let live = matches!(lent.state, State::Preparing | State::Active { .. });
+            if live && now.since(lent.heard) >= BORROWER_GRACE {
+                lent.stop(out);
+                let message = Message::Status(lent.status(*lease));
+                out.push(Output::Send {
+                    to: lent.borrower,
+                    message,
+                });
+            }
+            let stale = |finished: &Finished| now.since(finished.at) >= KEEP_FINISHED;
+            let old: Vec<_> = lent
+                .finished
+                .iter()
+                .filter(|(_, f)| stale(f))
+                .map(|(id, _)| *id)
+                .collect();
+            for attempt in old {
+                lent.finished.remove(&attempt);
+                put_delete(out, Key::Finished(attempt));
+                out.push(Output::Forget(attempt));
+            }
+            let to = lent.borrower;
+            for finished in lent.finished.values_mut().filter(|_| connected(to)) {
+                if now.since(finished.told) >= TELL_AGAIN {
+                    finished.told = now;
+                    let message = Message::Done(Box::new(finished.done.clone()));
+                    out.push(Output::Send { to, message });
+                }
+            }
+            over.push(*lease);
+        }
+        for lease in over {
+            self.forget_if_over(lease, out);
+        }
+    }
+
+    /// A borrower is back: tell it at once what it has missed.
+    pub(crate) fn on_peer_up(&mut self, site: SiteId) {
+        for lent in self
+            .leases
+            .values_mut()
+            .filter(|lent| lent.borrower == site)
+        {
+            for finished in lent.finished.values_mut() {
+                finished.told = Millis(0);
+            }
+        }
+    }
+
+    pub(crate) fn wake_at(&self, connected: impl Fn(SiteId) -> bool) -> Option<Millis> {
+        let moments = self.leases.values().flat_map(|lent| {
+            let grace = match lent.state {
+                State::Reserved { until } => Some(until),
+                State::Preparing | State::Active { .. } => Some(lent.heard.plus(BORROWER_GRACE)),
+                State::Ended => None,
+            };
+            let again = connected(lent.borrower);
+            let tell = lent.finished.values().map(move |finished| {
+                let keep = finished.at.plus(KEEP_FINISHED);
+                if again {
+                    keep.min(finished.told.plus(TELL_AGAIN))
+                } else {
+                    keep
+                }
+            });
+            tell.chain(grace)
+        });
+        moments.min()
+    }
+
+    /// A lease from before a restart: its sessions are dead, so it is over but for what is finished.
+    pub(crate) fn restore_lease(&mut self, record: &LentRecord) {
+        let lent = Lent {
+            borrower: record.borrower,
+            tenant: record.tenant,
+            slots: 0,
+            state: State::Ended,
+            heard: Millis(0),
+            version: 0,
+            more: false,
+            queue: VecDeque::new(),
+            running: BTreeMap::new(),
+            started: Vec::new(),
+            finished: BTreeMap::new(),
+        };
+        self.leases.insert(record.lease, lent);
+    }
+
+    pub(crate) fn restore_finished(&mut self, record: FinishedRecord) {
+        if let Some(lent) = self.leases.get_mut(&record.done.lease) {
+            let finished = Finished {
+                done: record.done,
+                at: record.at,
+                told: Millis(0),
+            };
+            lent.finished.insert(finished.done.attempt, finished);
+        }
+    }
+
+    /// What runs now: lease, borrower, attempts that have started and attempts in all.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (LeaseId, SiteId, u32, usize, usize)> {
+        self.leases.iter().map(|(lease, lent)| {
+            (
+                *lease,
+                lent.borrower,
+                lent.held(),
+                lent.running.len(),
+                lent.queue.len(),
+            )
+        })
+    }
+
+    pub(crate) fn check(&self) {
+        let running: usize = self.leases.values().map(|lent| lent.running.len()).sum();
+        assert!(
+            running <= self.host.slots as usize,
+            "more sessions than slots"
+        );
+        for lent in self.leases.values() {
+            let mut ids: Vec<_> = lent
+                .queue
+                .iter()
+                .chain(lent.running.values().flatten())
+                .collect();
+            let n = ids.len();
+            ids.sort();
+            ids.dedup();
+            assert_eq!(ids.len(), n, "an attempt would run twice");
+        }
+    }
+}
+
+fn done_of(lease: LeaseId, attempt: AttemptId, result: Option<&Ended>) -> Done {
+    match result {
+        Some(ended) => Done {
+            lease,
+            attempt,
+            outcome: ended.outcome.clone(),
+            outputs: ended.outputs.clone(),
+            usage: ended.usage,
+        },
+        None => Done {
+            lease,
+            attempt,
+            outcome: Outcome::Failed("the session ended before the task did".to_owned()),
+            outputs: None,
+            usage: Usage::default(),
+        },
+    }
+}

@@ -1,0 +1,140 @@
+//! Who is let in: invitations that this site gave, and who has used them.
+
+use std::collections::BTreeMap;
+
+use rand_core::Rng;
+
+use meshfarm_protocol::id::{Millis, SiteId};
+use meshfarm_protocol::membership::{CertificateBody, Role, is_name};
+
+use crate::door::{Event, Output, Request};
+use crate::jobs::{put, put_delete};
+use crate::record::{InviteRecord, Key, Record};
+
+/// How long a certificate admits.
+const CERTIFICATE_LIFE: Millis = Millis::seconds(90 * 24 * 3600);
+
+/// More invitations than this at a time are not kept.
+const MAX_INVITES: usize = 10_000;
+
+/// A request to join that has arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Asking {
+    pub(crate) request: Request,
+    pub(crate) peer: SiteId,
+    pub(crate) secret_hash: [u8; 32],
+    pub(crate) name: String,
+    pub(crate) role: Role,
+}
+
+/// Invitations that this site gave.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Membership {
+    invites: BTreeMap<[u8; 32], InviteRecord>,
+}
+
+impl Membership {
+    pub(crate) fn restore(&mut self, invite: InviteRecord) {
+        self.invites.insert(invite.secret_hash, invite);
+    }
+
+    /// Keep an invitation.
+    ///
+    /// # Errors
+    /// When too many are open, in words for the person who asked.
+    pub(crate) fn invite(
+        &mut self,
+        invite: InviteRecord,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<(), String> {
+        let old: Vec<_> = self
+            .invites
+            .values()
+            .filter(|invite| invite.expires <= now && invite.used_by.is_empty())
+            .map(|invite| invite.secret_hash)
+            .collect();
+        for hash in old {
+            self.invites.remove(&hash);
+            put_delete(out, Key::Invite(hash));
+        }
+        if self.invites.len() >= MAX_INVITES {
+            return Err(format!("{MAX_INVITES} invitations are open already"));
+        }
+        put(out, Record::Invite(invite.clone()));
+        self.invites.insert(invite.secret_hash, invite);
+        Ok(())
+    }
+
+    /// Let a stranger in, or say why not. Asking again after a lost answer costs no further use.
+    pub(crate) fn on_join(
+        &mut self,
+        asking: Asking,
+        now: Millis,
+        rng: &mut impl Rng,
+        out: &mut Vec<Output>,
+    ) {
+        let request = asking.request;
+        match self.admit(&asking, now) {
+            Err(reason) => out.push(Output::Refuse(request, reason)),
+            Ok(invite) => {
+                let body = CertificateBody {
+                    version: 1,
+                    mesh: invite.mesh,
+                    mesh_name: invite.mesh_name.clone(),
+                    site: asking.peer,
+                    name: asking.name.clone(),
+                    role: invite.role,
+                    issued: now,
+                    expires: now.plus(CERTIFICATE_LIFE),
+                    serial: rng.next_u64(),
+                };
+                put(out, Record::Invite(invite.clone()));
+                out.push(Output::Admit(request, body));
+                out.push(Output::Tell(Event::Joined {
+                    site: asking.peer,
+                    name: asking.name,
+                }));
+            }
+        }
+    }
+
+    fn admit(&mut self, asking: &Asking, now: Millis) -> Result<&InviteRecord, String> {
+        if !is_name(&asking.name) {
+            return Err("a site's name has 1 to 64 printable characters, no / \\ or :".to_owned());
+        }
+        let taken = self.invites.values().flat_map(|invite| &invite.used_by);
+        if taken
+            .clone()
+            .any(|(site, name)| *site != asking.peer && *name == asking.name)
+        {
+            let name = &asking.name;
+            return Err(format!(
+                "the name {name} is taken: choose another with --name"
+            ));
+        }
+        let Some(invite) = self.invites.get_mut(&asking.secret_hash) else {
+            return Err("nobody here gave this ticket: ask for a new one".to_owned());
+        };
+        if invite.expires <= now {
+            return Err("the ticket has expired: ask for a new one".to_owned());
+        }
+        if invite.role != asking.role {
+            return Err("the ticket is for another role".to_owned());
+        }
+        if let Some(used) = invite
+            .used_by
+            .iter_mut()
+            .find(|(site, _)| *site == asking.peer)
+        {
+            used.1.clone_from(&asking.name);
+            return Ok(invite);
+        }
+        if invite.uses_left == 0 {
+            return Err("the ticket is used up: ask for a new one".to_owned());
+        }
+        invite.uses_left -= 1;
+        invite.used_by.push((asking.peer, asking.name.clone()));
+        Ok(invite)
+    }
+}

@@ -1,0 +1,201 @@
+//! Placement: which sites are asked for slots for the waiting tasks of a step.
+//!
+//! Never greedily on gossip: what we believe of others is old, and everybody who believes the same would
+//! go to the same site. A few candidates are sampled, ranked by when a batch would be done there, and asked;
+//! the lender's admission decides. (Mitzenmacher 2000, "How useful is old information?".)
+
+use std::collections::BTreeSet;
+
+use rand_core::Rng;
+
+use meshfarm_protocol::id::{ChunkId, Millis, SiteId, StepNo};
+use meshfarm_protocol::matching::{Misfit, fit};
+use meshfarm_protocol::profile::{HostClass, Level, Requirement};
+
+use crate::jobs::Job;
+use crate::sites::{Known, Sites};
+
+/// How many sites are considered at a time, besides those that have the content already.
+const SAMPLE: usize = 8;
+
+/// What we assume of a link that we have not measured, in bytes per millisecond.
+const ASSUMED_RATE: u64 = 20_000;
+
+/// What we assume of a task's length before the first one is done.
+const ASSUMED_TASK: Millis = Millis::seconds(30);
+
+/// Speed of the reference core, in the profile's unit.
+const REFERENCE_SPEED: u64 = 1000;
+
+/// The waiting tasks of one step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) step: StepNo,
+    pub(crate) root: ChunkId,
+    pub(crate) bytes: u64,
+    /// Where each of the waiting tasks has failed before.
+    pub(crate) failed_on: &'a [Vec<SiteId>],
+    /// Tasks that no open offer covers yet.
+    pub(crate) uncovered: u32,
+}
+
+/// Who could run them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Supply<'a> {
+    pub(crate) me: SiteId,
+    pub(crate) my_name: &'a str,
+    pub(crate) host: &'a HostClass,
+    pub(crate) free: u32,
+    pub(crate) sites: &'a Sites,
+    /// Sites that hold a lease or an offer of this step already.
+    pub(crate) engaged: &'a BTreeSet<SiteId>,
+}
+
+struct Candidate {
+    site: SiteId,
+    free: u32,
+    warm: bool,
+    done_after: u64,
+}
+
+/// The requirement of a step and the isolation that it asks of `site`: our own machine may be as weak as it is.
+pub(crate) fn floor(job: &Job, own: bool) -> Level {
+    if own {
+        Level::S0
+    } else {
+        job.spec.policy.isolation
+    }
+}
+
+/// Every reason why a site cannot run a step: those of the host class that lacks least.
+pub(crate) fn misfits(need: &Requirement, level: Level, hosts: &[HostClass]) -> Vec<Misfit> {
+    let each = hosts.iter().map(|host| fit(need, level, host));
+    each.min_by_key(Vec::len).unwrap_or_default()
+}
+
+/// Sites that could run the step at all, whether or not they have a slot free.
+pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>) -> Vec<SiteId> {
+    let Some(spec) = job.step_spec(step) else {
+        return Vec::new();
+    };
+    let own = supply.host.slots > 0
+        && job.allows(supply.my_name, true)
+        && fit(&spec.requirement, floor(job, true), supply.host).is_empty();
+    let others = supply.sites.all().filter(|(_, known)| {
+        let Some(profile) = known.profile.as_ref().filter(|_| known.connected) else {
+            return false;
+        };
+        let level = floor(job, false);
+        let fits = |host: &HostClass| fit(&spec.requirement, level, host).is_empty();
+        profile.lending && job.allows(&known.name, false) && profile.hosts.iter().any(fits)
+    });
+    own.then_some(supply.me)
+        .into_iter()
+        .chain(others.map(|(site, _)| site))
+        .collect()
+}
+
+/// Whether a task that failed on `failed_on` may go to `site`: not where it failed before, unless it has
+/// failed on every site that fits.
+pub(crate) fn eligible(failed_on: &[SiteId], site: SiteId, fitting: &[SiteId]) -> bool {
+    !failed_on.contains(&site) || fitting.iter().all(|fits| failed_on.contains(fits))
+}
+
+/// Whom to ask for how many slots.
+pub(crate) fn place(
+    demand: &Demand<'_>,
+    supply: &Supply<'_>,
+    now: Millis,
+    rng: &mut impl Rng,
+) -> Vec<(SiteId, u32)> {
+    let fitting = fitting(demand.job, demand.step, supply);
+    let takes = |site: &SiteId| {
+        let mut tasks = demand.failed_on.iter();
+        tasks.any(|failed_on| eligible(failed_on, *site, &fitting))
+    };
+    let mut left = demand.uncovered;
+    let mut asked = Vec::new();
+    let mut ask = |site, free: u32| {
+        let slots = free.min(left);
+        left -= slots;
+        if slots > 0 {
+            asked.push((site, slots));
+        }
+        left > 0
+    };
+    let own = fitting.contains(&supply.me) && takes(&supply.me);
+    if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.free) {
+        return asked;
+    }
+    let local = own.then(|| local_finish(demand, supply));
+    let mut candidates: Vec<_> = fitting
+        .iter()
+        .filter(|site| **site != supply.me && !supply.engaged.contains(site) && takes(site))
+        .filter_map(|site| candidate(*site, supply.sites.get(*site)?, demand, now))
+        .filter(|candidate| local.is_none_or(|local| candidate.done_after < local))
+        .collect();
+    sample(&mut candidates, rng);
+    candidates.sort_by_key(|candidate| candidate.done_after);
+    for candidate in candidates {
+        if !ask(candidate.site, candidate.free) {
+            break;
+        }
+    }
+    asked
+}
+
+fn task_time(demand: &Demand<'_>) -> u64 {
+    demand.job.task_time(demand.step).unwrap_or(ASSUMED_TASK).0
+}
+
+/// When our own slots alone would be through with the step, in milliseconds from now.
+fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
+    let slots = usize::try_from(supply.host.slots)
+        .unwrap_or(usize::MAX)
+        .max(1);
+    let rounds = demand.failed_on.len().div_ceil(slots) as u64;
+    rounds.saturating_mul(at_speed(task_time(demand), supply.host.speed))
+}
+
+fn at_speed(reference: u64, speed: u32) -> u64 {
+    reference.saturating_mul(REFERENCE_SPEED) / u64::from(speed.max(1))
+}
+
+fn candidate(site: SiteId, known: &Known, demand: &Demand<'_>, now: Millis) -> Option<Candidate> {
+    let profile = known.profile.as_ref()?;
+    if profile.free == 0 || known.ask_after > now {
+        return None;
+    }
+    let warm = known.warm.contains(&demand.root);
+    let transfer = if warm { 0 } else { demand.bytes / ASSUMED_RATE };
+    let speed = profile
+        .hosts
+        .iter()
+        .map(|host| host.speed)
+        .max()
+        .unwrap_or(1);
+    // The scene is shipped once for all tasks that the site will get, so its price is spread over them.
+    let share = u64::from(profile.free.min(demand.uncovered).max(1));
+    let done_after = (transfer / share).saturating_add(at_speed(task_time(demand), speed));
+    Some(Candidate {
+        site,
+        free: profile.free,
+        warm,
+        done_after,
+    })
+}
+
+/// Keep the warm ones and a random few of the others.
+fn sample(candidates: &mut Vec<Candidate>, rng: &mut impl Rng) {
+    let n = candidates.len();
+    for i in (1..n).rev() {
+        let j = usize::try_from(rng.next_u64() % (i as u64 + 1)).unwrap_or(0);
+        candidates.swap(i, j);
+    }
+    let mut cold = 0;
+    candidates.retain(|candidate| {
+        cold += usize::from(!candidate.warm);
+        candidate.warm || cold <= SAMPLE
+    });
+}

@@ -1,0 +1,170 @@
+//! What a site makes durable: records by key, and changes to them. A site restored from them goes on.
+
+use serde::{Deserialize, Serialize};
+
+use meshfarm_protocol::id::{
+    AttemptId, ChunkId, JobId, LeaseId, MeshId, Millis, SiteId, StepNo, TaskNo, TenantId,
+};
+use meshfarm_protocol::job::JobSpec;
+use meshfarm_protocol::lease::Done;
+use meshfarm_protocol::membership::Role;
+
+use crate::door::TaskRef;
+use crate::jobs::{JobPhase, Task};
+
+/// A change to the durable state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Write or overwrite a record.
+    Put(Box<Record>),
+    /// Remove a record, if it is there.
+    Delete(Key),
+}
+
+/// One durable record. Each kind has a column family of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Record {
+    /// What a job is; written once.
+    Spec(JobId, Box<JobSpec>),
+    /// How a job stands.
+    Job(JobRecord),
+    /// How a task stands. A task without a record waits and has never been tried.
+    Task(TaskRef, Task),
+    /// A lease that we hold.
+    Borrowed(BorrowedRecord),
+    /// A lease that we gave.
+    Lent(LentRecord),
+    /// An attempt that has ended here and that its borrower has not accepted yet.
+    Finished(FinishedRecord),
+    /// An invitation that we gave.
+    Invite(InviteRecord),
+}
+
+/// Names a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Key {
+    /// Of [`Record::Spec`].
+    Spec(JobId),
+    /// Of [`Record::Job`].
+    Job(JobId),
+    /// Of [`Record::Task`].
+    Task(TaskRef),
+    /// Of [`Record::Borrowed`].
+    Borrowed(LeaseId),
+    /// Of [`Record::Lent`].
+    Lent(LeaseId),
+    /// Of [`Record::Finished`].
+    Finished(AttemptId),
+    /// Of [`Record::Invite`]: the hash of its secret.
+    Invite([u8; 32]),
+}
+
+impl Record {
+    /// The record's name.
+    #[must_use]
+    pub const fn key(&self) -> Key {
+        match self {
+            Self::Spec(job, _) => Key::Spec(*job),
+            Self::Job(record) => Key::Job(record.job),
+            Self::Task(task, _) => Key::Task(*task),
+            Self::Borrowed(record) => Key::Borrowed(record.lease),
+            Self::Lent(record) => Key::Lent(record.lease),
+            Self::Finished(record) => Key::Finished(record.done.attempt),
+            Self::Invite(record) => Key::Invite(record.secret_hash),
+        }
+    }
+}
+
+impl Key {
+    /// The key's bytes within its column family. Tasks of one job stand together and in order.
+    #[must_use]
+    pub fn to_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Spec(job) | Self::Job(job) => job.0.to_vec(),
+            Self::Task(TaskRef {
+                job,
+                step: StepNo(step),
+                task: TaskNo(task),
+            }) => [&job.0[..], &step.to_be_bytes(), &task.to_be_bytes()].concat(),
+            Self::Borrowed(lease) | Self::Lent(lease) => lease.0.to_vec(),
+            Self::Finished(attempt) => attempt.0.to_vec(),
+            Self::Invite(hash) => hash.to_vec(),
+        }
+    }
+}
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// The job.
+    pub job: JobId,
+    /// When it was submitted.
+    pub submitted: Millis,
+    /// When it ended.
+    pub ended: Option<Millis>,
+    /// How it stands.
+    pub phase: JobPhase,
+    /// Root of its own content.
+    pub root: ChunkId,
+    /// Bytes of that content.
+    pub bytes: u64,
+    /// Content of the steps that read outputs of others, once assembled.
+    pub inputs: Vec<(StepNo, ChunkId, u64)>,
+}
+
+/// A lease that we hold. Its attempts stand in the task records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BorrowedRecord {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The job that it serves.
+    pub job: JobId,
+    /// The step that it serves.
+    pub step: StepNo,
+    /// Who lent.
+    pub lender: SiteId,
+    /// How many slots.
+    pub slots: u32,
+}
+
+/// A lease that we gave. Its sessions do not survive a restart; its finished attempts do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LentRecord {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Who borrowed.
+    pub borrower: SiteId,
+    /// Whose job it is.
+    pub tenant: TenantId,
+}
+
+/// An attempt that has ended here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FinishedRecord {
+    /// Who wants to know.
+    pub borrower: SiteId,
+    /// When it ended.
+    pub at: Millis,
+    /// What the borrower is told.
+    pub done: Done,
+}
+
+/// An invitation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteRecord {
+    /// BLAKE3 of the ticket's secret; the secret itself is kept nowhere.
+    pub secret_hash: [u8; 32],
+    /// The mesh that it leads to.
+    pub mesh: MeshId,
+    /// Its name.
+    pub mesh_name: String,
+    /// What the invited may do.
+    pub role: Role,
+    /// From when on it is worthless.
+    pub expires: Millis,
+    /// How many sites may still use it.
+    pub uses_left: u32,
+    /// Who has used it: asking again after a lost answer costs no further use.
+    pub used_by: Vec<(SiteId, String)>,
+}

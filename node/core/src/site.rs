@@ -1,0 +1,467 @@
+//! A site: owns the rooms, routes one input to one of them, then does the same upkeep every time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId};
+use meshfarm_protocol::job::JobSpec;
+use meshfarm_protocol::message::Message;
+use meshfarm_protocol::profile::{HostClass, PROFILE_VERSION, Profile};
+use meshfarm_protocol::seal::SealingKey;
+
+use crate::borrow::{Borrow, State};
+use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef, Tasks};
+use crate::jobs::{Job, JobPhase, Jobs, Task};
+use crate::lend::Lend;
+use crate::membership::{Asking, Membership};
+use crate::record::{InviteRecord, JobRecord, Record};
+use crate::sites::Sites;
+
+/// How often a profile is told when nothing has changed, and how long it counts: three times that.
+const PUBLISH_EVERY: Millis = Millis::seconds(15);
+
+/// A profile whose free slots have changed is told at most this often.
+const PUBLISH_PAUSE: Millis = Millis::seconds(1);
+
+/// What a site is told about itself when it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who it is.
+    pub me: SiteId,
+    /// Its name.
+    pub name: String,
+    /// What its machine has.
+    pub host: HostClass,
+    /// X25519 key that envelopes for it are sealed to.
+    pub sealing_key: SealingKey,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Whether it takes tasks of other sites.
+    pub lending: bool,
+    /// Seed of every random choice and of every id. Must never repeat on one site.
+    pub seed: [u8; 32],
+}
+
+/// A site's brain. It owns all state, reads no clock and touches no device: the daemon, the simulator and
+/// every test drive it through [`Site::handle`], [`Site::wake_at`] and [`Site::check`].
+///
+/// One input at a time and one owner of everything, because a decision (a lease, an accepted frame) touches
+/// jobs, leases and slots together: with a lock on each, every order of two messages would be a case of its
+/// own. The price is that a protocol of several messages is written out as states.
+///
+/// Own slots are not special: the site lends to itself by the same messages, which never leave it.
+#[derive(Debug)]
+pub struct Site {
+    pub(crate) config: Config,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) jobs: Jobs,
+    pub(crate) borrow: Borrow,
+    pub(crate) lend: Lend,
+    pub(crate) sites: Sites,
+    membership: Membership,
+    /// Attempts that were given up and whose results would still be welcome, the oldest first.
+    pub(crate) given_up: VecDeque<(AttemptId, TaskRef)>,
+    sequence: u64,
+    published: Option<(Millis, u32, bool)>,
+}
+
+impl Site {
+    /// A site that wakes up at `now` with the records that it had made durable before, in any order.
+    #[must_use]
+    pub fn new(config: Config, now: Millis, records: Vec<Record>) -> Self {
+        let (me, key) = (config.me, config.sealing_key);
+        let mut site = Self {
+            rng: ChaCha8Rng::from_seed(config.seed),
+            jobs: Jobs::default(),
+            borrow: Borrow::default(),
+            lend: Lend::new(me, key, config.host.clone(), config.lending),
+            sites: Sites::default(),
+            membership: Membership::default(),
+            given_up: VecDeque::new(),
+            // Later starts are greater, and within one start there are 2^20 profiles a second at most.
+            sequence: now.0 << 20,
+            published: None,
+            config,
+        };
+        site.restore(now, records);
+        site
+    }
+
+    fn restore(&mut self, now: Millis, mut records: Vec<Record>) {
+        // What others refer to comes first.
+        records.sort_by_key(|record| match record {
+            Record::Spec(..) => 0,
+            Record::Job(_) | Record::Borrowed(_) | Record::Lent(_) | Record::Invite(_) => 1,
+            Record::Task(..) | Record::Finished(_) => 2,
+        });
+        let mut specs: BTreeMap<JobId, JobSpec> = BTreeMap::new();
+        for record in records {
+            match record {
+                Record::Spec(job, spec) => drop(specs.insert(job, *spec)),
+                Record::Job(record) => {
+                    if let Some(spec) = specs.remove(&record.job) {
+                        self.jobs.restore(spec, record);
+                    }
+                }
+                Record::Borrowed(record) => self.borrow.restore(&record, now),
+                Record::Lent(record) => self.lend.restore_lease(&record),
+                Record::Finished(record) => self.lend.restore_finished(record),
+                Record::Invite(record) => self.membership.restore(record),
+                Record::Task(at, task) => {
+                    let held = match &task {
+                        Task::Leased { lease, attempt, .. } => {
+                            self.borrow.restore_attempt(*lease, *attempt, at.task)
+                        }
+                        Task::Waiting { .. }
+                        | Task::Done { .. }
+                        | Task::Failed { .. }
+                        | Task::Canceled => true,
+                    };
+                    // The lease was lost while its outputs were on their way: the task waits again.
+                    if held {
+                        self.jobs.restore_task(at, task);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Apply one input. Pushes what must now happen, in the order in which it must happen.
+    pub fn handle(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
+        let mut fresh = Vec::new();
+        self.route(now, input, &mut fresh);
+        self.upkeep(now, &mut fresh);
+        out.append(&mut fresh);
+    }
+
+    fn route(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Tick => {}
+            Input::Asked(request, ask) => {
+                let reply = self.on_ask(ask, now, out);
+                out.push(Output::Answer(request, reply));
+            }
+            Input::Heard { from, message } => self.on_message(from, message, now, out),
+            Input::PeerUp { site, name } => {
+                self.sites.peer_up(site, name, now, out);
+                self.borrow.on_peer_up(site);
+                self.lend.on_peer_up(site);
+            }
+            Input::PeerDown { site } => self.sites.peer_down(site),
+            Input::Profile(profile) => {
+                if profile.site != self.config.me {
+                    self.sites.hear(profile, now, out);
+                }
+            }
+            Input::JoinAsked {
+                request,
+                peer,
+                secret_hash,
+                name,
+                role,
+            } => {
+                let asking = Asking {
+                    request,
+                    peer,
+                    secret_hash,
+                    name,
+                    role,
+                };
+                self.membership.on_join(asking, now, &mut self.rng, out);
+            }
+            Input::Prepared { lease, result } => self.lend.on_prepared(lease, result, out),
+            Input::SessionEnded { session, results } => {
+                self.lend.on_ended(session, results, now, out);
+            }
+            Input::AttemptStarted { attempt } => self.lend.on_started(attempt, out),
+            Input::Collected { attempt, result } => self.on_collected(attempt, result, now, out),
+            Input::InputsReady { job, step, result } => {
+                self.jobs.inputs_ready((job, step), result, now, out);
+            }
+            Input::Disk { full } => self.lend.full = full,
+        }
+    }
+
+    fn on_ask(&mut self, ask: Ask, now: Millis, out: &mut Vec<Output>) -> Reply {
+        match ask {
+            Ask::Submit { spec, root, bytes } => {
+                let job = JobId(self.random());
+                let phase = JobPhase::Active;
+                let inputs = Vec::new();
+                let record = JobRecord {
+                    job,
+                    submitted: now,
+                    ended: None,
+                    phase,
+                    root,
+                    bytes,
+                    inputs,
+                };
+                self.jobs.submit(*spec, record, out);
+                Reply::Submitted(job)
+            }
+            Ask::Cancel(job) => match self.jobs.get(job).map(Job::is_active) {
+                None => Reply::Refused(format!("no job {job}")),
+                Some(false) => Reply::Refused(format!("job {job} has ended already")),
+                Some(true) => {
+                    self.jobs.end(job, JobPhase::Canceled, now, out);
+                    Reply::Changed(1)
+                }
+            },
+            Ask::Retry { job, tasks } => self.on_retry(job, &tasks, out),
+            Ask::Invite {
+                mesh,
+                mesh_name,
+                secret_hash,
+                role,
+                uses,
+                expires,
+            } => {
+                let (uses_left, used_by) = (uses, Vec::new());
+                let invite = InviteRecord {
+                    secret_hash,
+                    mesh,
+                    mesh_name,
+                    role,
+                    expires,
+                    uses_left,
+                    used_by,
+                };
+                match self.membership.invite(invite, now, out) {
+                    Ok(()) => Reply::Changed(uses),
+                    Err(reason) => Reply::Refused(reason),
+                }
+            }
+            Ask::Lend(lending) => {
+                self.lend.lending = lending;
+                Reply::Changed(1)
+            }
+        }
+    }
+
+    fn on_retry(&mut self, job: JobId, tasks: &Tasks, out: &mut Vec<Output>) -> Reply {
+        if self.jobs.get(job).is_none() {
+            return Reply::Refused(format!("no job {job}"));
+        }
+        let over = |task: &Task| match task {
+            Task::Done { .. } | Task::Failed { .. } | Task::Canceled => true,
+            Task::Waiting { .. } | Task::Leased { .. } => false,
+        };
+        let n = self.jobs.retry(
+            job,
+            |at, task| match tasks {
+                Tasks::Failed => matches!(task, Task::Failed { .. } | Task::Canceled),
+                Tasks::All => over(task),
+                Tasks::These(step, these) => {
+                    over(task) && at.step == *step && these.contains(&at.task)
+                }
+            },
+            out,
+        );
+        Reply::Changed(n)
+    }
+
+    fn on_message(&mut self, from: SiteId, message: Message, now: Millis, out: &mut Vec<Output>) {
+        match message {
+            Message::Offer(offer) => {
+                let message = self.lend.on_offer(from, &offer, now);
+                out.push(Output::Send { to: from, message });
+            }
+            Message::Commit(commit) => {
+                let content = (commit.root, Content::Sealed(commit.envelope));
+                self.lend.on_commit(from, commit.want, content, now, out);
+            }
+            Message::Want(want) => self.lend.on_want(from, want, now, out),
+            Message::Accepted { lease, attempt } => {
+                self.lend.on_accepted(from, (lease, attempt), out);
+            }
+            Message::Close { lease } => self.lend.on_close(from, lease, out),
+            Message::Grant(grant) => self.on_grant(from, &grant, now, out),
+            Message::Decline {
+                lease,
+                reason,
+                retry_after,
+            } => {
+                if self.borrow.declined(lease, from) {
+                    self.sites.declined(from, Some((reason, retry_after)), now);
+                    out.push(Output::Tell(Event::Declined {
+                        lender: from,
+                        reason,
+                    }));
+                }
+            }
+            Message::Status(status) => self.on_status(from, &status, now, out),
+            Message::Done(done) => self.on_done(from, *done, now, out),
+        }
+    }
+
+    /// The same after every input: end what is overdue, use what is free, say what has changed.
+    fn upkeep(&mut self, now: Millis, out: &mut Vec<Output>) {
+        self.hear_ourselves(now, out);
+        self.sites.expire(now, out);
+        let (sites, me) = (&self.sites, self.config.me);
+        self.lend
+            .tick(now, |site| site == me || sites.is_connected(site), out);
+        self.borrow_upkeep(now, out);
+        for job in self.jobs.by_urgency() {
+            self.jobs.settle(job, now, out);
+            self.seek(job, now, out);
+        }
+        loop {
+            self.say_wishes(now, out);
+            self.lend.fill(out);
+            if !self.hear_ourselves(now, out) {
+                break;
+            }
+        }
+        self.publish(now, out);
+    }
+
+    /// Take what we have said to ourselves out of `out` and hear it. Returns whether there was anything.
+    pub(crate) fn hear_ourselves(&mut self, now: Millis, out: &mut Vec<Output>) -> bool {
+        let me = self.config.me;
+        let mut any = false;
+        loop {
+            let to_us =
+                |output: &mut Output| matches!(output, Output::Send { to, .. } if *to == me);
+            let said: Vec<_> = out.extract_if(.., to_us).collect();
+            if said.is_empty() {
+                return any;
+            }
+            any = true;
+            for output in said {
+                if let Output::Send { message, .. } = output {
+                    self.on_message(me, message, now, out);
+                }
+            }
+        }
+    }
+
+    /// Slots that could take a task of another site now.
+    fn offered(&self) -> u32 {
+        if self.lend.lending && !self.lend.full {
+            self.lend.free()
+        } else {
+            0
+        }
+    }
+
+    fn publish(&mut self, now: Millis, out: &mut Vec<Output>) {
+        let free = self.offered();
+        let lending = self.lend.lending;
+        let due = self.published.is_none_or(|(at, old_free, old_lending)| {
+            let changed = (old_free == 0) != (free == 0)
+                || old_free.abs_diff(free).saturating_mul(4) >= old_free.max(1)
+                || old_lending != lending;
+            let pause = if changed && old_free != free {
+                PUBLISH_PAUSE
+            } else {
+                PUBLISH_EVERY
+            };
+            now.since(at) >= pause
+        });
+        if !due {
+            return;
+        }
+        self.sequence += 1;
+        self.published = Some((now, free, lending));
+        out.push(Output::Publish(self.own_profile(now)));
+    }
+
+    /// What this site offers, as it would be told at `now`.
+    pub(crate) fn own_profile(&self, now: Millis) -> Profile {
+        Profile {
+            version: PROFILE_VERSION,
+            site: self.config.me,
+            name: self.config.name.clone(),
+            sequence: self.sequence,
+            issued: now,
+            ttl: PUBLISH_EVERY.times(3),
+            hosts: vec![self.lend.host.clone()],
+            free: self.offered(),
+            lending: self.lend.lending,
+            sealing_key: self.config.sealing_key,
+            addresses: self.config.addresses.clone(),
+        }
+    }
+
+    /// When to call again with [`Input::Tick`] if nothing else arrives.
+    #[must_use]
+    pub fn wake_at(&self, now: Millis) -> Option<Millis> {
+        let (sites, me) = (&self.sites, self.config.me);
+        let connected = |site| site == me || sites.is_connected(site);
+        let published = self.published.map_or(Millis(0), |(at, free, _)| {
+            let changed = free != self.offered();
+            at.plus(if changed {
+                PUBLISH_PAUSE
+            } else {
+                PUBLISH_EVERY
+            })
+        });
+        let moments = [
+            self.jobs.wake_at(now),
+            self.borrow.wake_at(),
+            self.lend.wake_at(connected),
+            self.sites.wake_at(now),
+            Some(published),
+        ];
+        moments.into_iter().flatten().min()
+    }
+
+    /// Whether `peer` may read content under `lease`: as our borrower its outputs, as our lender the inputs.
+    #[must_use]
+    pub fn may_read(&self, peer: SiteId, lease: LeaseId) -> bool {
+        self.borrow.get(lease, peer).is_some() || self.lend.serves(peer, lease)
+    }
+
+    /// Where this site listens has changed.
+    pub fn set_addresses(&mut self, addresses: Vec<String>) {
+        if self.config.addresses != addresses {
+            self.config.addresses = addresses;
+            self.published = None;
+        }
+    }
+
+    /// Panic if two rooms disagree. Called after every step by tests and the simulator.
+    ///
+    /// # Panics
+    /// When an invariant is broken.
+    pub fn check(&self) {
+        self.jobs.check();
+        self.borrow.check();
+        self.lend.check();
+        self.sites.check();
+        for (lease, borrowed) in self.borrow.all() {
+            let State::Held(held) = &borrowed.state else {
+                continue;
+            };
+            for a in &held.attempts {
+                let at = TaskRef {
+                    job: borrowed.job,
+                    step: borrowed.step,
+                    task: a.task,
+                };
+                match self.jobs.task(at) {
+                    Some(Task::Leased {
+                        attempt, lease: of, ..
+                    }) => {
+                        assert_eq!(
+                            (*attempt, *of),
+                            (a.attempt, lease),
+                            "lease and task disagree"
+                        );
+                    }
+                    other => panic!("a leased task is {other:?}"),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn random<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+}

@@ -1,0 +1,207 @@
+//! What we believe about other sites: their profiles, who is connected, who has been failing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
+use meshfarm_protocol::lease::Declined;
+use meshfarm_protocol::profile::Profile;
+
+use crate::door::{Event, Output};
+
+/// More sites than this are not remembered; the one heard of longest ago makes room.
+const MAX_SITES: usize = 2000;
+
+/// A profile that claims to live longer than this is believed only so long.
+const MAX_TTL: Millis = Millis::seconds(1800);
+
+/// So many failures in a row, of any job, and a site is left alone for a while.
+const FAILURES_IN_A_ROW: u32 = 4;
+
+/// How long such a site is left alone; doubled with each further failure, up to 64 times.
+const LEFT_ALONE: Millis = Millis::seconds(30);
+
+/// So many roots are remembered of each site.
+const MAX_WARM: usize = 16;
+
+/// How long we do not ask a site again that did not answer.
+const NO_ANSWER: Millis = Millis::seconds(5);
+
+/// One other site.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) name: String,
+    pub(crate) connected: bool,
+    pub(crate) heard: Millis,
+    pub(crate) profile: Option<Profile>,
+    /// No offers before this moment.
+    pub(crate) ask_after: Millis,
+    pub(crate) declined: Option<Declined>,
+    /// Roots of content that it has fetched lately, the newest last.
+    pub(crate) warm: VecDeque<ChunkId>,
+    failures: u32,
+}
+
+/// All other sites.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sites {
+    sites: BTreeMap<SiteId, Known>,
+}
+
+impl Sites {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (SiteId, &Known)> {
+        self.sites.iter().map(|(site, known)| (*site, known))
+    }
+
+    pub(crate) fn get(&self, site: SiteId) -> Option<&Known> {
+        self.sites.get(&site)
+    }
+
+    pub(crate) fn name(&self, site: SiteId) -> String {
+        self.sites
+            .get(&site)
+            .map_or_else(|| site.short(), |known| known.name.clone())
+    }
+
+    pub(crate) fn is_connected(&self, site: SiteId) -> bool {
+        self.sites.get(&site).is_some_and(|known| known.connected)
+    }
+
+    pub(crate) fn peer_up(
+        &mut self,
+        site: SiteId,
+        name: String,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let known = self.remember(site, name, now, out);
+        known.connected = true;
+        known.ask_after = Millis(0);
+    }
+
+    pub(crate) fn peer_down(&mut self, site: SiteId) {
+        if let Some(known) = self.sites.get_mut(&site) {
+            known.connected = false;
+        }
+    }
+
+    /// Believe a profile if it is news.
+    pub(crate) fn hear(&mut self, profile: Profile, now: Millis, out: &mut Vec<Output>) {
+        let known = self.remember(profile.site, profile.name.clone(), now, out);
+        let old = known.profile.as_ref();
+        if old.is_some_and(|old| old.sequence >= profile.sequence) {
+            return;
+        }
+        known.name.clone_from(&profile.name);
+        known.profile = Some(profile);
+    }
+
+    fn remember(
+        &mut self,
+        site: SiteId,
+        name: String,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> &mut Known {
+        if !self.sites.contains_key(&site) && self.sites.len() >= MAX_SITES {
+            let away = self.sites.iter().filter(|(_, known)| !known.connected);
+            let oldest = away
+                .min_by_key(|(_, known)| known.heard)
+                .map(|(site, _)| *site);
+            let oldest = oldest.or_else(|| self.sites.keys().next().copied());
+            oldest.map(|site| self.sites.remove(&site));
+        }
+        let known = self.sites.entry(site).or_insert_with(|| {
+            out.push(Output::Tell(Event::SiteFound {
+                site,
+                name: name.clone(),
+            }));
+            Known {
+                name,
+                connected: false,
+                heard: now,
+                profile: None,
+                ask_after: Millis(0),
+                declined: None,
+                warm: VecDeque::new(),
+                failures: 0,
+            }
+        });
+        known.heard = now;
+        known
+    }
+
+    /// A site has declined, or not answered: when we may ask again.
+    pub(crate) fn declined(&mut self, site: SiteId, why: Option<(Declined, Millis)>, now: Millis) {
+        if let Some(known) = self.sites.get_mut(&site) {
+            let pause = why.map_or(NO_ANSWER, |(_, pause)| pause.min(Millis::seconds(60)));
+            known.declined = why.map(|(reason, _)| reason);
+            known.ask_after = now.plus(pause);
+        }
+    }
+
+    /// A site has fetched this content.
+    pub(crate) fn has_content(&mut self, site: SiteId, root: ChunkId) {
+        if let Some(known) = self
+            .sites
+            .get_mut(&site)
+            .filter(|known| !known.warm.contains(&root))
+        {
+            known.warm.push_back(root);
+            if known.warm.len() > MAX_WARM {
+                known.warm.pop_front();
+            }
+        }
+    }
+
+    /// A task has ended well there.
+    pub(crate) fn succeeded(&mut self, site: SiteId) {
+        if let Some(known) = self.sites.get_mut(&site) {
+            known.failures = 0;
+        }
+    }
+
+    /// A task has failed there. A host that fails everything is left alone for a while.
+    pub(crate) fn failed(&mut self, site: SiteId, now: Millis) {
+        if let Some(known) = self.sites.get_mut(&site) {
+            known.failures += 1;
+            if let Some(extra) = known.failures.checked_sub(FAILURES_IN_A_ROW) {
+                known.ask_after = now.plus(LEFT_ALONE.times(1 << extra.min(6)));
+            }
+        }
+    }
+
+    /// Forget profiles that have expired and sites that are gone.
+    pub(crate) fn expire(&mut self, now: Millis, out: &mut Vec<Output>) {
+        self.sites.retain(|site, known| {
+            let ttl = known
+                .profile
+                .as_ref()
+                .map_or(MAX_TTL, |profile| profile.ttl.min(MAX_TTL));
+            if known.connected || now.since(known.heard) < ttl {
+                return true;
+            }
+            out.push(Output::Tell(Event::SiteLost {
+                site: *site,
+                name: known.name.clone(),
+            }));
+            false
+        });
+    }
+
+    /// The next moment at which something expires or may be asked again.
+    pub(crate) fn wake_at(&self, now: Millis) -> Option<Millis> {
+        let moments = self.sites.values().flat_map(|known| {
+            let ttl = known
+                .profile
+                .as_ref()
+                .map_or(MAX_TTL, |profile| profile.ttl.min(MAX_TTL));
+            let expires = (!known.connected).then_some(known.heard.plus(ttl));
+            [expires, Some(known.ask_after).filter(|after| *after > now)]
+        });
+        moments.flatten().min()
+    }
+
+    pub(crate) fn check(&self) {
+        assert!(self.sites.len() <= MAX_SITES, "more sites than the bound");
+    }
+}

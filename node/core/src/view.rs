@@ -1,0 +1,403 @@
+//! What people see of a site: jobs, tasks, sites and slots as plain data, made from the state on demand.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::lease::Declined;
+use meshfarm_protocol::matching::Misfit;
+use meshfarm_protocol::profile::{HostClass, Profile};
+
+use crate::borrow::State;
+use crate::door::TaskRef;
+use crate::jobs::{Job, JobPhase, Task};
+use crate::place;
+use crate::site::Site;
+
+/// A job as people see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its id.
+    pub job: JobId,
+    /// Its name.
+    pub name: String,
+    /// Who submitted it.
+    pub user: String,
+    /// What it is charged to.
+    pub project: String,
+    /// 0 to 100.
+    pub priority: u8,
+    /// How it stands.
+    pub phase: JobPhase,
+    /// When it was submitted, in milliseconds since 1970.
+    pub submitted: Millis,
+    /// When it ended.
+    pub ended: Option<Millis>,
+    /// Bytes of its content.
+    pub bytes: u64,
+    /// All its tasks.
+    pub tasks: usize,
+    /// Tasks that are done.
+    pub done: usize,
+    /// Tasks that run now.
+    pub running: usize,
+    /// Tasks that a lender has, running or not.
+    pub leased: usize,
+    /// Tasks that have failed for good.
+    pub failed: usize,
+    /// Its steps; empty in a list of jobs.
+    pub steps: Vec<StepView>,
+}
+
+/// A step as people see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepView {
+    /// Its name.
+    pub name: String,
+    /// Its tasks, in order.
+    pub tasks: Vec<TaskView>,
+    /// Why its waiting tasks do not run, site by site; empty when none waits.
+    pub why: Vec<Why>,
+}
+
+/// A task as people see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Its number.
+    pub task: TaskNo,
+    /// Its parameters.
+    pub label: String,
+    /// `waiting`, `leased`, `running`, `returning`, `done`, `failed` or `canceled`.
+    pub state: String,
+    /// Name of the site that has or had it.
+    pub site: Option<String>,
+    /// The try whose log tells more.
+    pub attempt: Option<AttemptId>,
+    /// How long it ran.
+    pub wall: Option<Millis>,
+    /// When it was accepted.
+    pub at: Option<Millis>,
+    /// How often it has failed.
+    pub failures: usize,
+    /// What went wrong last, or what keeps its outputs from their place.
+    pub reason: Option<String>,
+}
+
+/// Why a site does not run the waiting tasks of a step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Why {
+    /// The site's name.
+    pub site: String,
+    /// What it lacks; empty when it fits.
+    pub misfits: Vec<Misfit>,
+    /// What else stands in the way, in words; none when it will be asked.
+    pub reason: Option<String>,
+}
+
+/// Another site, or our own, as people see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SiteView {
+    /// Its id.
+    pub site: SiteId,
+    /// Its name.
+    pub name: String,
+    /// Whether it is our own.
+    pub own: bool,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// When it was last heard of.
+    pub heard: Millis,
+    /// What it offers, once it has said so.
+    pub profile: Option<Profile>,
+    /// Why it declined last.
+    pub declined: Option<Declined>,
+}
+
+/// Our slots as people see them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SlotsView {
+    /// What our machine offers.
+    pub host: HostClass,
+    /// Slots that nobody holds.
+    pub free: u32,
+    /// Whether we take tasks of other sites.
+    pub lending: bool,
+    /// Leases that hold slots.
+    pub leases: Vec<LeaseView>,
+}
+
+/// A lease that we gave, as people see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Name of the site that borrowed.
+    pub borrower: String,
+    /// Slots that it holds.
+    pub slots: u32,
+    /// Sessions that run.
+    pub running: usize,
+    /// Tasks that wait.
+    pub queued: usize,
+}
+
+impl Site {
+    /// Every job, the newest first, without its steps.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<JobView> {
+        let mut jobs: Vec<_> = self.jobs.all().map(|job| self.job_head(job)).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse((job.submitted, job.job)));
+        jobs
+    }
+
+    /// One job with its steps and tasks.
+    #[must_use]
+    pub fn job(&self, id: JobId, now: Millis) -> Option<JobView> {
+        let job = self.jobs.get(id)?;
+        let steps = job
+            .step_numbers()
+            .map(|step| self.step_view(job, step, now));
+        Some(JobView {
+            steps: steps.collect(),
+            ..self.job_head(job)
+        })
+    }
+
+    fn running(&self) -> BTreeSet<AttemptId> {
+        let held = self
+            .borrow
+            .all()
+            .filter_map(|(_, borrowed)| match &borrowed.state {
+                State::Held(held) => Some(&held.running),
+                State::Offered { .. } => None,
+            });
+        held.flatten().copied().collect()
+    }
+
+    fn job_head(&self, job: &Job) -> JobView {
+        let (running, id) = (self.running(), job.record.job);
+        let mut view = JobView {
+            job: id,
+            name: job.spec.name.clone(),
+            user: job.spec.user.clone(),
+            project: job.spec.project.clone(),
+            priority: job.spec.policy.priority,
+            phase: job.record.phase.clone(),
+            submitted: job.record.submitted,
+            ended: job.record.ended,
+            bytes: job.record.bytes,
+            tasks: 0,
+            done: 0,
+            running: 0,
+            leased: 0,
+            failed: 0,
+            steps: Vec::new(),
+        };
+        for task in job.step_numbers().flat_map(|step| job.tasks(step)) {
+            view.tasks += 1;
+            match task {
+                Task::Waiting { .. } | Task::Canceled => {}
+                Task::Leased { attempt, .. } => {
+                    view.leased += 1;
+                    view.running += usize::from(running.contains(attempt));
+                }
+                Task::Done { .. } => view.done += 1,
+                Task::Failed { .. } => view.failed += 1,
+            }
+        }
+        view
+    }
+
+    fn step_view(&self, job: &Job, step: StepNo, now: Millis) -> StepView {
+        let spec = &job.spec.steps[step.0 as usize];
+        let running = self.running();
+        let numbered = (0..).map(TaskNo).zip(job.tasks(step)).zip(&spec.labels);
+        let tasks = numbered.map(|((task, state), label)| {
+            let at = TaskRef {
+                job: job.record.job,
+                step,
+                task,
+            };
+            self.task_view(at, state, label, &running)
+        });
+        let waits = job.is_active() && job.waiting(step, now).next().is_some();
+        let why = if waits {
+            self.why(job, step, now)
+        } else {
+            Vec::new()
+        };
+        StepView {
+            name: spec.name.clone(),
+            tasks: tasks.collect(),
+            why,
+        }
+    }
+
+    fn task_view(
+        &self,
+        at: TaskRef,
+        task: &Task,
+        label: &str,
+        running: &BTreeSet<AttemptId>,
+    ) -> TaskView {
+        let mut view = TaskView {
+            task: at.task,
+            label: label.to_owned(),
+            state: String::new(),
+            site: None,
+            attempt: task.attempt(),
+            wall: None,
+            at: None,
+            failures: 0,
+            reason: None,
+        };
+        let state = match task {
+            Task::Waiting {
+                failed_on, last, ..
+            } => {
+                view.failures = failed_on.len();
+                view.reason.clone_from(last);
+                "waiting"
+            }
+            Task::Leased {
+                attempt,
+                lender,
+                failed_on,
+                ..
+            } => {
+                view.failures = failed_on.len();
+                view.site = Some(self.name_of(*lender));
+                let landing = self.borrow.landing_of(*attempt);
+                view.reason = landing.and_then(|landing| landing.blocked.clone());
+                match landing {
+                    Some(_) => "returning",
+                    None if running.contains(attempt) => "running",
+                    None => "leased",
+                }
+            }
+            Task::Done { by, wall, at, .. } => {
+                view.site = Some(self.name_of(*by));
+                view.wall = Some(*wall);
+                view.at = Some(*at);
+                "done"
+            }
+            Task::Failed {
+                failed_on, reason, ..
+            } => {
+                view.failures = failed_on.len();
+                view.site = failed_on.last().map(|site| self.name_of(*site));
+                view.reason = Some(reason.clone());
+                "failed"
+            }
+            Task::Canceled => "canceled",
+        };
+        state.clone_into(&mut view.state);
+        view
+    }
+
+    /// The name of a site, or the beginning of its id.
+    #[must_use]
+    pub fn name_of(&self, site: SiteId) -> String {
+        if site == self.config.me {
+            self.config.name.clone()
+        } else {
+            self.sites.name(site)
+        }
+    }
+
+    /// Why each site does not run a step's waiting tasks.
+    fn why(&self, job: &Job, step: StepNo, now: Millis) -> Vec<Why> {
+        let need = &job.spec.steps[step.0 as usize].requirement;
+        let forbidden = || Some("the job's policy does not allow this site".to_owned());
+        let mut why = Vec::new();
+        let own_misfits = place::misfits(
+            need,
+            place::floor(job, true),
+            std::slice::from_ref(&self.lend.host),
+        );
+        let own_reason = match (job.allows(&self.config.name, true), self.lend.host.slots) {
+            (false, _) => forbidden(),
+            (true, 0) => Some("has no slots".to_owned()),
+            (true, _) if self.lend.free() == 0 => Some("every slot is taken".to_owned()),
+            (true, _) => None,
+        };
+        let site = self.config.name.clone();
+        why.push(Why {
+            site,
+            misfits: own_misfits,
+            reason: own_reason,
+        });
+        for (_, known) in self.sites.all() {
+            let profile = known.profile.as_ref();
+            let floor = place::floor(job, false);
+            let misfits = profile.map_or_else(Vec::new, |p| place::misfits(need, floor, &p.hosts));
+            let reason = match profile {
+                _ if !job.allows(&known.name, false) => forbidden(),
+                None => Some("has not said what it offers yet".to_owned()),
+                Some(_) if !known.connected => Some("not connected".to_owned()),
+                Some(profile) if !profile.lending => Some("does not lend now".to_owned()),
+                Some(profile) if profile.free == 0 => Some("every slot is taken".to_owned()),
+                Some(_) if known.ask_after > now => {
+                    let declined = known.declined.map(|reason| reason.to_string());
+                    Some(declined.unwrap_or_else(|| "has been failing or silent".to_owned()))
+                }
+                Some(_) => None,
+            };
+            why.push(Why {
+                site: known.name.clone(),
+                misfits,
+                reason,
+            });
+        }
+        why
+    }
+
+    /// Our own site and every other that we know of.
+    #[must_use]
+    pub fn sites(&self, now: Millis) -> Vec<SiteView> {
+        let own = SiteView {
+            site: self.config.me,
+            name: self.config.name.clone(),
+            own: true,
+            connected: true,
+            heard: now,
+            profile: Some(self.own_profile(now)),
+            declined: None,
+        };
+        let others = self.sites.all().map(|(site, known)| SiteView {
+            site,
+            name: known.name.clone(),
+            own: false,
+            connected: known.connected,
+            heard: known.heard,
+            profile: known.profile.clone(),
+            declined: known.declined,
+        });
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// Our slots and who holds them.
+    #[must_use]
+    pub fn slots(&self) -> SlotsView {
+        let leases = self
+            .lend
+            .running()
+            .map(|(lease, borrower, slots, running, queued)| {
+                let borrower = self.name_of(borrower);
+                LeaseView {
+                    lease,
+                    borrower,
+                    slots,
+                    running,
+                    queued,
+                }
+            });
+        SlotsView {
+            host: self.lend.host.clone(),
+            free: self.lend.free(),
+            lending: self.lend.lending,
+            leases: leases.collect(),
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! Empty.
+//! A meshfarm node: what one site does, and the tools that people reach it by.
+
+pub mod gate;

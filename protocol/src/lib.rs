@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod id;
 pub mod job;
+pub mod manifest;
 pub mod matching;
 pub mod profile;
 pub mod seal;

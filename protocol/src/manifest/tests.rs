@@ -233,7 +233,7 @@ fn names_that_collide_are_refused_when_building_and_when_reading() {
             e: None,
             k: None,
         });
-        let (link, store) = forged(top, 2, 2, 0, 0, &empty_leaf());
+        let (link, store) = forged(top, (2, 2), (0, 0), &empty_leaf());
         assert!(refusal(&link, &store).contains(why), "{one} {other}");
     }
 }
@@ -280,13 +280,11 @@ fn sealed_root(plain: &[u8]) -> (RootLink, Store) {
     (link, Store::from([(root.cid, root.bytes)]))
 }
 
-/// A root over two hand-made tops, with sums to lie about.
+/// A root over two hand-made tops, with counts and bytes to lie about.
 fn forged(
     files: SealedChunk,
-    n: u64,
-    bytes: u64,
-    chunks: u64,
-    chunk_bytes: u64,
+    (n, bytes): (u64, u64),
+    (chunks, chunk_bytes): (u64, u64),
     tree: &SealedChunk,
 ) -> (RootLink, Store) {
     let row = RootRow {
@@ -327,77 +325,48 @@ fn row(s: u64, cn: u64, inline: Option<usize>) -> FileRow {
 
 #[test]
 fn sums_that_lie_are_refused() {
-    let chunk = || node(&leaf(vec![entry(1, 2000)]));
-    let good = forged(one_file(row(2000, 1, None)), 1, 2000, 1, 2000, &chunk());
-    assert_eq!(read(&good.0, LIMITS, &good.1).unwrap().len(), 1);
-    for ((link, store), why) in [
+    let chunk = node(&leaf(vec![entry(1, 2000)]));
+    let with_chunk = |s, cn, files, chunks| {
+        let (link, store) = forged(one_file(row(s, cn, None)), files, chunks, &chunk);
+        (link, store)
+    };
+    let (link, store) = with_chunk(2000, 1, (1, 2000), (1, 2000));
+    assert_eq!(read(&link, LIMITS, &store).unwrap().len(), 1);
+    for ((s, cn), files, chunks, why) in [
+        ((3000, 1), (1, 3000), (1, 2000), "longer than its chunks"),
+        ((1999, 1), (1, 1999), (1, 1999), "a node's sums differ"),
+        ((1500, 1), (1, 1500), (1, 2000), "the root's sums differ"),
         (
-            forged(one_file(row(3000, 1, None)), 1, 3000, 1, 2000, &chunk()),
-            "longer than its",
+            (2000, 2),
+            (1, 2000),
+            (1, 2000),
+            "more chunks than there are",
         ),
+        ((2000, 1), (2, 2000), (1, 2000), "a node's sums differ"),
+        ((2000, 1), (1, 9000), (1, 2000), "a node's sums differ"),
+        ((2000, 0), (1, 2000), (1, 2000), "its chunks cannot have"),
+        ((5, 1), (1, 5), (0, 0), "its chunks cannot have"),
         (
-            forged(one_file(row(1999, 1, None)), 1, 1999, 1, 1999, &chunk()),
-            "sums differ",
-        ),
-        (
-            forged(one_file(row(2000, 2, None)), 1, 2000, 1, 2000, &chunk()),
-            "more chunks than",
-        ),
-        (
-            forged(one_file(row(2000, 1, None)), 2, 2000, 1, 2000, &chunk()),
-            "sums differ",
-        ),
-        (
-            forged(one_file(row(2000, 1, None)), 1, 9000, 1, 2000, &chunk()),
-            "sums differ",
-        ),
-        (
-            forged(one_file(row(2000, 1, None)), 1, 2000, 1, 9000, &chunk()),
-            "sums differ",
-        ),
-        (
-            forged(one_file(row(5, 0, Some(5))), 1, 5, 0, 0, &chunk()),
-            "sums differ",
-        ),
-        (
-            forged(one_file(row(5, 0, Some(6))), 1, 5, 0, 0, &empty_leaf()),
-            "inline file",
-        ),
-        (
-            forged(
-                one_file(row(1024, 0, Some(1024))),
-                1,
-                1024,
-                0,
-                0,
-                &empty_leaf(),
-            ),
-            "inline file",
-        ),
-        (
-            forged(one_file(row(5, 1, None)), 1, 5, 0, 0, &empty_leaf()),
+            (2000, u64::MAX),
+            (1, 2000),
+            (1, 2000),
             "its chunks cannot have",
         ),
-        (
-            forged(one_file(row(2000, 0, None)), 1, 2000, 0, 0, &empty_leaf()),
-            "its chunks cannot",
-        ),
-        (
-            forged(
-                one_file(row(2000, u64::MAX, None)),
-                1,
-                2000,
-                0,
-                0,
-                &empty_leaf(),
-            ),
-            "its chunks",
-        ),
-        (forged(chunk(), 1, 2000, 1, 2000, &chunk()), "another kind"),
     ] {
+        let (link, store) = with_chunk(s, cn, files, chunks);
         let said = refusal(&link, &store);
         assert!(said.contains(why), "{said}, not {why}");
     }
+    for (s, cn, len) in [(5, 0, 6), (1024, 0, 1024), (5, 1, 5)] {
+        let files = one_file(row(s, cn, Some(len)));
+        let (link, store) = forged(files, (1, s), (0, 0), &empty_leaf());
+        assert!(
+            refusal(&link, &store).contains("an inline file"),
+            "{s} {cn} {len}"
+        );
+    }
+    let (link, store) = forged(chunk.clone(), (1, 2000), (1, 2000), &chunk);
+    assert!(refusal(&link, &store).contains("another kind"));
 }
 
 #[test]
@@ -414,11 +383,16 @@ fn chunks_that_belong_to_no_file_are_refused() {
         e: None,
         k: None,
     });
-    let (mut link, mut store) = forged(files, 2, 2005, 1, 2000, &node(&leaf(vec![entry(1, 2000)])));
+    let (mut link, mut store) = forged(
+        files,
+        (2, 2005),
+        (1, 2000),
+        &node(&leaf(vec![entry(1, 2000)])),
+    );
     assert!(refusal(&link, &store).contains("out of order"));
     let files = one_file(row(1023, 0, Some(1023)));
     let tree = node(&leaf(vec![entry(1, 1000)]));
-    (link, store) = forged(files, 1, 1023, 1, 1000, &tree);
+    (link, store) = forged(files, (1, 1023), (1, 1000), &tree);
     assert!(refusal(&link, &store).contains("belong to no file"));
 }
 
@@ -436,7 +410,7 @@ fn chunks_of_impossible_shape_are_refused() {
         let bytes = u64::from(wrong.len).max(2000);
         let tree = node(&leaf(vec![wrong.clone()]));
         let files = one_file(row(bytes, 1, None));
-        let (link, store) = forged(files, 1, bytes, 1, wrong.len.into(), &tree);
+        let (link, store) = forged(files, (1, bytes), (1, wrong.len.into()), &tree);
         assert!(
             refusal(&link, &store).contains("a length or a flag"),
             "{wrong:?}"
@@ -462,7 +436,7 @@ fn inner_nodes_cannot_loop_hide_levels_or_be_empty() {
             top = inner(level * step, vec![link_to(&top, 1, 2000)]);
             store.insert(top.cid, top.bytes.clone());
         }
-        let (link, mut all) = forged(one_file(row(2000, 1, None)), 1, 2000, 1, 2000, &top);
+        let (link, mut all) = forged(one_file(row(2000, 1, None)), (1, 2000), (1, 2000), &top);
         all.extend(store);
         (link, all)
     };
@@ -482,12 +456,12 @@ fn inner_nodes_cannot_loop_hide_levels_or_be_empty() {
         (hollow, 1, "links to nothing"),
     ] {
         let files = one_file(row(2000, 1, None));
-        let (link, store) = forged(files, 1, 2000, count, 2000 * count, &top);
+        let (link, store) = forged(files, (1, 2000), (count, 2000 * count), &top);
         assert!(refusal(&link, &store).contains(why));
     }
     let huge = |chunk: &SealedChunk| link_to(chunk, u64::MAX, u64::MAX);
     let top = inner(1, vec![huge(&bottom), huge(&bottom)]);
-    let (link, store) = forged(one_file(row(2000, 1, None)), 1, 2000, 1, 2000, &top);
+    let (link, store) = forged(one_file(row(2000, 1, None)), (1, 2000), (1, 2000), &top);
     assert!(refusal(&link, &store).contains("sums differ"));
 }
 
@@ -581,7 +555,7 @@ fn newer_versions_and_unknown_keys_are_refused_by_name() {
         x: 0,
     });
     let tree = seal_chunk(&secret().nodes(), &bytes);
-    let (link, store) = forged(one_file(row(5, 0, Some(5))), 1, 5, 0, 0, &tree);
+    let (link, store) = forged(one_file(row(5, 0, Some(5))), (1, 5), (0, 0), &tree);
     assert!(refusal(&link, &store).contains("malformed"));
 }
 

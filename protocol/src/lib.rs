@@ -5,6 +5,7 @@ pub mod codec;
 pub mod id;
 pub mod job;
 pub mod lease;
+pub mod manifest;
 pub mod matching;
 pub mod membership;
 pub mod message;

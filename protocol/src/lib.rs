@@ -6,3 +6,4 @@ pub mod id;
 pub mod job;
 pub mod matching;
 pub mod profile;
+pub mod session;

@@ -162,7 +162,8 @@ pub enum PathFormat {
 pub enum Access {
     /// Read the files that were sent.
     In,
-    /// Write; what it writes returns. Outputs of earlier steps are found there.
+    /// Write; what it writes returns. Outputs of earlier steps are found there, and copies of the
+    /// inputs that lie beneath it.
     Out,
 }
 

@@ -145,6 +145,8 @@ pub struct Commit {
 pub struct LeaseSecrets {
     /// Key of the manifest root.
     pub root_key: ChunkKey,
+    /// What the keys of the outputs are sealed to.
+    pub outputs_to: SealingKey,
     /// What the jail is built from.
     pub session: SessionSpec,
 }

@@ -11,3 +11,4 @@ pub mod membership;
 pub mod message;
 pub mod profile;
 pub mod seal;
+pub mod session;

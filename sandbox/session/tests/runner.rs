@@ -1,0 +1,401 @@
+//! The session runner as a real process, without a jail: what it says, in which order, and what it leaves.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use meshfarm_protocol::id::{StepNo, TaskNo};
+use meshfarm_protocol::session::{
+    FromRunner, JobFile, Outcome, OutputRoot, SESSION_VERSION, Start, TemplateFormat, ToRunner,
+    from_line, to_line,
+};
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A runner and its folder; killed when dropped.
+struct Runner {
+    child: Child,
+    input: Option<ChildStdin>,
+    said_rx: Receiver<FromRunner>,
+    folder: TempDir,
+}
+
+impl Runner {
+    fn start(template: &str, parameters: &[(&str, &str)], step: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["session", "out"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let out = folder.path().join("out").to_str().unwrap().to_owned();
+        let mut values: BTreeMap<_, _> = parameters
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        if template.contains("name: Out,") {
+            values.insert("Out".into(), out.clone());
+        }
+        let job = JobFile {
+            version: SESSION_VERSION,
+            format: TemplateFormat::Yaml,
+            template: template.into(),
+            parameters: values,
+        };
+        let job_file = folder.path().join("job.json");
+        fs::write(&job_file, serde_json::to_vec(&job).unwrap()).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_meshfarm-session"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said_rx = listen(child.stdout.take().unwrap());
+        let input = child.stdin.take();
+        let mut runner = Self {
+            child,
+            input,
+            said_rx,
+            folder,
+        };
+        let session_dir = runner.path("session").to_str().unwrap().to_owned();
+        runner.tell(&ToRunner::Start(Start {
+            version: SESSION_VERSION,
+            job_file: job_file.to_str().unwrap().into(),
+            session_dir,
+            step: StepNo(step),
+            path_mapping: vec![],
+            outputs: vec![OutputRoot {
+                id: "r1".into(),
+                path: out,
+            }],
+            log_bytes: 1 << 20,
+        }));
+        runner
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn tell(&mut self, message: &ToRunner) {
+        let line = to_line(message).unwrap();
+        self.input.as_mut().unwrap().write_all(&line).unwrap();
+    }
+
+    fn run(&mut self, task: u32) {
+        self.tell(&ToRunner::Run { task: TaskNo(task) });
+    }
+
+    /// Everything said up to and with the first message that `wanted` accepts.
+    fn until(&self, wanted: impl Fn(&FromRunner) -> bool) -> Vec<FromRunner> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut said = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let message = self.said_rx.recv_timeout(left);
+            said.push(message.unwrap_or_else(|_| panic!("no more after {said:?}")));
+            if said.last().is_some_and(&wanted) {
+                return said;
+            }
+        }
+    }
+
+    fn until_ready(&self) -> Vec<FromRunner> {
+        self.until(|message| matches!(message, FromRunner::Ready { .. }))
+    }
+
+    fn until_task_ended(&self) -> (Vec<FromRunner>, Outcome, Vec<String>) {
+        let said = self.until(|message| matches!(message, FromRunner::TaskEnded { .. }));
+        let Some(FromRunner::TaskEnded {
+            outcome, outputs, ..
+        }) = said.last().cloned()
+        else {
+            unreachable!()
+        };
+        (
+            said,
+            outcome,
+            outputs.into_iter().map(|output| output.path).collect(),
+        )
+    }
+
+    fn until_ended(&mut self) -> (Vec<FromRunner>, Option<String>) {
+        let said = self.until(|message| matches!(message, FromRunner::Ended { .. }));
+        assert!(self.child.wait().unwrap().success());
+        let Some(FromRunner::Ended { error }) = said.last().cloned() else {
+            unreachable!()
+        };
+        (said, error)
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listen(output: ChildStdout) -> Receiver<FromRunner> {
+    let (said_tx, said_rx) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            let message = from_line(&line.unwrap()).expect("only messages on standard output");
+            if said_tx.send(message).is_err() {
+                return;
+            }
+        }
+    });
+    said_rx
+}
+
+fn log_of(said: &[FromRunner]) -> Vec<String> {
+    let logs = said.iter().filter_map(|message| match message {
+        FromRunner::Log { lines, .. } => Some(lines.clone()),
+        _ => None,
+    });
+    logs.flatten().collect()
+}
+
+const TWO_STEPS: &str = r#"
+specificationVersion: jobtemplate-2023-09
+name: Two steps
+parameterDefinitions:
+  - {name: Out, type: PATH, dataFlow: OUT}
+  - {name: Frames, type: STRING, default: "1-3"}
+jobEnvironments:
+  - name: Outer
+    variables: {GREETING: hello}
+    script:
+      actions:
+        onEnter: {command: sh, args: ["-c", "echo outer in; echo openjd_env: SEED=7"]}
+        onExit: {command: sh, args: ["-c", "echo outer out"]}
+steps:
+  - name: Draw
+    parameterSpace:
+      taskParameterDefinitions:
+        - {name: Frame, type: INT, range: "{{Param.Frames}}"}
+    stepEnvironments:
+      - name: Inner
+        script:
+          actions:
+            onEnter: {command: sh, args: ["-c", "echo inner in"]}
+            onExit: {command: sh, args: ["-c", "echo inner out"]}
+    script:
+      embeddedFiles:
+        - name: Draw
+          type: TEXT
+          runnable: true
+          data: |
+            #!/bin/sh
+            cat
+            echo "$GREETING frame {{Task.Param.Frame}} seed $SEED"
+            echo "openjd_progress: 50"
+            echo "openjd_status: half way"
+            mkdir -p "{{Param.Out}}/sub"
+            echo "$SEED" > "{{Param.Out}}/sub/frame{{Task.Param.Frame}}.txt"
+      actions:
+        onRun: {command: "{{Task.File.Draw}}"}
+  - name: Join
+    dependencies: [{dependsOn: Draw}]
+    script:
+      actions:
+        onRun: {command: sh, args: ["-c", "cat {{Param.Out}}/sub/* > {{Param.Out}}/all.txt"]}
+"#;
+
+#[test]
+fn a_session_enters_its_environments_once_runs_its_tasks_and_leaves() {
+    let mut runner = Runner::start(TWO_STEPS, &[("Frames", "10-12")], 0);
+    assert_eq!(
+        log_of(&runner.until_ready()),
+        ["outer in", "openjd_env: SEED=7", "inner in"]
+    );
+    for (task, frame) in [(2, 12), (0, 10)] {
+        runner.run(task);
+        let (said, outcome, outputs) = runner.until_task_ended();
+        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(outputs, [format!("sub/frame{frame}.txt")]);
+        assert!(log_of(&said).contains(&format!("hello frame {frame} seed 7")));
+        assert!(said.contains(&FromRunner::Progress {
+            task: Some(TaskNo(task)),
+            permille: Some(500),
+            status: Some("half way".into()),
+        }));
+    }
+    runner.tell(&ToRunner::Finish);
+    let (said, error) = runner.until_ended();
+    assert_eq!(log_of(&said), ["inner out", "outer out"]);
+    assert_eq!(error, None);
+    let left = fs::read_dir(runner.path("session")).unwrap().count();
+    assert_eq!(left, 0, "the session cleans up after itself");
+}
+
+#[test]
+fn a_step_without_parameters_is_one_task_and_finds_what_earlier_steps_left() {
+    let mut runner = Runner::start(TWO_STEPS, &[], 1);
+    fs::create_dir(runner.path("out/sub")).unwrap();
+    fs::write(runner.path("out/sub/frame1.txt"), "from before").unwrap();
+    runner.until_ready();
+    runner.run(0);
+    let (_, outcome, outputs) = runner.until_task_ended();
+    assert_eq!((outcome, outputs), (Outcome::Done, vec!["all.txt".into()]));
+    assert_eq!(
+        fs::read_to_string(runner.path("out/all.txt")).unwrap(),
+        "from before"
+    );
+    drop(runner.input.take());
+    assert_eq!(runner.until_ended().1, None);
+}
+
+const FAILING: &str = r#"
+specificationVersion: jobtemplate-2023-09
+name: Failing
+parameterDefinitions: [{name: Command, type: STRING}]
+jobEnvironments:
+  - name: Outer
+    script: {actions: {onEnter: {command: "true"}, onExit: {command: sh, args: ["-c", "echo outer out"]}}}
+steps:
+  - name: Fail
+    script: {actions: {onRun: {command: sh, args: ["-c", "{{Param.Command}}"], timeout: 5}}}
+"#;
+
+#[test]
+fn a_failing_task_says_why_and_ends_its_session() {
+    let cases = [
+        ("exit 7", Some(7), "the action exited with code 7"),
+        (
+            "echo openjd_fail: no licence; exit 1",
+            Some(1),
+            "no licence",
+        ),
+    ];
+    for (command, exit_code, message) in cases {
+        let mut runner = Runner::start(FAILING, &[("Command", command)], 0);
+        runner.until_ready();
+        runner.run(0);
+        let (_, outcome, _) = runner.until_task_ended();
+        let message = message.to_owned();
+        assert_eq!(outcome, Outcome::Failed { exit_code, message });
+        let (said, error) = runner.until_ended();
+        assert_eq!((log_of(&said), error), (vec!["outer out".into()], None));
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_and_a_task_that_is_none_fail_and_say_so() {
+    let template = FAILING.replace(
+        "command: sh, args: [\"-c\", \"{{Param.Command}}\"]",
+        "command: \"{{Param.Command}}\"",
+    );
+    let mut runner = Runner::start(&template, &[("Command", "no-such-renderer")], 0);
+    runner.until_ready();
+    runner.run(0);
+    let (_, outcome, _) = runner.until_task_ended();
+    assert!(
+        matches!(&outcome, Outcome::Failed { exit_code: None, message } if message.contains("no-such-renderer")),
+        "{outcome:?}"
+    );
+    runner.until_ended();
+
+    let mut runner = Runner::start(FAILING, &[("Command", "true")], 0);
+    runner.until_ready();
+    runner.run(1);
+    let (_, outcome, _) = runner.until_task_ended();
+    assert!(matches!(outcome, Outcome::Failed { message, .. } if message == "task 1 of 1"));
+}
+
+#[test]
+fn a_task_is_stopped_on_request_and_by_its_own_timeout() {
+    let mut runner = Runner::start(FAILING, &[("Command", "echo begun; sleep 600")], 0);
+    runner.until_ready();
+    runner.run(0);
+    runner.until(|message| matches!(message, FromRunner::Log { .. }));
+    runner.tell(&ToRunner::Cancel);
+    assert_eq!(runner.until_task_ended().1, Outcome::Canceled);
+    assert_eq!(runner.until_ended().1, None);
+
+    let mut runner = Runner::start(
+        &FAILING.replace("timeout: 5", "timeout: 1"),
+        &[("Command", "sleep 600")],
+        0,
+    );
+    runner.until_ready();
+    runner.run(0);
+    let outcome = runner.until_task_ended().1;
+    assert!(matches!(outcome, Outcome::Failed { message, .. } if message.contains("timeout")));
+}
+
+#[test]
+fn a_node_that_dies_in_mid_task_leaves_nothing_running() {
+    let mut runner = Runner::start(FAILING, &[("Command", "echo begun; sleep 600")], 0);
+    runner.until_ready();
+    runner.run(0);
+    runner.until(|message| matches!(message, FromRunner::Log { .. }));
+    drop(runner.input.take());
+    assert_eq!(runner.until_task_ended().1, Outcome::Canceled);
+    assert_eq!(log_of(&runner.until_ended().0), ["outer out"]);
+}
+
+#[test]
+fn a_broken_job_or_environment_or_node_ends_the_session_with_the_reason() {
+    let mut runner = Runner::start("specificationVersion: jobtemplate-2099-01\n", &[], 0);
+    let (_, error) = runner.until_ended();
+    assert!(error.unwrap().contains("jobtemplate-2099-01"));
+
+    let broken = FAILING.replace(
+        "onEnter: {command: \"true\"}",
+        "onEnter: {command: \"false\"}",
+    );
+    let mut runner = Runner::start(&broken, &[("Command", "true")], 0);
+    let (said, error) = runner.until_ended();
+    assert!(error.unwrap().contains("entering the environment Outer"));
+    assert_eq!(log_of(&said), ["outer out"]);
+
+    let mut runner = Runner::start(FAILING, &[("Command", "true")], 0);
+    runner.until_ready();
+    runner.input.as_mut().unwrap().write_all(b"{}\n").unwrap();
+    assert!(runner.until_ended().1.unwrap().contains("malformed"));
+}
+
+#[test]
+fn two_frames_come_out_of_pov_ray() {
+    let template = r#"
+specificationVersion: jobtemplate-2023-09
+name: Frames
+parameterDefinitions:
+  - {name: Scene, type: PATH, objectType: FILE, dataFlow: IN}
+  - {name: Out, type: PATH, dataFlow: OUT}
+steps:
+  - name: Render
+    parameterSpace:
+      taskParameterDefinitions: [{name: Frame, type: INT, range: "1-4"}]
+    script:
+      actions:
+        onRun:
+          command: povray
+          args: ["+I{{Param.Scene}}", "+O{{Param.Out}}/ball.png", "+FN", "-D", "+WT1", "+W32", "+H24",
+                 "+KFI1", "+KFF4", "+SF{{Task.Param.Frame}}", "+EF{{Task.Param.Frame}}"]
+"#;
+    let scene = tempfile::Builder::new().suffix(".pov").tempfile().unwrap();
+    let text = "#version 3.7; global_settings { assumed_gamma 1 } camera { location -3*z look_at 0 }
+        light_source { <2, 4, -3> rgb 1 } sphere { <clock - 0.5, 0, 0>, 0.5 pigment { rgb <1, clock, 0> } }";
+    fs::write(scene.path(), text).unwrap();
+    let mut runner = Runner::start(template, &[("Scene", scene.path().to_str().unwrap())], 0);
+    runner.until_ready();
+    for task in [0, 3] {
+        runner.run(task);
+        let (said, outcome, outputs) = runner.until_task_ended();
+        assert_eq!(outcome, Outcome::Done, "{:?}", log_of(&said));
+        let name = format!("ball{}.png", task + 1);
+        assert_eq!(outputs, [name.as_str()]);
+        let frame = fs::read(runner.path("out").join(Path::new(&name))).unwrap();
+        assert!(frame.starts_with(b"\x89PNG"));
+    }
+    runner.tell(&ToRunner::Finish);
+    assert_eq!(runner.until_ended().1, None);
+}

@@ -159,6 +159,12 @@ impl Jail {
         self.wait()
     }
 
+    /// The process number of the launcher, which stands for the jail in lists of processes.
+    #[must_use]
+    pub fn launcher_id(&self) -> u32 {
+        self.launcher.id()
+    }
+
     /// Something to hand to another thread that must be able to end this jail while one waits for it.
     ///
     /// # Errors

@@ -7,7 +7,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("the sandbox is made of Linux mechanisms; submit from other systems without it");
 
+mod collect;
 mod jail;
+mod probe;
 mod report;
 mod spec;
 
@@ -24,7 +26,9 @@ mod seccomp;
 mod sys;
 mod table;
 
+pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
 pub use jail::{Exit, Jail, Killer, Programs, Usage, find_programs, launch};
+pub use probe::probe;
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use spec::{
     Access, Limits, Mount, OWN_AT, SPEC_VERSION, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,

@@ -122,7 +122,8 @@ pub struct WindowsRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Writable private memory of each process, and memory of all together (watched), in bytes.
+    /// Writable private memory of each process, in bytes. Shared memory and the sum over processes are
+    /// only limited by a cgroup, which level S2 does not have.
     pub memory_bytes: u64,
     /// Processes and threads.
     pub processes: u64,

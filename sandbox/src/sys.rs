@@ -14,7 +14,7 @@ use std::{
 
 pub(crate) use libc::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER,
-    CLONE_NEWUTS, EACCES, EINVAL, ENAMETOOLONG, ENOENT, EPERM, SIGKILL,
+    CLONE_NEWUTS, EINVAL, ENOENT, EPERM, SIGKILL,
 };
 
 /// Mount attributes as `mount_setattr` takes them.
@@ -31,6 +31,9 @@ pub(crate) const RESOLVE_CONFINED: u64 = libc::RESOLVE_BENEATH
     | libc::RESOLVE_NO_SYMLINKS
     | libc::RESOLVE_NO_MAGICLINKS
     | libc::RESOLVE_NO_XDEV;
+/// For looking at a name: one part only, so a link is seen and not followed.
+pub(crate) const RESOLVE_NAME: u64 =
+    libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
 /// As [`RESOLVE_CONFINED`], but mount points may be crossed.
 pub(crate) const RESOLVE_PLAIN: u64 =
     libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
@@ -54,7 +57,7 @@ pub(crate) struct Used {
 
 /// The C form of a path; an inner NUL is `EINVAL`.
 pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_nul| errno(libc::EINVAL))
+    CString::new(path.as_os_str().as_bytes()).map_err(|_nul| errno(EINVAL))
 }
 
 /// An error with this errno.
@@ -303,7 +306,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     for capability in 0..64 {
         if let Err(e) = prctl(libc::PR_CAPBSET_DROP, capability) {
             // The first number that the kernel does not know ends the list.
-            if e.raw_os_error() == Some(libc::EINVAL) && capability > 30 {
+            if e.raw_os_error() == Some(EINVAL) && capability > 30 {
                 break;
             }
             return Err(e);
@@ -380,12 +383,6 @@ pub(crate) enum Resource {
     Signals,
 }
 
-/// Close every descriptor from this number on.
-pub(crate) fn close_from(first: u32) -> io::Result<()> {
-    // SAFETY: takes numbers; no owner of those descriptors is used after the call.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
-}
-
 /// Mark every descriptor from this number on as closed by the next exec.
 pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     let flag = libc::CLOSE_RANGE_CLOEXEC;
@@ -413,7 +410,7 @@ pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Err
 /// Mount a new filesystem of this kind at a path.
 pub(crate) fn mount(kind: &CStr, at: &Path, flags: libc::c_ulong, data: &str) -> io::Result<()> {
     let at = c_path(at)?;
-    let data = CString::new(data).map_err(|_nul| errno(libc::EINVAL))?;
+    let data = CString::new(data).map_err(|_nul| errno(EINVAL))?;
     let kind = kind.as_ptr();
     // SAFETY: every string ends with NUL and outlives the call.
     let n = unsafe { libc::mount(kind, at.as_ptr(), kind, flags, data.as_ptr().cast()) };
@@ -521,6 +518,15 @@ pub(crate) fn open_name(path: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     // SAFETY: the string ends with NUL and outlives the call.
     owned(libc::c_long::from(unsafe { libc::open(path.as_ptr(), flags) }))
+}
+
+/// The names in a folder, without `.` and `..`, in the filesystem's order.
+pub(crate) fn list(
+    folder: BorrowedFd<'_>,
+) -> io::Result<impl Iterator<Item = io::Result<std::ffi::OsString>>> {
+    // Through the process list the very folder behind the descriptor is listed, not a path of that name.
+    let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    Ok(std::fs::read_dir(path)?.map(|entry| entry.map(|e| e.file_name())))
 }
 
 /// Go to the folder that a descriptor names.

@@ -83,6 +83,10 @@ fn act(words: &[&str]) -> io::Result<String> {
             Ok(String::new())
         }
         ["linger", path] => linger(path),
+        ["linger-and-stay", path] => {
+            linger(path)?;
+            act(&["sleep"])
+        }
         ["sleep"] => loop {
             std::thread::sleep(Duration::from_secs(60));
         },

@@ -1,1 +1,35 @@
-//! Empty.
+//! The barrier around one session: a policy in, a jailed program out.
+//!
+//! The kernel is the barrier (namespaces, Landlock, seccomp, no capabilities, limits); the preload library
+//! is a convenience, and a job that is rid of it reaches nothing more. `launch` runs the launcher program
+//! of this package, because nothing may be set up between fork and exec of a program with threads.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the sandbox is made of Linux mechanisms; submit from other systems without it");
+
+mod collect;
+mod jail;
+mod probe;
+mod report;
+mod spec;
+
+mod control;
+mod inside;
+mod landlock;
+/// The launcher program's own code, for its `main` alone.
+#[doc(hidden)]
+pub mod launcher;
+mod layout;
+mod limits;
+mod namespaces;
+mod seccomp;
+mod sys;
+mod table;
+
+pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
+pub use jail::{Exit, Jail, Killer, Programs, Usage, find_programs, launch};
+pub use probe::probe;
+pub use report::{Level, Mechanism, Report, SandboxError, Step};
+pub use spec::{
+    Access, Limits, Mount, OWN_AT, SPEC_VERSION, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,
+};

@@ -1,0 +1,244 @@
+//! The node's side: start the launcher, hold the jail, end it, learn what it used.
+
+use std::{
+    env, fs, io,
+    io::{PipeReader, PipeWriter},
+    net::Shutdown,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Report, SandboxError, Step,
+    control::{self, Said},
+    report::During,
+    spec::Spec,
+};
+
+/// How the job's program ended and what the jail used. Exactly one of code and signal is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The program's exit code, if it ended by itself.
+    pub code: Option<i32>,
+    /// The signal that ended it, if one did; 9 when the jail was killed.
+    pub signal: Option<i32>,
+    /// Measured from outside.
+    pub usage: Usage,
+}
+
+/// What a jail used, counted by the kernel for the first process of the jail and all that were waited for.
+///
+/// A job can hide processor time in processes that nobody waits for; only a cgroup counts that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time in the programs, in milliseconds.
+    pub user_ms: u64,
+    /// Processor time in the kernel for them, in milliseconds.
+    pub system_ms: u64,
+    /// The most memory that a single process had resident, in bytes.
+    pub peak_memory_bytes: u64,
+}
+
+impl Exit {
+    /// Whether the program ended by itself with code 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// A running jail. Dropping it kills everything in it.
+///
+/// The three streams are the program's own; take the ones that you use. A stream that nobody reads
+/// fills up and stops the job.
+#[derive(Debug)]
+pub struct Jail {
+    /// What the program reads. Drop it to let the program see the end of its input.
+    pub stdin: Option<PipeWriter>,
+    /// What the program writes.
+    pub stdout: Option<ChildStdout>,
+    /// Where the program complains.
+    pub stderr: Option<ChildStderr>,
+    /// What is in force around the program, with evidence.
+    pub report: Report,
+    launcher: Child,
+    control: UnixStream,
+    exit: Option<Exit>,
+}
+
+/// Start a program in a jail of its own. Blocks for some milliseconds, until the program runs.
+///
+/// # Errors
+/// The step that was refused; then nothing of the job has run and nothing is left behind.
+pub fn launch(launcher: &Path, spec: &Spec) -> Result<Jail, SandboxError> {
+    spec.check()?;
+    let (ours, theirs) = UnixStream::pair().during(Step::Launcher, "socket")?;
+    let (stdin_rx, stdin_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+    let mut command = Command::new(launcher);
+    command
+        .env_clear()
+        .current_dir("/")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(folder) = env::var_os("TMPDIR") {
+        command.env("TMPDIR", folder);
+    }
+    let mut child = command.spawn().during(Step::Launcher, launcher.display())?;
+    // The command keeps the launcher's end of the socket open until it goes.
+    drop(command);
+    let started = begin(&ours, spec, stdin_rx);
+    match started {
+        Ok(report) => Ok(Jail {
+            stdin: Some(stdin_tx),
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            report,
+            launcher: child,
+            control: ours,
+            exit: None,
+        }),
+        Err(error) => {
+            drop(ours);
+            // Hung up, the launcher ends by itself; waiting only collects it.
+            drop(child.wait());
+            Err(error)
+        }
+    }
+}
+
+fn begin(control: &UnixStream, spec: &Spec, stdin: PipeReader) -> Result<Report, SandboxError> {
+    control::send_policy(control, spec, stdin.as_fd()).during(Step::Launcher, "policy")?;
+    drop(stdin);
+    match control::receive(control).during(Step::Launcher, "answer")? {
+        Said::Started(report) if report.level >= spec.floor => Ok(report),
+        Said::Started(report) => {
+            let text = format!("{:?} is reached and {:?} is asked for", report.level, spec.floor);
+            Err(SandboxError::new(Step::Level, "", io::Error::other(text)))
+        }
+        Said::Refused(refusal) => Err(refusal.into()),
+        Said::Ended(_) => Err(silent()),
+    }
+}
+
+impl Jail {
+    /// Wait until the program has ended and nothing of its jail is left.
+    ///
+    /// # Errors
+    /// [`Step::Launcher`] when the launcher itself was killed. The kernel has then killed the jail too,
+    /// but nobody can say when its last process went or what it used.
+    pub fn wait(&mut self) -> Result<Exit, SandboxError> {
+        if let Some(exit) = self.exit {
+            return Ok(exit);
+        }
+        let said = control::receive(&self.control);
+        // The launcher's last word is said; it only ends.
+        drop(self.launcher.wait());
+        match said.during(Step::Launcher, "the launcher is gone")? {
+            Said::Ended(exit) => {
+                self.exit = Some(exit);
+                Ok(exit)
+            }
+            Said::Refused(refusal) => Err(refusal.into()),
+            Said::Started(_) => Err(silent()),
+        }
+    }
+
+    /// Kill everything in the jail; returns when nothing of it is left. After the end it changes nothing.
+    ///
+    /// # Errors
+    /// As [`Jail::wait`].
+    pub fn kill(&mut self) -> Result<Exit, SandboxError> {
+        self.hang_up();
+        self.wait()
+    }
+
+    /// The process number of the launcher, which stands for the jail in lists of processes.
+    #[must_use]
+    pub fn launcher_id(&self) -> u32 {
+        self.launcher.id()
+    }
+
+    /// Something to hand to another thread that must be able to end this jail while one waits for it.
+    ///
+    /// # Errors
+    /// [`Step::Launcher`] when the process has no descriptor left.
+    pub fn killer(&self) -> Result<Killer, SandboxError> {
+        self.control.try_clone().map(Killer).during(Step::Launcher, "socket")
+    }
+
+    fn hang_up(&self) {
+        // Refused only when the launcher is gone already, and then so is the jail.
+        drop(self.control.shutdown(Shutdown::Write));
+    }
+}
+
+/// Ends a jail from another thread than the one that waits for it.
+#[derive(Debug)]
+pub struct Killer(UnixStream);
+
+impl Killer {
+    /// Ask for the end of everything in the jail; [`Jail::wait`] returns when nothing of it is left.
+    pub fn kill(&self) {
+        // Refused only when the launcher is gone already, and then so is the jail.
+        drop(self.0.shutdown(Shutdown::Write));
+    }
+}
+
+impl Drop for Jail {
+    fn drop(&mut self) {
+        if self.exit.is_none() {
+            drop(self.kill());
+        }
+    }
+}
+
+fn silent() -> SandboxError {
+    SandboxError::new(Step::Launcher, "", io::Error::other("the launcher spoke out of turn"))
+}
+
+/// Where the programs of this installation are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// The launcher, `meshfarm-sandbox`. Overridden by `MESHFARM_SANDBOX`.
+    pub launcher: PathBuf,
+    /// The session runner, `meshfarm-session`. Overridden by `MESHFARM_SESSION`.
+    pub session: PathBuf,
+    /// The preload library, if it is installed. Overridden by `MESHFARM_PRELOAD`.
+    pub preload: Option<PathBuf>,
+}
+
+/// Look for the launcher, the session runner and the preload library: in the environment, beside the
+/// running program, and in `../lib/meshfarm`.
+///
+/// # Errors
+/// [`Step::Launcher`] with the name of the program that is nowhere.
+pub fn find_programs() -> Result<Programs, SandboxError> {
+    let beside = env::current_exe().during(Step::Launcher, "own path")?;
+    let beside = beside.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let folders = [beside.clone(), beside.join("../lib/meshfarm"), beside.join("../preload")];
+    let find = |variable: &str, name: &str| -> Option<PathBuf> {
+        if let Some(path) = env::var_os(variable) {
+            return Some(PathBuf::from(path));
+        }
+        let found = folders.iter().map(|f| f.join(name)).find(|p| p.is_file())?;
+        fs::canonicalize(found).ok()
+    };
+    let need = |variable: &str, name: &str| {
+        find(variable, name).ok_or_else(|| {
+            let text = format!("not beside {} and {variable} is not set", beside.display());
+            SandboxError::new(Step::Launcher, name, io::Error::new(io::ErrorKind::NotFound, text))
+        })
+    };
+    Ok(Programs {
+        launcher: need("MESHFARM_SANDBOX", "meshfarm-sandbox")?,
+        session: need("MESHFARM_SESSION", "meshfarm-session")?,
+        preload: find("MESHFARM_PRELOAD", "libmeshfarm_preload.so"),
+    })
+}

@@ -1,0 +1,296 @@
+//! What lies where in the jail: the empty root on the host's disk, its synthetic `/etc`, and what is shown in it.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::{
+    SandboxError, Step,
+    landlock::{Rights, Rule},
+    report::During,
+    spec::{Access, OWN_AT, Spec, WORK_AT},
+    sys,
+    table,
+};
+
+/// Folders at the root that hold programs and their libraries.
+const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Devices that no program can do harm with and most programs need.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Private memory-backed folders of the jail.
+pub(crate) const MEMORY: [&str; 3] = ["tmp", "home/render", "dev/shm"];
+/// Host files and folders that are shown where they are, if they exist: fonts and links to chosen programs.
+const SHARED: [&str; 3] =
+    ["etc/fonts", "etc/alternatives", "var/cache/fontconfig"];
+/// Where the preload library lies in the jail.
+const PRELOAD_AT: &str = "run/meshfarm/libmeshfarm_preload.so";
+/// POV-Ray's own file checks would refuse the artist's paths; the jail is the barrier.
+const POVRAY_CONF: &str = "[File I/O Security]\nnone\n\n[Shellout Security]\nforbidden\n";
+
+/// A host file or folder and how it is shown in the jail.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) host: PathBuf,
+    /// Relative to the jail's root.
+    pub(crate) at: PathBuf,
+    /// `sys::ATTR_*`.
+    pub(crate) attributes: u64,
+    /// Whether the job owns it, as far as the daemon may give files away.
+    pub(crate) given: bool,
+}
+
+/// The empty root on the host and the list of what comes into it. Dropping it removes the root.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+    pub(crate) sources: Vec<Source>,
+    /// Jail paths that are shown a second time: (where it is, where it is shown too).
+    pub(crate) aliases: Vec<(PathBuf, PathBuf)>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+impl Layout {
+    /// Make the root for this policy; `uid` is the job's user as the job sees it.
+    ///
+    /// # Errors
+    /// [`Step::Skeleton`] or [`Step::Table`] with the path.
+    pub(crate) fn make(spec: &Spec, uid: u32) -> Result<Self, SandboxError> {
+        let base = spec.base.clone().unwrap_or_else(std::env::temp_dir);
+        let root = fresh_folder(&base).during(Step::Skeleton, base.display())?;
+        let mut layout = Self {
+            root,
+            sources: Vec::new(),
+            aliases: Vec::new(),
+            rules: Vec::new(),
+        };
+        layout.system().during(Step::Skeleton, "system folders")?;
+        layout.devices().during(Step::Skeleton, "devices")?;
+        layout.etc(uid).during(Step::Skeleton, "etc")?;
+        layout.own(spec).during(Step::Skeleton, "program")?;
+        for mount in spec.mounts_in_order() {
+            layout.artist(mount).during(Step::Skeleton, mount.at.display())?;
+        }
+        layout.windows(spec)?;
+        Ok(layout)
+    }
+
+    fn system(&mut self) -> io::Result<()> {
+        let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
+        for name in SYSTEM {
+            let host = Path::new("/").join(name);
+            match fs::symlink_metadata(&host) {
+                Ok(found) if found.is_symlink() => {
+                    symlink(fs::read_link(&host)?, self.root.join(name))?;
+                }
+                Ok(found) if found.is_dir() => {
+                    self.show_folder(&host, attributes)?;
+                    self.allow(name, Rights::RUN);
+                }
+                _ => {}
+            }
+        }
+        for name in ["proc", "home", "home/render", "tmp", "var", "var/cache", "etc"] {
+            self.folder(Path::new(name))?;
+        }
+        symlink("../tmp", self.root.join("var/tmp"))?;
+        for name in SHARED {
+            let host = Path::new("/").join(name);
+            let attributes = attributes | sys::ATTR_NOEXEC;
+            if host.is_dir() {
+                self.show_folder(&host, attributes)?;
+            }
+        }
+        for name in ["etc", "var"] {
+            self.allow(name, Rights::READ);
+        }
+        for name in MEMORY {
+            self.allow(name, Rights::SCRATCH);
+        }
+        Ok(())
+    }
+
+    fn devices(&mut self) -> io::Result<()> {
+        self.folder(Path::new("dev/shm"))?;
+        for name in DEVICES {
+            let at = Path::new("dev").join(name);
+            self.show_file(&Path::new("/").join(&at), &at, sys::ATTR_NOSUID | sys::ATTR_NOEXEC)?;
+            self.rules.push(Rule { path: Path::new("/").join(&at), rights: Rights::WRITE });
+        }
+        let links = [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+        ];
+        for (name, target) in links {
+            symlink(target, self.root.join("dev").join(name))?;
+        }
+        Ok(())
+    }
+
+    fn etc(&mut self, uid: u32) -> io::Result<()> {
+        let etc = self.root.join("etc");
+        let person = format!("render:x:{uid}:{uid}:render:/home/render:/bin/sh\n");
+        let group = format!("render:x:{uid}:\nnogroup:x:65534:\n");
+        let passwd = format!("{person}nobody:x:65534:65534:nobody:/:/bin/false\n");
+        let files = [
+            ("passwd", passwd.as_str()),
+            ("group", &group),
+            ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+            ("hosts", "127.0.0.1 localhost render\n::1 localhost\n"),
+            ("hostname", "render\n"),
+            ("machine-id", "00000000000000000000000000000001\n"),
+            ("povray/3.7/povray.conf", POVRAY_CONF),
+        ];
+        self.folder(Path::new("etc/povray/3.7"))?;
+        for (name, text) in files {
+            fs::write(etc.join(name), text)?;
+        }
+        for name in ["ld.so.cache", "povray/3.7/povray.ini"] {
+            match fs::copy(Path::new("/etc").join(name), etc.join(name)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn own(&mut self, spec: &Spec) -> io::Result<()> {
+        self.folder(Path::new("run/meshfarm"))?;
+        let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
+        let at = program_at(spec);
+        self.show_file(&spec.program, at.strip_prefix("/").unwrap_or(&at), read_only)?;
+        self.rules.push(Rule { path: OWN_AT.into(), rights: Rights::RUN });
+        for prefix in spec.software.iter().filter(|p| !p.starts_with("/usr")) {
+            self.show_folder(prefix, read_only)?;
+            self.rules.push(Rule { path: prefix.clone(), rights: Rights::RUN });
+        }
+        let at = PathBuf::from(WORK_AT.trim_start_matches('/'));
+        self.folder(&at)?;
+        let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV;
+        self.sources.push(Source { host: spec.work.clone(), at, attributes, given: true });
+        let rights = Rights { exec: true, ..Rights::SCRATCH };
+        self.rules.push(Rule { path: WORK_AT.into(), rights });
+        Ok(())
+    }
+
+    fn artist(&mut self, mount: &crate::spec::Mount) -> io::Result<()> {
+        let at = relative(&mount.at).to_path_buf();
+        // Beneath another mount or a memory folder the root of the jail is not what is seen there.
+        let covered = self.sources.iter().any(|s| at.starts_with(&s.at))
+            || MEMORY.iter().any(|m| at.starts_with(m));
+        let folder = fs::metadata(&mount.host)?.is_dir();
+        if !covered && folder {
+            self.folder(&at)?;
+        } else if !covered {
+            self.file(&at)?;
+        }
+        let mut attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV;
+        let mut rights = Rights::READ;
+        let given = mount.access == Access::Write;
+        if given {
+            rights = Rights::WRITE;
+        } else {
+            attributes |= sys::ATTR_RDONLY;
+        }
+        if mount.exec {
+            rights.exec = true;
+        } else {
+            attributes |= sys::ATTR_NOEXEC;
+        }
+        self.sources.push(Source { host: mount.host.clone(), at, attributes, given });
+        self.rules.push(Rule { path: mount.at.clone(), rights });
+        Ok(())
+    }
+
+    fn windows(&mut self, spec: &Spec) -> Result<(), SandboxError> {
+        for rule in &spec.windows {
+            let Some(alias) = rule.alias().filter(|alias| *alias != rule.at) else { continue };
+            if spec.mount_of(&alias).is_some() {
+                continue;
+            }
+            let at = relative(&alias).to_path_buf();
+            self.folder(&at).during(Step::Skeleton, alias.display())?;
+            let mount = spec.mount_of(&rule.at).map(|m| m.at.clone());
+            let rights = self.rules.iter().find(|r| Some(&r.path) == mount.as_ref());
+            let rights = rights.map_or(Rights::READ, |r| r.rights);
+            self.aliases.push((relative(&rule.at).to_path_buf(), at));
+            self.rules.push(Rule { path: alias, rights });
+        }
+        let Some(library) = spec.preload.as_ref().filter(|_| !spec.windows.is_empty()) else {
+            return Ok(());
+        };
+        let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
+        self.show_file(library, Path::new(PRELOAD_AT), attributes)
+            .during(Step::Skeleton, library.display())?;
+        let bytes = table::build(spec).during(Step::Table, "")?;
+        fs::write(self.root.join("run/meshfarm/map.bin"), bytes).during(Step::Table, "map.bin")?;
+        let line = format!("/{PRELOAD_AT}\n");
+        fs::write(self.root.join("etc/ld.so.preload"), line).during(Step::Table, "ld.so.preload")
+    }
+
+    fn folder(&self, at: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(at))
+    }
+
+    fn file(&self, at: &Path) -> io::Result<()> {
+        if let Some(parent) = at.parent() {
+            self.folder(parent)?;
+        }
+        fs::File::create(self.root.join(at)).map(drop)
+    }
+
+    fn show_folder(&mut self, host: &Path, attributes: u64) -> io::Result<()> {
+        let at = relative(host).to_path_buf();
+        self.folder(&at)?;
+        self.sources.push(Source { host: host.to_path_buf(), at, attributes, given: false });
+        Ok(())
+    }
+
+    fn show_file(&mut self, host: &Path, at: &Path, attributes: u64) -> io::Result<()> {
+        self.file(at)?;
+        let at = at.to_path_buf();
+        self.sources.push(Source { host: host.to_path_buf(), at, attributes, given: false });
+        Ok(())
+    }
+
+    fn allow(&mut self, name: &str, rights: Rights) {
+        self.rules.push(Rule { path: Path::new("/").join(name), rights });
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // The node sweeps its folder at the next start, so a root that stays behind is only untidy.
+        drop(fs::remove_dir_all(&self.root));
+    }
+}
+
+/// The jail path of the started program.
+pub(crate) fn program_at(spec: &Spec) -> PathBuf {
+    Path::new(OWN_AT).join(spec.program.file_name().unwrap_or_default())
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn fresh_folder(base: &Path) -> io::Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id();
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!(".meshfarm-root-{process}-{n}"));
+        match fs::DirBuilder::new().mode(0o755).create(&path) {
+            Ok(()) => {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+                return Ok(path);
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && n < 1000 => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

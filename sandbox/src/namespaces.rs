@@ -1,0 +1,155 @@
+//! The jail's own root: mounts, process list and names, built in fresh namespaces, then the only one there is.
+
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use crate::{
+    Mechanism, SandboxError, Step,
+    layout::{Layout, MEMORY, Source},
+    report::During,
+    spec::Spec,
+    sys,
+};
+
+/// Every namespace but the user's.
+pub(crate) const ALL_BUT_USER: i32 = sys::CLONE_NEWNS
+    | sys::CLONE_NEWPID
+    | sys::CLONE_NEWNET
+    | sys::CLONE_NEWIPC
+    | sys::CLONE_NEWUTS
+    | sys::CLONE_NEWCGROUP;
+
+/// A copy of a host mount, with its restrictions, that is attached nowhere yet.
+#[derive(Debug)]
+pub(crate) struct Held(OwnedFd);
+
+/// Take hold of everything that the jail will show: the empty root first, then the sources in order.
+///
+/// Done as real root outside the namespaces (the job's user need not be able to reach the folders),
+/// or by an ordinary user inside its own user namespace.
+///
+/// # Errors
+/// [`Step::Source`] with the path.
+pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
+    let root = Source {
+        host: layout.root.clone(),
+        at: "".into(),
+        attributes: sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC,
+        given: false,
+    };
+    std::iter::once(&root).chain(&layout.sources).map(hold).collect()
+}
+
+fn hold(source: &Source) -> Result<Held, SandboxError> {
+    let named = || source.host.display();
+    let (mount, below) = match sys::clone_mount(&source.host, false) {
+        // In a user namespace the kernel will not uncover what lies under a mount: take it along.
+        Err(e) if e.raw_os_error() == Some(sys::EINVAL) => {
+            (sys::clone_mount(&source.host, true).during(Step::Source, named())?, true)
+        }
+        other => (other.during(Step::Source, named())?, false),
+    };
+    sys::restrict_mount(mount.as_fd(), source.attributes, below).during(Step::Source, named())?;
+    Ok(Held(mount))
+}
+
+/// Build the jail's root out of held mounts and make it the only root.
+///
+/// # Errors
+/// The step that was refused.
+pub(crate) fn enter(
+    spec: &Spec,
+    layout: &Layout,
+    held: Vec<Held>,
+    owner: u32,
+    with_proc: bool,
+) -> Result<(), SandboxError> {
+    let mut held = held.into_iter().map(|h| h.0);
+    let root = held.next().ok_or_else(|| {
+        SandboxError::new(Step::Mount, "root", std::io::ErrorKind::InvalidInput.into())
+    })?;
+    // Any folder that everybody can reach serves: the pivot below removes it from sight.
+    let seat = sys::open_name(Path::new("/tmp")).during(Step::Mount, "/tmp")?;
+    sys::attach_mount(root.as_fd(), seat.as_fd()).during(Step::Mount, "root")?;
+    sys::enter(root.as_fd()).during(Step::Mount, "root")?;
+    for name in MEMORY {
+        let size = spec.limits.tmp_bytes;
+        let data = format!("size={size},nr_inodes=262144,mode=1777,uid={owner},gid={owner}");
+        sys::mount(c"tmpfs", Path::new(name), sys::MOUNT_DATA, &data).during(Step::Mount, name)?;
+    }
+    for (source, mount) in layout.sources.iter().zip(held) {
+        attach(&root, &mount, &source.at, MEMORY.iter().any(|m| source.at.starts_with(m)))?;
+    }
+    for (at, alias) in &layout.aliases {
+        let copy = sys::clone_mount(at, true).during(Step::Mount, alias.display())?;
+        attach(&root, &copy, alias, false)?;
+    }
+    if with_proc {
+        mount_proc().during(Step::Proc, "")?;
+    }
+    sys::pivot_root_here().during(Step::PivotRoot, "")?;
+    sys::unmount(Path::new(".")).during(Step::PivotRoot, "")?;
+    std::env::set_current_dir("/").during(Step::PivotRoot, "")?;
+    sys::restrict_mount(root.as_fd(), sys::ATTR_RDONLY, false).during(Step::PivotRoot, "")
+}
+
+/// Attach a mount without following any link: what lies above the place may be the job's own files.
+fn attach(
+    root: &OwnedFd,
+    mount: &OwnedFd,
+    at: &Path,
+    may_make: bool,
+) -> Result<(), SandboxError> {
+    let named = || at.display();
+    let path = sys::c_path(at).during(Step::Mount, named())?;
+    let open = || sys::open_below(root.as_fd(), &path, sys::path_flag(), sys::RESOLVE_PLAIN);
+    let place = match open() {
+        Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => {
+            fs::create_dir_all(at).and_then(|()| open()).during(Step::Mount, named())?
+        }
+        other => other.during(Step::Mount, named())?,
+    };
+    sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
+}
+
+/// Mount the jail's process list, after a moment with the full one to forbid further namespaces.
+fn mount_proc() -> std::io::Result<()> {
+    let at = Path::new("proc");
+    sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
+    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+        // A second lock beside seccomp: a kernel without one of these files still has the other.
+        drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
+    }
+    sys::unmount(at)?;
+    sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
+}
+
+/// The numbers of this process's namespaces, by kind; empty where there is no process list.
+pub(crate) fn numbers() -> Vec<(String, String)> {
+    ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
+        .into_iter()
+        .filter_map(|kind| {
+            let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+            Some((kind.to_owned(), link.display().to_string()))
+        })
+        .collect()
+}
+
+/// Say of each namespace whether it is the jail's own, by comparing its number with the host's.
+pub(crate) fn compare(host: &[(String, String)], own_user: bool) -> Vec<Mechanism> {
+    let ours = numbers();
+    host.iter()
+        .filter(|(kind, _)| own_user || kind != "user")
+        .map(|(kind, outside)| {
+            let name = format!("{kind} namespace");
+            match ours.iter().find(|(k, _)| k == kind) {
+                Some((_, inside)) if inside != outside => Mechanism::held(&name, inside.as_str()),
+                Some(_) => Mechanism::missing(&name, "shared with the host", "report this as a fault"),
+                None => Mechanism::held(&name, "created; no process list to read its number from"),
+            }
+        })
+        .collect()
+}

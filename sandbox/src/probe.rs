@@ -1,0 +1,108 @@
+//! What this machine can do for isolation, found by doing it: one jail is started and its report read.
+
+use std::{fs, path::Path};
+
+use crate::{
+    Level, Mechanism, Report, Spec, Step,
+    jail::{find_programs, launch},
+    landlock, sys,
+};
+
+/// Start a jail around `true` and report what held; where none stands, say which step was refused and what would help.
+///
+/// Takes as long as a start. Level S0 means that this machine cannot run other people's jobs.
+#[must_use]
+pub fn probe() -> Report {
+    match find_programs() {
+        Ok(programs) => probe_with(&programs.launcher),
+        Err(error) => refused(vec![Mechanism::missing(
+            "launcher",
+            error.to_string(),
+            "install meshfarm-sandbox beside meshfarm",
+        )]),
+    }
+}
+
+fn probe_with(launcher: &Path) -> Report {
+    let work = std::env::temp_dir().join(format!(".meshfarm-probe-{}", std::process::id()));
+    let made = fs::create_dir(&work);
+    let started = launch(launcher, &Spec::new("/usr/bin/true", &work));
+    if made.is_ok() {
+        // An empty folder of ours; if it stays, it stays empty.
+        drop(fs::remove_dir(&work));
+    }
+    match started {
+        Ok(mut jail) => match jail.wait() {
+            Ok(exit) if exit.success() => jail.report.clone(),
+            Ok(exit) => refused(vec![Mechanism::missing(
+                "launcher",
+                format!("a jailed `true` ended with {exit:?}"),
+                "report this as a fault",
+            )]),
+            Err(error) => refused(vec![Mechanism::missing("launcher", error.to_string(), "try again")]),
+        },
+        Err(error) => {
+            let better = advice(error.step);
+            let step = Mechanism::missing(&error.step.to_string(), error.to_string(), better);
+            refused(vec![step, landlock_state(), namespace_state()])
+        }
+    }
+}
+
+fn refused(mechanisms: Vec<Mechanism>) -> Report {
+    Report { level: Level::S0, mechanisms }
+}
+
+fn advice(step: Step) -> &'static str {
+    match step {
+        Step::Namespaces | Step::UserMap => {
+            "allow user namespaces: sysctl user.max_user_namespaces above 0, \
+             kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0"
+        }
+        Step::Landlock => "use Linux 6.2 or later with landlock in the lsm= list of the kernel",
+        Step::Seccomp => "use a kernel with seccomp filters",
+        Step::Mount | Step::PivotRoot | Step::Proc | Step::Source => {
+            "use Linux 5.12 or later, outside of a container or in one that may mount"
+        }
+        Step::Policy
+        | Step::Launcher
+        | Step::Skeleton
+        | Step::Table
+        | Step::Identity
+        | Step::Network
+        | Step::Limits
+        | Step::Capabilities
+        | Step::NoNewPrivs
+        | Step::Exec
+        | Step::Level => "see the reason",
+    }
+}
+
+fn landlock_state() -> Mechanism {
+    let version = sys::landlock_version();
+    let evidence = format!("version {version}, {} needed", landlock::OLDEST);
+    if version >= landlock::OLDEST {
+        Mechanism { in_force: false, ..Mechanism::held("landlock", evidence) }
+    } else {
+        Mechanism::missing("landlock", evidence, advice(Step::Landlock))
+    }
+}
+
+fn namespace_state() -> Mechanism {
+    let most = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    let evidence = format!("user.max_user_namespaces is {}", most.trim());
+    Mechanism::missing("user namespace", evidence, advice(Step::Namespaces))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_the_launcher_is_told_what_to_install() {
+        let report = probe_with(Path::new("/nowhere/meshfarm-sandbox"));
+        assert_eq!(report.level, Level::S0);
+        assert!(report.mechanisms.iter().all(|m| !m.in_force));
+        assert!(report.mechanisms[0].evidence.contains("/nowhere/meshfarm-sandbox"));
+    }
+}

@@ -129,6 +129,39 @@ pub struct Layout {
     pub roots: Vec<Root>,
 }
 
+impl Layout {
+    /// Refuse a layout that no honest borrower sends.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn check(&self) -> Result<(), String> {
+        if self.roots.len() > MAX_ROOTS {
+            return Err(format!("{} roots where at most {MAX_ROOTS} are allowed", self.roots.len()));
+        }
+        for (n, root) in self.roots.iter().enumerate() {
+            let mut id = root.id.chars();
+            let plain = id.next().is_some_and(|c| c.is_ascii_lowercase())
+                && id.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && root.id.len() <= 16;
+            if !plain || self.roots[..n].iter().any(|other| other.id == root.id) {
+                return Err(format!("{:?} cannot name a root", root.id));
+            }
+            let absolute = match root.format {
+                PathFormat::Posix => root.source.starts_with('/'),
+                PathFormat::Windows => !root.source.is_empty(),
+            };
+            let climbs = root.source.split(['/', '\\']).any(|part| part == "..");
+            if !absolute || climbs || root.source.contains('\0') || root.source.len() > MAX_PATH {
+                return Err(format!("root {} is not at an absolute path", root.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A longer path is refused, in bytes.
+const MAX_PATH: usize = 1024;
+
 /// More roots than this are refused: each is a mount in the jail.
 pub const MAX_ROOTS: usize = 64;
 
@@ -179,4 +212,28 @@ pub struct SessionSpec {
     pub environments: bool,
     /// A task is stopped after this long.
     pub timeout: Option<Millis>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_that_could_climb_or_confuse_is_refused() {
+        let root = |id: &str, source: &str| Root {
+            id: id.into(),
+            source: source.into(),
+            format: PathFormat::Posix,
+            access: Access::In,
+        };
+        let layout = |roots: &[Root]| Layout { roots: roots.to_vec() };
+        assert_eq!(layout(&[root("r0", "/show"), root("r1", "/out")]).check(), Ok(()));
+        for (id, source) in
+            [("", "/a"), ("..", "/a"), ("R0", "/a"), ("r0", "a"), ("r0", "/a/../b"), ("r0", "/a\0")]
+        {
+            assert!(layout(&[root(id, source)]).check().is_err(), "{id} {source}");
+        }
+        assert!(layout(&[root("r0", "/a"), root("r0", "/b")]).check().is_err());
+        assert!(layout(&vec![root("r0", "/a"); MAX_ROOTS + 1]).check().is_err());
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::job::Layout;
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
 use meshfarm_protocol::profile::{HostClass, Profile};
@@ -399,5 +400,22 @@ impl Site {
             lending: self.lend.lending,
             leases: leases.collect(),
         }
+    }
+
+    /// Where the files of a job belong.
+    #[must_use]
+    pub fn layout(&self, job: JobId) -> Option<Layout> {
+        self.jobs.get(job).map(|job| job.spec.layout.clone())
+    }
+
+    /// Whether `from` has an attempt of ours, so that its log may come from there.
+    #[must_use]
+    pub fn may_log(&self, from: SiteId, attempt: AttemptId) -> bool {
+        let landing = self.borrow.landing_of(attempt).is_some_and(|l| l.lender == from);
+        let holds = |state: &State| match state {
+            State::Held(held) => held.attempts.iter().any(|a| a.attempt == attempt),
+            State::Offered { .. } => false,
+        };
+        landing || self.borrow.all().any(|(_, b)| b.lender == from && holds(&b.state))
     }
 }

@@ -1,0 +1,362 @@
+//! The loop of a node: wait for something, let the core decide, make it durable, then do it.
+//!
+//! Nothing is decided here. Inputs that have piled up are decided together and made durable by one synced
+//! write, then their outputs are performed in order; so a promise is on disk before anybody hears of it,
+//! and a sync costs the same for one task as for a hundred.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use meshfarm_core::{Event, Input, Output, Reply, Request, Site};
+use meshfarm_protocol::id::Millis;
+use meshfarm_protocol::message::{Answer, LogPart, Request as Asked, SignedProfile};
+use meshfarm_protocol::profile::Profile;
+use meshfarm_protocol::seal::{self, SigningKey};
+
+use crate::gate::{Gate, Happened, Question};
+use crate::lending::Lending;
+use crate::logs::Logs;
+use crate::machine::Machine;
+use crate::mesh::Meshes;
+use crate::net::{self, Multiaddr, Net};
+use crate::records;
+use crate::returning::Returning;
+use crate::store::{Batch, Store, StoreError};
+
+/// So many inputs are decided together at most.
+const MAX_TURN: usize = 256;
+
+/// So many inputs of our own tasks may wait.
+pub const INPUTS: usize = 1024;
+
+/// The loop looks up at least this often.
+const IDLE: Millis = Millis::seconds(60);
+
+/// How long a full disk is waited for before the write is tried again.
+const DISK_PAUSE: Millis = Millis::seconds(1);
+
+/// Why a running node had to stop. What was told to anybody is on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// The store refuses to write.
+    #[error("the node stops, because its records cannot be written")]
+    Store(#[from] StoreError),
+    /// The network task is gone.
+    #[error("the node stops, because its network task has ended")]
+    Net,
+}
+
+/// Everything that the loop works with.
+#[derive(Debug)]
+pub struct Rooms {
+    /// Time, entropy, threads.
+    pub machine: Machine,
+    /// The database.
+    pub store: Arc<Store>,
+    /// The network.
+    pub net: Net,
+    /// Memberships.
+    pub meshes: Arc<Meshes>,
+    /// Who we are.
+    pub key: SigningKey,
+    /// Other sites' tasks on our slots, and our own.
+    pub lending: Arc<Lending>,
+    /// Our tasks' results.
+    pub returning: Arc<Returning>,
+    /// Logs.
+    pub logs: Arc<Logs>,
+    /// Who asks, and who listens.
+    pub gate: Gate,
+}
+
+/// What comes in.
+#[derive(Debug)]
+pub struct Inlets {
+    /// From our own tasks.
+    pub input_rx: mpsc::Receiver<Input>,
+    /// From people.
+    pub question_rx: mpsc::Receiver<Question>,
+    /// From the network.
+    pub net_rx: mpsc::Receiver<net::Event>,
+}
+
+/// A running node's loop.
+#[derive(Debug)]
+pub struct Daemon {
+    site: Site,
+    rooms: Rooms,
+    inlets: Inlets,
+    addresses: Vec<Multiaddr>,
+    asking: BTreeMap<u64, oneshot::Sender<Reply>>,
+    joining: BTreeMap<u64, oneshot::Sender<Answer>>,
+    looks: Vec<Box<dyn FnOnce(&Site, Millis) + Send>>,
+    next_request: u64,
+    n_events: u64,
+}
+
+impl Daemon {
+    /// A loop around `site`.
+    #[must_use]
+    pub fn new(site: Site, rooms: Rooms, inlets: Inlets) -> Self {
+        Self {
+            site,
+            rooms,
+            inlets,
+            addresses: Vec::new(),
+            asking: BTreeMap::new(),
+            joining: BTreeMap::new(),
+            looks: Vec::new(),
+            next_request: 0,
+            n_events: 0,
+        }
+    }
+
+    /// Run until `shutdown` ends. Dropping it is like a crash: nothing is lost.
+    ///
+    /// # Errors
+    /// When the store refuses to write or the network is gone.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stopped> {
+        let mut shutdown = pin!(shutdown);
+        let mut inputs = VecDeque::from([Input::Tick]);
+        loop {
+            self.turn(inputs.drain(..)).await?;
+            let now = self.rooms.machine.clock.now();
+            let wake = self.site.wake_at(now).unwrap_or(Millis(u64::MAX)).min(now.plus(IDLE));
+            // Finished local work first, then timers, then the network: what is begun gets done.
+            tokio::select! {
+                biased;
+                () = &mut shutdown => {
+                    self.rooms.lending.stop_all().await;
+                    self.rooms.net.shutdown().await;
+                    return Ok(());
+                }
+                Some(input) = self.inlets.input_rx.recv() => inputs.push_back(input),
+                Some(question) = self.inlets.question_rx.recv() => {
+                    inputs.extend(self.question(question));
+                }
+                () = self.rooms.machine.clock.wait_until(wake) => inputs.push_back(Input::Tick),
+                event = self.inlets.net_rx.recv() => {
+                    let event = event.ok_or(Stopped::Net)?;
+                    inputs.extend(self.heard(event).await);
+                }
+            }
+            self.take_more(&mut inputs).await;
+        }
+    }
+
+    /// Take what else has arrived meanwhile, so that one sync serves all of it.
+    async fn take_more(&mut self, inputs: &mut VecDeque<Input>) {
+        for _ in 0..MAX_TURN {
+            if let Ok(input) = self.inlets.input_rx.try_recv() {
+                inputs.push_back(input);
+            } else if let Ok(question) = self.inlets.question_rx.try_recv() {
+                inputs.extend(self.question(question));
+            } else if let Ok(event) = self.inlets.net_rx.try_recv() {
+                inputs.extend(self.heard(event).await);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn request(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    fn question(&mut self, question: Question) -> Option<Input> {
+        match question {
+            Question::Ask(ask, answer) => {
+                let n = self.request();
+                self.asking.insert(n, answer);
+                Some(Input::Asked(Request(n), ask))
+            }
+            Question::Look(look) => {
+                self.looks.push(look);
+                None
+            }
+        }
+    }
+
+    /// Turn what the network says into an input, or serve it at once where nothing is to be decided.
+    async fn heard(&mut self, event: net::Event) -> Option<Input> {
+        match event {
+            net::Event::Listening(address) => {
+                tracing::info!(%address, "listening");
+                self.addresses.push(address);
+                let texts = self.addresses.iter().map(ToString::to_string).collect();
+                self.site.set_addresses(texts);
+                None
+            }
+            net::Event::PeerUp(up) => {
+                let site = up.site;
+                if up.dialled {
+                    self.rooms.net.remember(site, vec![up.address]).await;
+                }
+                let name = up.memberships.first().map(|member| member.name.clone());
+                Some(Input::PeerUp { site, name: name.unwrap_or_else(|| site.short()) })
+            }
+            net::Event::PeerDown { site } => Some(Input::PeerDown { site }),
+            net::Event::Asked { from, request: Asked::Core(message), answer } => {
+                drop(answer.send(Answer::Heard));
+                Some(Input::Heard { from, message })
+            }
+            net::Event::Asked { from, request: Asked::Log(part), answer } => {
+                if self.site.may_log(from, part.attempt) {
+                    self.receive_log(part, answer);
+                } else {
+                    drop(answer.send(Answer::Refused("no such attempt".to_owned())));
+                }
+                None
+            }
+            net::Event::Asked { answer, .. } => {
+                drop(answer.send(Answer::Refused("not understood here".to_owned())));
+                None
+            }
+            net::Event::JoinAsked { peer, join, answer } => {
+                let n = self.request();
+                self.joining.insert(n, answer);
+                let secret_hash = seal::content_hash(&join.secret);
+                let (name, role) = (join.name, join.role);
+                Some(Input::JoinAsked { request: Request(n), peer, secret_hash, name, role })
+            }
+            net::Event::Profile { mesh: _, profile } => {
+                let addresses = profile.addresses.iter().filter_map(|text| text.parse().ok());
+                self.rooms.net.remember(profile.site, addresses.collect()).await;
+                Some(Input::Profile(*profile))
+            }
+            net::Event::Lane { from, request, stream } => {
+                if self.site.may_read(from, request.lease) {
+                    self.rooms.lending.serve(stream, request);
+                } else {
+                    tracing::warn!(site = %from.short(), "a lane without a lease was refused");
+                }
+                None
+            }
+        }
+    }
+
+    fn receive_log(&self, part: LogPart, answer: oneshot::Sender<Answer>) {
+        let logs = Arc::clone(&self.rooms.logs);
+        self.rooms.machine.blocking.run(Box::new(move || {
+            let have = logs.receive(&part);
+            let said = have.map_or_else(|e| Answer::Refused(e.to_string()), Answer::LogHave);
+            drop(answer.send(said));
+        }));
+    }
+
+    /// Decide, make durable, do.
+    async fn turn(&mut self, inputs: impl Iterator<Item = Input>) -> Result<(), Stopped> {
+        let now = self.rooms.machine.clock.now();
+        let mut outputs = Vec::new();
+        for input in inputs {
+            tracing::trace!(?input, "decide");
+            self.site.handle(now, input, &mut outputs);
+        }
+        let mut batch = Batch::new();
+        for output in &outputs {
+            if let Output::Persist(change) = output {
+                records::stage(change, &mut batch);
+            }
+        }
+        self.commit(batch).await?;
+        for output in outputs {
+            self.perform(output, now).await;
+        }
+        for look in std::mem::take(&mut self.looks) {
+            look(&self.site, now);
+        }
+        Ok(())
+    }
+
+    /// Write a batch. A full disk is waited for: nothing was said yet, so nothing is lost.
+    async fn commit(&self, batch: Batch) -> Result<(), Stopped> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        loop {
+            let (store, copy) = (Arc::clone(&self.rooms.store), batch.clone());
+            match self.rooms.machine.block(move || store.commit(copy)).await {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error @ StoreError::NoSpace { .. })) => {
+                    tracing::error!(%error, "the disk is full; the node waits for space");
+                    let clock = &self.rooms.machine.clock;
+                    clock.wait_until(clock.now().plus(DISK_PAUSE)).await;
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(Stopped::Net),
+            }
+        }
+    }
+
+    async fn perform(&mut self, output: Output, now: Millis) {
+        let rooms = &self.rooms;
+        match output {
+            Output::Persist(_) => {}
+            Output::Send { to, message } => rooms.net.send(to, message).await,
+            Output::Commit { to, sealing_key, job, root, want, session } => {
+                let lease = want.lease;
+                let sealed = rooms.returning.commit((to, sealing_key), job, root, (want, session));
+                match sealed {
+                    Ok(message) => rooms.net.send(to, message).await,
+                    Err(error) => tracing::error!(%lease, %error, "the commit was not sealed"),
+                }
+            }
+            Output::Prepare { lease, borrower, root, content } => {
+                Arc::clone(&rooms.lending).prepare(lease, borrower, root, content);
+            }
+            Output::Start { session, lease, borrower, run } => {
+                Arc::clone(&rooms.lending).start(session, lease, borrower, run);
+            }
+            Output::Stop(session) => rooms.lending.stop(session),
+            Output::Release(lease) => rooms.lending.release(lease),
+            Output::Forget(attempt) => rooms.lending.forget(attempt),
+            Output::Collect { attempt, task, lease, lender, outputs } => {
+                let layout = self.site.layout(task.job).unwrap_or_default();
+                let found = (lease, lender, outputs);
+                Arc::clone(&rooms.returning).collect(attempt, task, layout, found);
+            }
+            Output::BuildInputs { job, step, needs, root } => {
+                Arc::clone(&rooms.returning).build_inputs((job, step), needs, root);
+            }
+            Output::Publish(profile) => self.publish(&profile).await,
+            Output::Admit(request, body) => {
+                let answer = match rooms.meshes.admit(&body) {
+                    Ok(certificate) => Answer::Joined(certificate),
+                    Err(error) => Answer::Refused(error.to_string()),
+                };
+                self.joining.remove(&request.0).map(|asked| asked.send(answer));
+            }
+            Output::Refuse(request, reason) => {
+                let answer = Answer::Refused(reason);
+                self.joining.remove(&request.0).map(|asked| asked.send(answer));
+            }
+            Output::Answer(request, reply) => {
+                self.asking.remove(&request.0).map(|asked| asked.send(reply));
+            }
+            Output::Tell(event) => self.tell(event, now),
+        }
+    }
+
+    async fn publish(&self, profile: &Profile) {
+        for (mesh, certificate) in self.rooms.meshes.all() {
+            let signed = SignedProfile::sign(profile, certificate, &self.rooms.key);
+            self.rooms.net.publish(mesh, signed).await;
+        }
+    }
+
+    fn tell(&mut self, event: Event, at: Millis) {
+        match &event {
+            Event::Blame { .. } | Event::LeaseLost { .. } | Event::OutputBlocked { .. } => {
+                tracing::warn!(?event, "event");
+            }
+            event => tracing::info!(?event, "event"),
+        }
+        self.n_events += 1;
+        self.rooms.gate.tell(Happened { number: self.n_events, at, event });
+    }
+}

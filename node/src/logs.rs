@@ -1,0 +1,224 @@
+//! Logs of tasks: written where they run, sent home while they grow, read where they are.
+//!
+//! An attempt's log is a file. A lender appends to its own and sends what is new to the borrower, which
+//! says how much it has; so nothing is lost or doubled by whatever goes down, and a byte is home within
+//! half a second of being written while the line holds.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use meshfarm_protocol::id::{AttemptId, SiteId};
+use meshfarm_protocol::message::{Answer, LogPart, MAX_LOG_BYTES, Request};
+
+use crate::net::Net;
+use crate::session::MAX_LOG;
+
+/// How long what is written may wait before it is sent.
+const SEND_EVERY: Duration = Duration::from_millis(400);
+
+/// How long a borrower that does not answer is left alone.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Logs that a borrower does not take are given up after so many tries in a row: a day.
+const TRIES: u32 = 24 * 3600 / 2;
+
+/// A received log is cut here. A lender's own limit is lower; its notes about itself come on top.
+const MAX_RECEIVED: u64 = MAX_LOG + (1 << 20);
+
+/// The folder of all logs.
+#[derive(Debug)]
+pub struct Logs {
+    folder: PathBuf,
+    growing: Mutex<BTreeMap<AttemptId, Arc<Growth>>>,
+}
+
+/// Tells who sends a log that it has grown, or that it is whole.
+#[derive(Debug, Default)]
+struct Growth {
+    grown: Notify,
+    whole: std::sync::atomic::AtomicBool,
+}
+
+impl Logs {
+    /// The logs in `folder`, which is made if need be.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(folder: PathBuf) -> io::Result<Self> {
+        for kind in ["here", "sending"] {
+            fs::create_dir_all(folder.join(kind))?;
+        }
+        Ok(Self { folder, growing: Mutex::default() })
+    }
+
+    fn here(&self, attempt: AttemptId) -> PathBuf {
+        self.folder.join("here").join(format!("{attempt}.log"))
+    }
+
+    fn sending(&self, attempt: AttemptId, kind: &str) -> PathBuf {
+        self.folder.join("sending").join(format!("{attempt}.{kind}"))
+    }
+
+    /// Append to the log of one of our own attempts on our own slots.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append_here(&self, attempt: AttemptId, text: &[u8]) -> io::Result<()> {
+        append(&self.here(attempt), text)
+    }
+
+    /// Append to the log of a borrower's attempt.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append_sending(&self, attempt: AttemptId, text: &[u8]) -> io::Result<()> {
+        append(&self.sending(attempt, "log"), text)?;
+        self.growth(attempt).grown.notify_one();
+        Ok(())
+    }
+
+    /// No more will be appended to a borrower's log.
+    pub fn end_sending(&self, attempt: AttemptId) {
+        let growth = self.growth(attempt);
+        growth.whole.store(true, std::sync::atomic::Ordering::Release);
+        growth.grown.notify_one();
+    }
+
+    fn growth(&self, attempt: AttemptId) -> Arc<Growth> {
+        let mut growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(growing.entry(attempt).or_default())
+    }
+
+    /// Take a part of a log from a lender. Returns how much of it is here now.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn receive(&self, part: &LogPart) -> io::Result<u64> {
+        let mut file = OpenOptions::new().create(true).append(true).open(self.here(part.attempt))?;
+        let have = file.metadata()?.len();
+        let Some(skip) = have.checked_sub(part.offset).and_then(|n| usize::try_from(n).ok()) else {
+            return Ok(have);
+        };
+        let new = part.bytes.get(skip..).unwrap_or_default();
+        if have + new.len() as u64 > MAX_RECEIVED {
+            // Said to be here, so that the lender does not send it for ever.
+            return Ok(part.offset + part.bytes.len() as u64);
+        }
+        file.write_all(new)?;
+        Ok(have + new.len() as u64)
+    }
+
+    /// At most `max` bytes of an attempt's log from `offset` on; empty when there is no more, or no log.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn read(&self, attempt: AttemptId, offset: u64, max: usize) -> io::Result<Vec<u8>> {
+        read(&self.here(attempt), offset, max)
+    }
+
+    /// Begin to send a log to the borrower while it grows. Remembered over a restart.
+    ///
+    /// # Errors
+    /// When the note of who gets it cannot be written.
+    pub fn send(self: &Arc<Self>, attempt: AttemptId, to: SiteId, net: &Net) -> io::Result<()> {
+        fs::write(self.sending(attempt, "to"), to.to_string())?;
+        tokio::spawn(Arc::clone(self).pump(attempt, to, net.clone()));
+        Ok(())
+    }
+
+    /// Go on sending the logs that were not home before the restart.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn resume(self: &Arc<Self>, net: &Net) -> io::Result<()> {
+        for entry in fs::read_dir(self.folder.join("sending"))? {
+            let path = entry?.path();
+            let attempt = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
+            let to = path.extension().filter(|kind| *kind == "to").and_then(|_| {
+                fs::read_to_string(&path).ok()?.trim().parse::<SiteId>().ok()
+            });
+            if let (Some(attempt), Some(to)) = (attempt, to) {
+                self.end_sending(attempt);
+                tokio::spawn(Arc::clone(self).pump(attempt, to, net.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Send what is new until it is whole and home. Dropping it midway is safe.
+    async fn pump(self: Arc<Self>, attempt: AttemptId, to: SiteId, net: Net) {
+        let growth = self.growth(attempt);
+        let file = self.sending(attempt, "log");
+        let (mut sent, mut tries) = (0, 0);
+        while tries < TRIES {
+            let whole = growth.whole.load(std::sync::atomic::Ordering::Acquire);
+            let bytes = read(&file, sent, MAX_LOG_BYTES).unwrap_or_default();
+            if bytes.is_empty() {
+                if whole {
+                    break;
+                }
+                growth.grown.notified().await;
+                // Lines that come together are sent together.
+                drop(timeout(SEND_EVERY, std::future::pending::<()>()).await);
+                continue;
+            }
+            let part = LogPart { attempt, offset: sent, bytes };
+            match net.request(to, Request::Log(part)).await {
+                Ok(Answer::LogHave(have)) => {
+                    sent = have;
+                    tries = 0;
+                }
+                Ok(Answer::Refused(_)) => break,
+                Ok(_) | Err(_) => {
+                    tries += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        drop(fs::remove_file(file));
+        drop(fs::remove_file(self.sending(attempt, "to")));
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
+    }
+}
+
+fn append(path: &Path, text: &[u8]) -> io::Result<()> {
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(text)
+}
+
+fn read(path: &Path, offset: u64, max: usize) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file?,
+    };
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(max as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_repeat_overlap_or_leave_a_gap_do_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::open(folder.path().join("logs")).unwrap();
+        let attempt = AttemptId([7; 16]);
+        let part = |offset, text: &str| LogPart { attempt, offset, bytes: text.into() };
+        assert_eq!(logs.receive(&part(0, "hello ")).unwrap(), 6);
+        assert_eq!(logs.receive(&part(0, "hello ")).unwrap(), 6);
+        assert_eq!(logs.receive(&part(9, "gap")).unwrap(), 6);
+        assert_eq!(logs.receive(&part(3, "lo world")).unwrap(), 11);
+        assert_eq!(logs.read(attempt, 0, 100).unwrap(), b"hello world");
+        assert_eq!(logs.read(attempt, 6, 3).unwrap(), b"wor");
+        assert_eq!(logs.read(attempt, 99, 3).unwrap(), b"");
+    }
+}

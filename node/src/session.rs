@@ -1,0 +1,494 @@
+//! One session on a slot: a jail around the session runner, what the two say, and what is left when it is over.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ChildStderr;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use meshfarm_protocol::id::{AttemptId, Millis, TaskNo};
+use meshfarm_protocol::job::{Access, PathFormat, SessionSpec};
+use meshfarm_protocol::lease::{Assignment, MAX_REASON, Outcome, Usage};
+use meshfarm_protocol::session::{
+    self as speech, FromRunner, JOB_FILE, MAX_LINE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
+    SESSION_VERSION, Start, ToRunner,
+};
+use meshfarm_sandbox::{self as sandbox, Jail, Killer, Level, Programs, Spec};
+
+use crate::net::Clock;
+
+/// Where the runner finds its working folder in the jail.
+const SESSION_AT: &str = "/session";
+
+/// More bytes than this of one task's log are not kept.
+pub const MAX_LOG: u64 = 16 << 20;
+
+/// How long a runner may take from its start to being ready, environments included, when the job has no limit.
+const READY_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long a runner may take to leave its environments after its last task.
+const FINISH_LIMIT: Duration = Duration::from_secs(600);
+
+/// How often a waiting session looks whether its time is over.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// So many lines of the runner may wait to be read.
+const LINES: usize = 256;
+
+/// What one session is made of.
+#[derive(Debug)]
+pub struct Plan {
+    /// The session's own folder, which must not exist yet and is removed by the caller.
+    pub folder: PathBuf,
+    /// The job's content, laid out: one folder for each root, and the job file.
+    pub content: PathBuf,
+    /// What the jail is built from.
+    pub session: SessionSpec,
+    /// What it runs, in order.
+    pub run: Vec<Assignment>,
+    /// The weakest isolation that will do.
+    pub floor: Level,
+    /// Host uid of the tenant, when we are root.
+    pub tenant_uid: Option<u32>,
+    /// Programs of this installation.
+    pub programs: Programs,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What a session tells while it runs. Called from threads of its own; must not wait long.
+pub trait Listen: Sync {
+    /// The runner has begun with an attempt.
+    fn started(&self, attempt: AttemptId);
+    /// More of an attempt's log.
+    fn log(&self, attempt: AttemptId, text: &[u8]);
+}
+
+/// How one attempt of a session ended, and which files it left beneath the output folders.
+#[derive(Debug)]
+pub struct Ran {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it used. Processor time and memory are the session's, shared evenly.
+    pub usage: Usage,
+    /// Its files, as the runner named them: not to be believed before they were found.
+    pub files: Vec<OutputPath>,
+}
+
+/// Ends a session from outside.
+#[derive(Debug, Default)]
+pub struct Stop(Mutex<Halt>);
+
+#[derive(Debug, Default)]
+struct Halt {
+    stopped: bool,
+    killer: Option<Killer>,
+}
+
+impl Stop {
+    /// End it now, or as soon as it starts.
+    pub fn stop(&self) {
+        let mut halt = self.lock();
+        halt.stopped = true;
+        if let Some(killer) = &halt.killer {
+            killer.kill();
+        }
+    }
+
+    fn arm(&self, killer: Killer) {
+        let mut halt = self.lock();
+        if halt.stopped {
+            killer.kill();
+        }
+        halt.killer = Some(killer);
+    }
+
+    fn stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Halt> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Where the outputs of a root lie on the host, in the folder of a session.
+#[must_use]
+pub fn output_folder(folder: &Path, root: &str) -> PathBuf {
+    folder.join("out").join(root)
+}
+
+/// Run a session to its end. Blocks. When it returns, nothing of its jail is left.
+pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Vec<Ran> {
+    let mut talk = Talk::new(plan, listen);
+    let result = prepare(plan).map_err(|error| format!("preparing the session: {error}"));
+    let result = result.and_then(|spec| {
+        let jail = sandbox::launch(&plan.programs.launcher, &spec);
+        let mut jail = jail.map_err(|error| error.to_string())?;
+        stop.arm(jail.killer().map_err(|error| error.to_string())?);
+        let said = talk.hold(&mut jail, stop);
+        // Whatever was said: the jail is dead before anything of it is looked at.
+        let exit = if said.is_ok() { jail.wait() } else { jail.kill() };
+        let exit = exit.map_err(|error| error.to_string())?;
+        talk.share(exit.usage);
+        said
+    });
+    if let Err(reason) = result {
+        talk.fail_rest(&reason);
+    }
+    talk.done
+}
+
+/// Make the session's folders and the policy of its jail.
+fn prepare(plan: &Plan) -> io::Result<Spec> {
+    let work = plan.folder.join("session");
+    private_folder(&plan.folder)?;
+    private_folder(&work)?;
+    private_folder(&plan.folder.join("out"))?;
+    fs::copy(plan.content.join(JOB_FILE), work.join(JOB_FILE))?;
+    let mut spec = Spec::new(&plan.programs.session, work.clone());
+    spec.floor = plan.floor;
+    spec.tenant_uid = plan.tenant_uid;
+    spec.preload.clone_from(&plan.programs.preload);
+    for root in &plan.session.layout.roots {
+        let at = PathBuf::from(speech::jail_path(root));
+        let (host, access) = match root.access {
+            Access::In => (plan.content.join(&root.id), sandbox::Access::Read),
+            Access::Out => {
+                let host = output_folder(&plan.folder, &root.id);
+                private_folder(&host)?;
+                copy_tree(&plan.content.join(&root.id), &host)?;
+                (host, sandbox::Access::Write)
+            }
+        };
+        if root.format == PathFormat::Windows {
+            let source = root.source.clone();
+            let rule = sandbox::WindowsRule { source, at: at.clone(), case_insensitive: true };
+            spec.windows.push(rule);
+        }
+        spec.mounts.push(sandbox::Mount { host, at, access, exec: false });
+    }
+    if let Some(uid) = plan.tenant_uid {
+        give_to(&work, uid)?;
+        give_to(&plan.folder.join("out"), uid)?;
+    }
+    Ok(spec)
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Copy regular files and folders; the source is ours and holds nothing else.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            private_folder(&target)?;
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+            fs::set_permissions(&target, fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
+}
+
+/// Make a tree the tenant's.
+fn give_to(path: &Path, uid: u32) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(uid))?;
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give_to(&entry?.path(), uid)?;
+        }
+    }
+    Ok(())
+}
+
+/// The conversation with the runner of one session, and what has come of it so far.
+struct Talk<'a> {
+    plan: &'a Plan,
+    listen: &'a dyn Listen,
+    done: Vec<Ran>,
+    /// Bytes of log kept so far, by attempt.
+    logged: BTreeMap<AttemptId, u64>,
+    /// When the current task began, and what the runner has named of its outputs.
+    current: Option<(Assignment, Millis, Vec<OutputPath>)>,
+}
+
+impl<'a> Talk<'a> {
+    fn new(plan: &'a Plan, listen: &'a dyn Listen) -> Self {
+        Self { plan, listen, done: Vec::new(), logged: BTreeMap::new(), current: None }
+    }
+
+    /// Speak with the runner until it has run everything, or an error says why it cannot.
+    fn hold(&mut self, jail: &mut Jail, stop: &Stop) -> Result<(), String> {
+        let mut stdin = jail.stdin.take();
+        let stdout = jail.stdout.take().ok_or("the runner has no output")?;
+        let stderr = jail.stderr.take();
+        let (line_tx, line_rx) = mpsc::sync_channel(LINES);
+        thread::scope(|scope| {
+            scope.spawn(move || read_lines(stdout, &line_tx));
+            let complaints = scope.spawn(move || stderr.map(read_some).unwrap_or_default());
+            let result = self.converse(&mut stdin, &line_rx, stop);
+            drop(stdin);
+            if result.is_err() {
+                // The readers end when the jail does.
+                stop.stop_reading(jail);
+            }
+            drop(line_rx);
+            let said = complaints.join().unwrap_or_default();
+            result.map_err(|reason| {
+                let said = said.trim();
+                if said.is_empty() { reason } else { format!("{reason}: {said}") }
+            })
+        })
+    }
+
+    fn converse(
+        &mut self,
+        stdin: &mut Option<io::PipeWriter>,
+        lines: &mpsc::Receiver<Vec<u8>>,
+        stop: &Stop,
+    ) -> Result<(), String> {
+        let outputs = self.plan.session.layout.roots.iter();
+        let outputs = outputs.filter(|root| root.access == Access::Out).map(|root| OutputRoot {
+            id: root.id.clone(),
+            path: speech::jail_path(root),
+        });
+        let start = Start {
+            version: SESSION_VERSION,
+            job_file: format!("{SESSION_AT}/{JOB_FILE}"),
+            session_dir: SESSION_AT.to_owned(),
+            step: self.plan.session.step,
+            path_mapping: speech::path_rules(&self.plan.session.layout),
+            outputs: outputs.collect(),
+            log_bytes: MAX_LOG,
+        };
+        say(stdin, &ToRunner::Start(start))?;
+        let ready = self.listen_until(lines, stop, READY_LIMIT, |said| {
+            matches!(said, FromRunner::Ready { .. })
+        });
+        ready?;
+        let limit = self.plan.session.timeout.map_or(Duration::MAX, |t| Duration::from_millis(t.0));
+        for assignment in self.plan.run.clone() {
+            let before = self.done.len();
+            self.current = Some((assignment, self.plan.clock.now(), Vec::new()));
+            say(stdin, &ToRunner::Run { task: assignment.task })?;
+            self.listen_until(lines, stop, limit, |said| {
+                matches!(said, FromRunner::TaskEnded { .. })
+            })?;
+            let failed = self.done.get(before).is_none_or(|ran| ran.outcome != Outcome::Done);
+            if failed && self.done.len() < self.plan.run.len() {
+                // A failed task ends its session; the others were not tried.
+                return Err("an earlier task of the same session failed".to_owned());
+            }
+        }
+        say(stdin, &ToRunner::Finish)?;
+        self.listen_until(lines, stop, FINISH_LIMIT, |said| {
+            matches!(said, FromRunner::Ended { .. })
+        })
+    }
+
+    /// Take what the runner says until `last` comes.
+    fn listen_until(
+        &mut self,
+        lines: &mpsc::Receiver<Vec<u8>>,
+        stop: &Stop,
+        limit: Duration,
+        last: impl Fn(&FromRunner) -> bool,
+    ) -> Result<(), String> {
+        let begun = self.plan.clock.now();
+        loop {
+            if stop.stopped() {
+                return Err("stopped".to_owned());
+            }
+            let spent = Duration::from_millis(self.plan.clock.now().since(begun).0);
+            if spent >= limit {
+                return Err(format!("stopped after its time limit of {} s", limit.as_secs()));
+            }
+            let line = match lines.recv_timeout(LOOK_EVERY.min(limit)) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Timeout) => continue,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err("the session runner ended unexpectedly".to_owned());
+                }
+            };
+            let said: FromRunner = speech::from_line(&line).map_err(|error| error.to_string())?;
+            if last(&said) {
+                return self.take(said);
+            }
+            if let FromRunner::Ended { error } = said {
+                return Err(error.unwrap_or_else(|| "the session ended early".to_owned()));
+            }
+            self.take(said)?;
+        }
+    }
+
+    fn take(&mut self, said: FromRunner) -> Result<(), String> {
+        match said {
+            FromRunner::Ready { version } if version != SESSION_VERSION => {
+                Err(format!("the session runner speaks version {version}"))
+            }
+            FromRunner::Ready { .. } | FromRunner::Progress { .. } => Ok(()),
+            FromRunner::TaskStarted { task } => {
+                let now = self.plan.clock.now();
+                let current = self.current.as_mut().filter(|(a, ..)| a.task == task);
+                let (assignment, begun, _) = current.ok_or("the runner started another task")?;
+                *begun = now;
+                self.listen.started(assignment.attempt);
+                Ok(())
+            }
+            FromRunner::Log { task, lines } => {
+                self.log(task, &lines);
+                Ok(())
+            }
+            FromRunner::Outputs { task, files } => self.name_outputs(task, files),
+            FromRunner::TaskEnded { task, outcome, outputs } => {
+                self.name_outputs(task, outputs)?;
+                self.end(outcome)
+            }
+            FromRunner::Ended { error: Some(error) } if self.done.len() < self.plan.run.len() => {
+                Err(error)
+            }
+            FromRunner::Ended { .. } => Ok(()),
+        }
+    }
+
+    fn name_outputs(&mut self, task: TaskNo, files: Vec<OutputPath>) -> Result<(), String> {
+        let current = self.current.as_mut().filter(|(a, ..)| a.task == task);
+        let (_, _, named) = current.ok_or("the runner speaks of another task")?;
+        if named.len() + files.len() > MAX_OUTPUT_FILES {
+            return Err(format!("the task wrote more than {MAX_OUTPUT_FILES} files"));
+        }
+        named.extend(files);
+        Ok(())
+    }
+
+    fn end(&mut self, outcome: speech::Outcome) -> Result<(), String> {
+        let (assignment, begun, files) = self.current.take().ok_or("the runner ended no task")?;
+        let outcome = match outcome {
+            speech::Outcome::Done => Outcome::Done,
+            speech::Outcome::Failed { exit_code, message } => {
+                let code = exit_code.map(|code| format!("exited with code {code}"));
+                let parts = [code, Some(message).filter(|message| !message.is_empty())];
+                let parts: Vec<_> = parts.into_iter().flatten().collect();
+                Outcome::Failed(clip(&parts.join(": ")))
+            }
+            speech::Outcome::Canceled => Outcome::Failed("canceled".to_owned()),
+        };
+        let wall = self.plan.clock.now().since(begun);
+        let usage = Usage { wall, ..Usage::default() };
+        self.done.push(Ran { attempt: assignment.attempt, outcome, usage, files });
+        Ok(())
+    }
+
+    /// Keep log lines. What environments print belongs to the task that follows or runs.
+    fn log(&mut self, task: Option<TaskNo>, lines: &[String]) {
+        let by_task = |a: &&Assignment| task.is_none_or(|task| a.task == task);
+        let after = self.done.len().min(self.plan.run.len().saturating_sub(1));
+        let attempt = self.plan.run[after..].iter().find(by_task).or(self.plan.run.last());
+        let Some(attempt) = attempt.map(|a| a.attempt) else { return };
+        let logged = self.logged.entry(attempt).or_default();
+        let mut text = Vec::new();
+        for line in lines {
+            text.extend_from_slice(line.as_bytes());
+            text.push(b'\n');
+        }
+        let room = usize::try_from(MAX_LOG.saturating_sub(*logged)).unwrap_or(usize::MAX);
+        text.truncate(room);
+        *logged += text.len() as u64;
+        if !text.is_empty() {
+            self.listen.log(attempt, &text);
+        }
+    }
+
+    fn share(&mut self, used: sandbox::Usage) {
+        let n = self.done.len().max(1) as u64;
+        for ran in &mut self.done {
+            ran.usage.cpu = Millis((used.user_ms + used.system_ms) / n);
+            ran.usage.peak_memory = used.peak_memory_bytes;
+        }
+    }
+
+    /// What has not ended yet has failed.
+    fn fail_rest(&mut self, reason: &str) {
+        let reason = clip(reason);
+        let begun = self.current.take();
+        for assignment in &self.plan.run {
+            if self.done.iter().any(|ran| ran.attempt == assignment.attempt) {
+                continue;
+            }
+            let begun = begun.as_ref().filter(|(current, ..)| current == assignment);
+            let wall = begun.map_or(Millis(0), |(_, begun, _)| self.plan.clock.now().since(*begun));
+            let text = format!("meshfarm: {reason}\n");
+            self.listen.log(assignment.attempt, text.as_bytes());
+            self.done.push(Ran {
+                attempt: assignment.attempt,
+                outcome: Outcome::Failed(reason.clone()),
+                usage: Usage { wall, ..Usage::default() },
+                files: Vec::new(),
+            });
+        }
+    }
+}
+
+impl Stop {
+    /// End the jail because its runner does not speak sense.
+    fn stop_reading(&self, jail: &Jail) {
+        if let Ok(killer) = jail.killer() {
+            killer.kill();
+        }
+    }
+}
+
+fn say(stdin: &mut Option<io::PipeWriter>, message: &ToRunner) -> Result<(), String> {
+    let line = speech::to_line(message).map_err(|error| error.to_string())?;
+    let pipe = stdin.as_mut().ok_or("the runner's input is closed")?;
+    pipe.write_all(&line).map_err(|error| format!("the session runner does not listen: {error}"))
+}
+
+/// Read lines of bounded length until the end; a longer one ends it too.
+fn read_lines(from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
+    let mut reader = BufReader::new(from);
+    loop {
+        let mut line = Vec::new();
+        let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX).saturating_add(1);
+        match reader.by_ref().take(limit).read_until(b'\n', &mut line) {
+            Ok(n) if n > 0 && line.last() == Some(&b'\n') => {
+                if to.send(line).is_err() {
+                    return;
+                }
+            }
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+/// The beginning of what the runner complains about; the rest is read and dropped, so that it never blocks.
+fn read_some(mut from: ChildStderr) -> String {
+    let mut text = Vec::new();
+    drop(from.by_ref().take(MAX_REASON as u64).read_to_end(&mut text));
+    drop(io::copy(&mut from, &mut io::sink()));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn clip(reason: &str) -> String {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason[..end].to_owned()
+}

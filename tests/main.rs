@@ -1,1 +1,3 @@
-//! Empty.
+//! Tests of the built programs as real processes, and of the source as a house.
+
+mod tidy;

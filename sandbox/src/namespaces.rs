@@ -40,16 +40,20 @@ pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
         attributes: sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC,
         given: false,
     };
-    std::iter::once(&root).chain(&layout.sources).map(hold).collect()
+    std::iter::once(&root)
+        .chain(&layout.sources)
+        .map(hold)
+        .collect()
 }
 
 fn hold(source: &Source) -> Result<Held, SandboxError> {
     let named = || source.host.display();
     let (mount, below) = match sys::clone_mount(&source.host, false) {
         // In a user namespace the kernel will not uncover what lies under a mount: take it along.
-        Err(e) if e.raw_os_error() == Some(sys::EINVAL) => {
-            (sys::clone_mount(&source.host, true).during(Step::Source, named())?, true)
-        }
+        Err(e) if e.raw_os_error() == Some(sys::EINVAL) => (
+            sys::clone_mount(&source.host, true).during(Step::Source, named())?,
+            true,
+        ),
         other => (other.during(Step::Source, named())?, false),
     };
     sys::restrict_mount(mount.as_fd(), source.attributes, below).during(Step::Source, named())?;
@@ -81,7 +85,12 @@ pub(crate) fn enter(
         sys::mount(c"tmpfs", Path::new(name), sys::MOUNT_DATA, &data).during(Step::Mount, name)?;
     }
     for (source, mount) in layout.sources.iter().zip(held) {
-        attach(&root, &mount, &source.at, MEMORY.iter().any(|m| source.at.starts_with(m)))?;
+        attach(
+            &root,
+            &mount,
+            &source.at,
+            MEMORY.iter().any(|m| source.at.starts_with(m)),
+        )?;
     }
     for (at, alias) in &layout.aliases {
         let copy = sys::clone_mount(at, true).during(Step::Mount, alias.display())?;
@@ -97,19 +106,14 @@ pub(crate) fn enter(
 }
 
 /// Attach a mount without following any link: what lies above the place may be the job's own files.
-fn attach(
-    root: &OwnedFd,
-    mount: &OwnedFd,
-    at: &Path,
-    may_make: bool,
-) -> Result<(), SandboxError> {
+fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<(), SandboxError> {
     let named = || at.display();
     let path = sys::c_path(at).during(Step::Mount, named())?;
     let open = || sys::open_below(root.as_fd(), &path, sys::path_flag(), sys::RESOLVE_PLAIN);
     let place = match open() {
-        Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => {
-            fs::create_dir_all(at).and_then(|()| open()).during(Step::Mount, named())?
-        }
+        Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => fs::create_dir_all(at)
+            .and_then(|()| open())
+            .during(Step::Mount, named())?,
         other => other.during(Step::Mount, named())?,
     };
     sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
@@ -121,7 +125,10 @@ fn mount_proc() -> std::io::Result<()> {
     sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
     for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
         // A second lock beside seccomp: a kernel without one of these files still has the other.
-        drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
+        drop(fs::write(
+            format!("proc/sys/user/max_{kind}_namespaces"),
+            "0",
+        ));
     }
     sys::unmount(at)?;
     sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
@@ -147,7 +154,9 @@ pub(crate) fn compare(host: &[(String, String)], own_user: bool) -> Vec<Mechanis
             let name = format!("{kind} namespace");
             match ours.iter().find(|(k, _)| k == kind) {
                 Some((_, inside)) if inside != outside => Mechanism::held(&name, inside.as_str()),
-                Some(_) => Mechanism::missing(&name, "shared with the host", "report this as a fault"),
+                Some(_) => {
+                    Mechanism::missing(&name, "shared with the host", "report this as a fault")
+                }
                 None => Mechanism::held(&name, "created; no process list to read its number from"),
             }
         })

@@ -200,9 +200,15 @@ mod tests {
     #[test]
     fn an_error_names_the_step_and_speaks_in_lower_case() {
         let error = SandboxError::new(Step::PivotRoot, "", crate::sys::errno(1));
-        assert_eq!(error.to_string(), "sandbox: pivot root: operation not permitted");
+        assert_eq!(
+            error.to_string(),
+            "sandbox: pivot root: operation not permitted"
+        );
         let error = SandboxError::new(Step::Mount, "/home/artist", crate::sys::errno(2));
-        assert_eq!(error.to_string(), "sandbox: mount /home/artist: no such file or directory");
+        assert_eq!(
+            error.to_string(),
+            "sandbox: mount /home/artist: no such file or directory"
+        );
     }
 
     #[test]

@@ -140,10 +140,7 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 }
 
 /// Wait until one of two descriptors is readable or hung up; tells which are.
-pub(crate) fn wait_readable(
-    fds: [BorrowedFd<'_>; 2],
-    timeout_ms: i32,
-) -> io::Result<[bool; 2]> {
+pub(crate) fn wait_readable(fds: [BorrowedFd<'_>; 2], timeout_ms: i32) -> io::Result<[bool; 2]> {
     let mut polled = fds.map(|fd| libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLIN,
@@ -276,7 +273,15 @@ pub(crate) fn give_to(file: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()
 
 fn prctl(option: i32, argument: libc::c_ulong) -> io::Result<libc::c_int> {
     // SAFETY: only options that take numbers are used in this file.
-    let n = unsafe { libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) };
+    let n = unsafe {
+        libc::prctl(
+            option,
+            argument,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    };
     check(libc::c_long::from(n))?;
     Ok(n)
 }
@@ -348,7 +353,10 @@ pub(crate) fn reset_signals() {
 
 /// One of the resource limits below; both soft and hard are set.
 pub(crate) fn limit(resource: Resource, most: u64) -> io::Result<()> {
-    let value = libc::rlimit64 { rlim_cur: most, rlim_max: most };
+    let value = libc::rlimit64 {
+        rlim_cur: most,
+        rlim_max: most,
+    };
     let number = match resource {
         Resource::Core => libc::RLIMIT_CORE,
         Resource::Cpu => libc::RLIMIT_CPU,
@@ -393,13 +401,19 @@ pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
 /// Make descriptor `to` (0, 1 or 2) another name of `from`.
 pub(crate) fn put_at(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     // SAFETY: only the standard streams are replaced, which nobody owns.
-    check(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), to) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::dup2(from.as_raw_fd(), to)
+    }))
+    .map(drop)
 }
 
 /// Replace this program. Returns only when that is refused.
 pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+        list.iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: both lists end with a null pointer and their strings outlive the call.
@@ -475,8 +489,7 @@ pub(crate) fn restrict_mount(
     let (fd, size) = (mount.as_raw_fd(), size_of::<libc::mount_attr>());
     let (empty, attr) = (c"".as_ptr(), &raw const attr);
     // SAFETY: the struct is live and its size is passed.
-    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attr, size) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attr, size) }).map(drop)
 }
 
 /// Attach a mount that a descriptor names upon the file or folder that another names.
@@ -501,9 +514,8 @@ pub(crate) fn open_below(
     let (fd, size) = (folder.as_raw_fd(), size_of::<libc::open_how>());
     loop {
         // SAFETY: the string ends with NUL, the struct is live and its size is passed.
-        let n = unsafe {
-            libc::syscall(libc::SYS_openat2, fd, path.as_ptr(), &raw const how, size)
-        };
+        let n =
+            unsafe { libc::syscall(libc::SYS_openat2, fd, path.as_ptr(), &raw const how, size) };
         match owned(n) {
             // The kernel asks to try again when a rename raced with the walk.
             Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -517,7 +529,9 @@ pub(crate) fn open_name(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     // SAFETY: the string ends with NUL and outlives the call.
-    owned(libc::c_long::from(unsafe { libc::open(path.as_ptr(), flags) }))
+    owned(libc::c_long::from(unsafe {
+        libc::open(path.as_ptr(), flags)
+    }))
 }
 
 /// The names in a folder, without `.` and `..`, in the filesystem's order.
@@ -532,7 +546,10 @@ pub(crate) fn list(
 /// Go to the folder that a descriptor names.
 pub(crate) fn enter(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes a number.
-    check(libc::c_long::from(unsafe { libc::fchdir(folder.as_raw_fd()) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::fchdir(folder.as_raw_fd())
+    }))
+    .map(drop)
 }
 
 /// The name of this machine inside its uts namespace.
@@ -548,7 +565,9 @@ pub(crate) fn set_host_name(name: &str) -> io::Result<()> {
 pub(crate) fn bring_up_loopback() -> io::Result<()> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
     // SAFETY: takes numbers.
-    let socket = owned(libc::c_long::from(unsafe { libc::socket(libc::AF_INET, kind, 0) }))?;
+    let socket = owned(libc::c_long::from(unsafe {
+        libc::socket(libc::AF_INET, kind, 0)
+    }))?;
     // SAFETY: an all-zero ifreq is a valid value of that plain struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = libc::c_char::from_ne_bytes([b'l']);

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use crate::{
     Level, Mechanism, Report, Spec, Step,
-    jail::{find_programs, launch},
+    jail::{find_launcher, launch},
     landlock, sys,
 };
 
@@ -13,8 +13,8 @@ use crate::{
 /// Takes as long as a start. Level S0 means that this machine cannot run other people's jobs.
 #[must_use]
 pub fn probe() -> Report {
-    match find_programs() {
-        Ok(programs) => probe_with(&programs.launcher),
+    match find_launcher() {
+        Ok(launcher) => probe_with(&launcher),
         Err(error) => refused(vec![Mechanism::missing(
             "launcher",
             error.to_string(),
@@ -23,7 +23,9 @@ pub fn probe() -> Report {
     }
 }
 
-fn probe_with(launcher: &Path) -> Report {
+/// As [`probe`], with this launcher program.
+#[must_use]
+pub fn probe_with(launcher: &Path) -> Report {
     let work = std::env::temp_dir().join(format!(".meshfarm-probe-{}", std::process::id()));
     let made = fs::create_dir(&work);
     let started = launch(launcher, &Spec::new("/usr/bin/true", &work));

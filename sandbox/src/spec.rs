@@ -195,8 +195,14 @@ impl Spec {
         if most.into_iter().any(|n| n > MOST_ENTRIES) || self.windows.len() > 64 {
             return Err(wrong("a list of the policy is too long".to_owned()));
         }
-        if self.program.file_name().is_none() {
-            return Err(wrong("the program has no file name".to_owned()));
+        // Our own files lie beside the program.
+        let own = ["map.bin", "libmeshfarm_preload.so"];
+        if self
+            .program
+            .file_name()
+            .is_none_or(|name| own.iter().any(|o| name == *o))
+        {
+            return Err(wrong("the program has no file name of its own".to_owned()));
         }
         for path in [&self.program, &self.work]
             .into_iter()

@@ -52,6 +52,7 @@ pub(crate) fn build(spec: &Spec) -> io::Result<Vec<u8>> {
     }
     let n_rules = index(spec.windows.len())?;
     debug_assert_eq!(rules.len(), spec.windows.len() * format::RULE);
+    debug_assert_eq!(entries.len() % format::ENTRY, 0);
     let start = index(format::HEAD + rules.len() + entries.len())?;
     let mut bytes = format::MAGIC.to_vec();
     for n in [n_rules, n_entries, start, index(text.0.len())?] {

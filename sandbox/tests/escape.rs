@@ -1,6 +1,7 @@
 //! Each test tries one forbidden act from inside a jail and looks at what came of it outside.
 //!
 //! All of them run as whoever starts them; started as root, the last test runs them again as an ordinary user.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     env, fs,
@@ -9,9 +10,8 @@ use std::{
     os::unix::{
         fs::{PermissionsExt, symlink},
         net::UnixListener,
-        process::CommandExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -21,100 +21,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshfarm_sandbox::{Access, Exit, Jail, Level, Mount, Spec, Step, launch};
+use meshfarm_sandbox::{Access, Level, Step, launch, probe_with};
+use room::{CANARY, Room, finish, is_root, launcher, mount, repeat_as_ordinary_user};
 
-const CANARY: &str = "canary-7f3a";
-const SHOW: &str = "/home/artist/show";
-
-fn launcher() -> PathBuf {
-    program("MESHFARM_SANDBOX", env!("CARGO_BIN_EXE_meshfarm-sandbox"))
-}
-
-fn prober() -> PathBuf {
-    program(
-        "MESHFARM_SANDBOX_PROBE",
-        env!("CARGO_BIN_EXE_meshfarm-sandbox-probe"),
-    )
-}
-
-fn program(variable: &str, built: &str) -> PathBuf {
-    env::var_os(variable).map_or_else(|| built.into(), PathBuf::from)
-}
-
-/// One tenant's folders on the host, another's beside them, and a policy for the first.
-struct Room {
-    folder: tempfile::TempDir,
-    spec: Spec,
-}
-
-impl Room {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        for name in ["work", "in", "in/render", "out", "other", "base"] {
-            fs::create_dir(path(name)).unwrap();
-        }
-        fs::write(path("in/scene.txt"), "a scene").unwrap();
-        fs::write(path("other/secret"), CANARY).unwrap();
-        let mut spec = Spec::new(prober(), path("work"));
-        spec.base = Some(path("base"));
-        spec.mounts = vec![
-            mount(path("out"), &format!("{SHOW}/render"), Access::Write),
-            mount(path("in"), SHOW, Access::Read),
-        ];
-        Self { folder, spec }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    fn start(&self, act: &[&str]) -> Jail {
-        let mut spec = self.spec.clone();
-        spec.args = act.iter().map(|s| (*s).to_owned()).collect();
-        launch(&launcher(), &spec).unwrap()
-    }
-
-    /// Try one act; what it printed and how it ended.
-    fn run(&self, act: &[&str]) -> (String, Exit) {
-        finish(self.start(act))
-    }
-
-    fn try_act(&self, act: &[&str]) -> String {
-        self.run(act).0
-    }
-}
-
-fn mount(host: PathBuf, at: &str, access: Access) -> Mount {
-    Mount {
-        host,
-        at: at.into(),
-        access,
-        exec: false,
-    }
-}
-
-fn finish(mut jail: Jail) -> (String, Exit) {
-    drop(jail.stdin.take());
-    let mut said = String::new();
-    jail.stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .unwrap();
-    let mut complaints = String::new();
-    jail.stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut complaints)
-        .unwrap();
-    let exit = jail.wait().unwrap();
-    (said + &complaints, exit)
-}
+#[path = "room/room.rs"]
+mod room;
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -212,6 +123,15 @@ fn the_report_says_what_the_kernel_has_in_force() {
         assert!(report.holds(name), "{name}: {report:#?}");
     }
     assert!(!report.holds("cgroup"));
+}
+
+#[test]
+fn a_machine_is_judged_by_a_jail_that_was_built_on_it() {
+    let report = probe_with(&launcher());
+    assert_eq!(report.level, Level::S2, "{report:#?}");
+    assert!(report.holds("seccomp"));
+    let report = probe_with(Path::new("/bin/false"));
+    assert_eq!(report.level, Level::S0);
 }
 
 #[test]
@@ -469,10 +389,6 @@ fn dangerous_calls_are_refused() {
 #[test]
 fn set_user_id_bits_cannot_be_set() {
     let room = Room::new();
-    fs::write(room.path("out/tool"), "x").unwrap();
-    if env_is_root() {
-        fs::set_permissions(room.path("out/tool"), fs::Permissions::from_mode(0o666)).unwrap();
-    }
     assert_eq!(
         room.try_act(&["write", "/home/artist/show/render/mine", "x"]),
         "ok \n"
@@ -563,7 +479,8 @@ fn processor_time_is_measured_and_limited() {
         "{exit:?}"
     );
     let used = exit.usage.user_ms + exit.usage.system_ms;
-    assert!((900..5000).contains(&used), "{exit:?}");
+    // The kernel limits by counted ticks and reports measured time: on a busy machine they differ.
+    assert!((500..5000).contains(&used), "{exit:?}");
 }
 
 #[test]
@@ -684,40 +601,9 @@ fn a_hostile_link_in_the_inputs_moves_no_mount() {
     assert_eq!(error.step, Step::Mount, "{error}");
 }
 
-fn env_is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
-}
-
 #[test]
 fn started_as_root_all_of_this_holds_for_an_ordinary_user_as_well() {
-    if !env_is_root() || env::var_os("MESHFARM_TEST_LEAK").is_some() {
-        return;
+    if is_root() && env::var_os("MESHFARM_TEST_LEAK").is_none() {
+        repeat_as_ordinary_user(&[]);
     }
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = |from: &Path, name: &str| {
-        let to = folder.path().join(name);
-        fs::copy(from, &to).unwrap();
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
-        to
-    };
-    let done = Command::new(copy(&env::current_exe().unwrap(), "tests"))
-        .env("MESHFARM_SANDBOX", copy(&launcher(), "meshfarm-sandbox"))
-        .env(
-            "MESHFARM_SANDBOX_PROBE",
-            copy(&prober(), "meshfarm-sandbox-probe"),
-        )
-        .env_remove("TMPDIR")
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(
-        done.status.success(),
-        "{said}\n{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    assert!(said.contains("test result: ok"), "{said}");
 }

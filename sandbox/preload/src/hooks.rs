@@ -36,7 +36,7 @@ fn foreign(path: usize) -> Option<&'static [u8]> {
     let mut suspicious = false;
     loop {
         // SAFETY: the caller of the hook passes a string that ends with NUL, and no byte before it was one.
-        let byte = unsafe { start.add(length).read() };
+        let byte = unsafe { *start.wrapping_add(length) };
         match byte {
             0 => break,
             b':' | b'\\' => suspicious = true,
@@ -96,6 +96,11 @@ fn ask(nr: usize, arguments: &[usize]) -> usize {
     }
     // SAFETY: the hook's caller vouches for the pointers as it would to libc's own function.
     answer(unsafe { syscall(nr, all) })
+}
+
+/// Whether an `int` argument is 0: the upper half of its register may hold anything.
+fn is_zero(argument: usize) -> bool {
+    argument & 0xffff_ffff == 0
 }
 
 /// Hooks of one path that are one system call.
@@ -178,7 +183,7 @@ direct! {
     statx(folder, path, flags, mask, out) on path = nr::STATX, [folder, path, flags, mask, out];
     access(path, mode) on path = nr::FACCESSAT, [AT_FDCWD, path, mode];
     faccessat(folder, path, mode, flags) on path =
-        if flags as u32 == 0 { nr::FACCESSAT } else { nr::FACCESSAT2 }, [folder, path, mode, flags];
+        if is_zero(flags) { nr::FACCESSAT } else { nr::FACCESSAT2 }, [folder, path, mode, flags];
     eaccess(path, mode) on path = nr::FACCESSAT2, [AT_FDCWD, path, mode, EACCESS];
     euidaccess(path, mode) on path = nr::FACCESSAT2, [AT_FDCWD, path, mode, EACCESS];
     statfs(path, out) on path = nr::STATFS, [path, out];
@@ -197,7 +202,7 @@ direct! {
     chdir(path) on path = nr::CHDIR, [path];
     chmod(path, mode) on path = nr::FCHMODAT, [AT_FDCWD, path, mode];
     fchmodat(folder, path, mode, flags) on path =
-        if flags as u32 == 0 { nr::FCHMODAT } else { FCHMODAT2 }, [folder, path, mode, flags];
+        if is_zero(flags) { nr::FCHMODAT } else { FCHMODAT2 }, [folder, path, mode, flags];
     truncate(path, length) on path = nr::TRUNCATE, [path, length];
     truncate64(path, length) on path = nr::TRUNCATE, [path, length];
     utimensat(folder, path, times, flags) on path = nr::UTIMENSAT, [folder, path, times, flags];

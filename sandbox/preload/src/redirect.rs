@@ -298,7 +298,8 @@ fn write(
         while end > 0 {
             if let Some(name) = table.find(rule, &rest[..end]) {
                 known = name;
-                fresh = rest[end..].strip_prefix(b"/").unwrap_or(&rest[end..]);
+                let after = &rest[end..];
+                fresh = after.strip_prefix(b"/").unwrap_or(after);
                 break;
             }
             end = rest[..end].iter().rposition(|b| *b == b'/').unwrap_or(0);
@@ -331,20 +332,24 @@ mod tests {
 
     use super::*;
 
+    fn short(n: usize) -> u32 {
+        u32::try_from(n).unwrap()
+    }
+
     /// Build a table as the launcher does.
     fn table(rules: &[(&str, &str, &[&str])]) -> Vec<u8> {
         let (mut text, mut lists, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         let mut put = |piece: &str| {
-            let at = text.len() as u32;
+            let at = short(text.len());
             text.extend_from_slice(piece.as_bytes());
-            [at, piece.len() as u32]
+            [at, short(piece.len())]
         };
         for (source, at, names) in rules {
             let mut sorted: Vec<_> = names.iter().map(|n| (hash(n.as_bytes()), *n)).collect();
             sorted.sort();
             let (source, at) = (put(source), put(at));
             let flags = if names.is_empty() { 0 } else { INSENSITIVE };
-            let first = (entries.len() / ENTRY) as u32;
+            let first = short(entries.len() / ENTRY);
             for n in [
                 source[0],
                 source[1],
@@ -352,7 +357,7 @@ mod tests {
                 at[1],
                 flags,
                 first,
-                names.len() as u32,
+                short(names.len()),
             ] {
                 lists.extend_from_slice(&n.to_le_bytes());
             }
@@ -363,12 +368,12 @@ mod tests {
                 }
             }
         }
-        let start = (HEAD + lists.len() + entries.len()) as u32;
+        let start = short(HEAD + lists.len() + entries.len());
         let counts = [
-            rules.len() as u32,
-            (entries.len() / ENTRY) as u32,
+            short(rules.len()),
+            short(entries.len() / ENTRY),
             start,
-            text.len() as u32,
+            short(text.len()),
         ];
         let mut all = MAGIC.to_vec();
         counts

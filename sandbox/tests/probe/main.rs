@@ -47,7 +47,13 @@ fn act(words: &[&str]) -> io::Result<String> {
             io::stdin().read_to_string(&mut text)?;
             Ok(text)
         }
-        ["exit", code] => std::process::exit(number(code) as i32),
+        ["exit", code] => std::process::exit(i32::try_from(number(code)).unwrap_or(1)),
+        _ => act_on_others(words),
+    }
+}
+
+fn act_on_others(words: &[&str]) -> io::Result<String> {
+    match words {
         ["tcp", address] => {
             let address = address.parse().map_err(io::Error::other)?;
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
@@ -73,7 +79,7 @@ fn act(words: &[&str]) -> io::Result<String> {
         }
         ["symlink", target, at] => symlink(target, at).map(|()| String::new()),
         ["descriptors"] => Ok(descriptors()),
-        ["memory", bytes] => Ok(touch(number(bytes) as usize)),
+        ["memory", bytes] => Ok(touch(usize::try_from(number(bytes)).unwrap_or(0))),
         ["shared-memory", bytes] => shared(number(bytes)),
         ["forks", most] => Ok(forks(number(most)).to_string()),
         ["file", path, bytes] => {

@@ -165,7 +165,7 @@ where
         let c_name = sys::c_path(Path::new(name))?;
         let open = |flags| sys::open_below(folder, &c_name, flags, sys::RESOLVE_CONFINED);
         // A mere name first: opening a pipe or a device could block or do something.
-        let looked = sys::open_below(folder, &c_name, sys::name_only_flag(), sys::RESOLVE_NAME);
+        let looked = sys::open_below(folder, &c_name, sys::LOOK, sys::RESOLVE_NAME);
         let Ok(kind) = looked.map(File::from).and_then(|f| f.metadata()) else {
             self.skip(path.into(), Reason::Closed);
             return Ok(());
@@ -175,12 +175,12 @@ where
         } else if kind.is_dir() && depth >= self.limits.depth {
             self.skip(path.into(), Reason::Depth);
         } else if kind.is_dir() {
-            match open(sys::folder_flag()) {
+            match open(sys::FOLDER) {
                 Ok(inner) => self.folder(inner.as_fd(), path, depth + 1)?,
                 Err(_) => self.skip(path.into(), Reason::Closed),
             }
         } else if kind.is_file() {
-            match open(sys::read_flag())
+            match open(sys::READ)
                 .map(File::from)
                 .and_then(|f| Ok((f.metadata()?, f)))
             {

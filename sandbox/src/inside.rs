@@ -102,7 +102,7 @@ fn build(
         Some(held) => held,
         None => namespaces::hold_all(task.layout)?,
     };
-    namespaces::enter(task.spec, task.layout, held, uid, task.with_proc)?;
+    namespaces::enter(task.spec, task.layout, held, task.identity, task.with_proc)?;
     for mechanism in namespaces::compare(task.host, !plain) {
         note(notes, &Note::Mechanism(mechanism));
     }
@@ -143,7 +143,8 @@ fn retire() -> io::Result<()> {
     for stream in 0..3 {
         sys::put_at(null.as_fd(), stream)?;
     }
-    sys::drop_capabilities()?;
+    sys::lock_capabilities()?;
+    sys::empty_capabilities()?;
     sys::no_new_privs()
 }
 
@@ -174,10 +175,12 @@ fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError
     limits::apply(&task.spec.limits)?;
     sys::put_at(task.stdin.as_fd(), 0).during(Step::Exec, "standard input")?;
     let status = fs::File::open("/proc/self/status").ok();
+    sys::lock_capabilities().during(Step::Capabilities, "")?;
+    // Real root lets go of the bounding set first: that needs a capability, and so does the change of user.
     if let Identity::Plain(uid) = task.identity {
         sys::become_user(uid, uid).during(Step::Identity, "")?;
     }
-    sys::drop_capabilities().during(Step::Capabilities, "")?;
+    sys::empty_capabilities().during(Step::Capabilities, "")?;
     sys::close_on_exec_from(3).during(Step::Exec, "descriptors")?;
     sys::no_new_privs().during(Step::NoNewPrivs, "")?;
     if !sys::has_no_new_privs() {

@@ -50,7 +50,8 @@ impl Identity {
         }
     }
 
-    fn has_user_namespace(self) -> bool {
+    /// Whether the job has a user namespace of its own.
+    pub(crate) fn has_user_namespace(self) -> bool {
         !matches!(self, Self::Plain(_))
     }
 }

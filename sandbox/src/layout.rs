@@ -254,19 +254,27 @@ impl Layout {
     }
 
     fn windows(&mut self, spec: &Spec) -> Result<(), SandboxError> {
-        for rule in &spec.windows {
-            let Some(alias) = rule.alias().filter(|alias| *alias != rule.at) else {
-                continue;
-            };
-            if spec.mount_of(&alias).is_some() {
+        let mut wanted: Vec<(PathBuf, &Path)> = spec
+            .windows
+            .iter()
+            .filter_map(|r| Some((r.alias()?, r.at.as_path())))
+            .collect();
+        wanted.sort();
+        for (alias, at_rule) in wanted {
+            // What an artist's own mount or a shallower alias shows there needs no second mount.
+            let shown = self.aliases.iter().any(|(at, shallow)| {
+                let deeper = relative(&alias).strip_prefix(shallow);
+                deeper.is_ok_and(|deeper| at.join(deeper) == relative(at_rule))
+            });
+            if shown || spec.mount_of(&alias).is_some() {
                 continue;
             }
             let at = relative(&alias).to_path_buf();
             self.folder(&at).during(Step::Skeleton, alias.display())?;
-            let mount = spec.mount_of(&rule.at).map(|m| m.at.clone());
+            let mount = spec.mount_of(at_rule).map(|m| m.at.clone());
             let rights = self.rules.iter().find(|r| Some(&r.path) == mount.as_ref());
             let rights = rights.map_or(Rights::READ, |r| r.rights);
-            self.aliases.push((relative(&rule.at).to_path_buf(), at));
+            self.aliases.push((relative(at_rule).to_path_buf(), at));
             self.rules.push(Rule {
                 path: alias,
                 rights,

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     Mechanism, SandboxError, Step,
+    launcher::Identity,
     layout::{Layout, MEMORY, Source},
     report::During,
     spec::Spec,
@@ -68,9 +69,10 @@ pub(crate) fn enter(
     spec: &Spec,
     layout: &Layout,
     held: Vec<Held>,
-    owner: u32,
+    identity: Identity,
     with_proc: bool,
 ) -> Result<(), SandboxError> {
+    let owner = identity.uid();
     let mut held = held.into_iter().map(|h| h.0);
     let root = held.next().ok_or_else(|| {
         SandboxError::new(Step::Mount, "root", std::io::ErrorKind::InvalidInput.into())
@@ -97,7 +99,7 @@ pub(crate) fn enter(
         attach(&root, &copy, alias, false)?;
     }
     if with_proc {
-        mount_proc().during(Step::Proc, "")?;
+        mount_proc(identity.has_user_namespace()).during(Step::Proc, "")?;
     }
     sys::pivot_root_here().during(Step::PivotRoot, "")?;
     sys::unmount(Path::new(".")).during(Step::PivotRoot, "")?;
@@ -109,7 +111,7 @@ pub(crate) fn enter(
 fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<(), SandboxError> {
     let named = || at.display();
     let path = sys::c_path(at).during(Step::Mount, named())?;
-    let open = || sys::open_below(root.as_fd(), &path, sys::path_flag(), sys::RESOLVE_PLAIN);
+    let open = || sys::open_below(root.as_fd(), &path, sys::NAME, sys::RESOLVE_PLAIN);
     let place = match open() {
         Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => fs::create_dir_all(at)
             .and_then(|()| open())
@@ -119,18 +121,23 @@ fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<
     sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
 }
 
-/// Mount the jail's process list, after a moment with the full one to forbid further namespaces.
-fn mount_proc() -> std::io::Result<()> {
+/// Mount the jail's process list; in a user namespace of its own after a moment with the full one, to forbid
+/// further namespaces.
+///
+/// These limits belong to the user namespace of who writes them: without one of our own they are the host's.
+fn mount_proc(own_user_namespace: bool) -> std::io::Result<()> {
     let at = Path::new("proc");
-    sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
-    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
-        // A second lock beside seccomp: a kernel without one of these files still has the other.
-        drop(fs::write(
-            format!("proc/sys/user/max_{kind}_namespaces"),
-            "0",
-        ));
+    if own_user_namespace {
+        sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
+        for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+            // A second lock beside seccomp: a kernel without one of these files still has the other.
+            drop(fs::write(
+                format!("proc/sys/user/max_{kind}_namespaces"),
+                "0",
+            ));
+        }
+        sys::unmount(at)?;
     }
-    sys::unmount(at)?;
     sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
 }
 

@@ -14,7 +14,9 @@ use std::{
 
 pub(crate) use libc::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER,
-    CLONE_NEWUTS, EINVAL, ENOENT, EPERM, SIGKILL,
+    CLONE_NEWUTS, EINVAL, ENOENT, EPERM, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE,
+    RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE, RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_RTPRIO,
+    RLIMIT_SIGPENDING, SIGKILL,
 };
 
 /// Mount attributes as `mount_setattr` takes them.
@@ -306,8 +308,8 @@ pub(crate) fn has_no_new_privs() -> bool {
     prctl(libc::PR_GET_NO_NEW_PRIVS, 0).is_ok_and(|n| n == 1)
 }
 
-/// Empty every capability set, the bounding set included, and lock that state.
-pub(crate) fn drop_capabilities() -> io::Result<()> {
+/// Make it impossible to gain a capability again. Those held stay until [`empty_capabilities`].
+pub(crate) fn lock_capabilities() -> io::Result<()> {
     for capability in 0..64 {
         if let Err(e) = prctl(libc::PR_CAPBSET_DROP, capability) {
             // The first number that the kernel does not know ends the list.
@@ -320,7 +322,11 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock.
     prctl(libc::PR_SET_SECUREBITS, 0b1100_1111)?;
     // PR_CAP_AMBIENT with PR_CAP_AMBIENT_CLEAR_ALL.
-    prctl(47, 4)?;
+    prctl(47, 4).map(drop)
+}
+
+/// Empty every capability set of this process.
+pub(crate) fn empty_capabilities() -> io::Result<()> {
     let header: [u32; 2] = [0x2008_0522, 0];
     let nothing = [0_u32; 6];
     // SAFETY: version 3 of the interface reads an 8-byte header and 24 bytes of sets.
@@ -351,45 +357,19 @@ pub(crate) fn reset_signals() {
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const none, 0, 8) };
 }
 
-/// One of the resource limits below; both soft and hard are set.
+/// Set both the soft and the hard limit of a resource (`libc::RLIMIT_*`).
 pub(crate) fn limit(resource: Resource, most: u64) -> io::Result<()> {
     let value = libc::rlimit64 {
         rlim_cur: most,
         rlim_max: most,
     };
-    let number = match resource {
-        Resource::Core => libc::RLIMIT_CORE,
-        Resource::Cpu => libc::RLIMIT_CPU,
-        Resource::Data => libc::RLIMIT_DATA,
-        Resource::FileSize => libc::RLIMIT_FSIZE,
-        Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
-        Resource::MessageQueues => libc::RLIMIT_MSGQUEUE,
-        Resource::Nice => libc::RLIMIT_NICE,
-        Resource::OpenFiles => libc::RLIMIT_NOFILE,
-        Resource::Processes => libc::RLIMIT_NPROC,
-        Resource::RealTime => libc::RLIMIT_RTPRIO,
-        Resource::Signals => libc::RLIMIT_SIGPENDING,
-    };
     // SAFETY: the pointer is to a live local that the kernel reads.
-    let n = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, &raw const value, 0) };
+    let n = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const value, 0) };
     check(n).map(drop)
 }
 
-/// What a process can be limited in; see getrlimit(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resource {
-    Core,
-    Cpu,
-    Data,
-    FileSize,
-    LockedMemory,
-    MessageQueues,
-    Nice,
-    OpenFiles,
-    Processes,
-    RealTime,
-    Signals,
-}
+/// The number of a resource; see getrlimit(2).
+pub(crate) type Resource = libc::__rlimit_resource_t;
 
 /// Mark every descriptor from this number on as closed by the next exec.
 pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
@@ -588,25 +568,14 @@ pub(crate) fn landlock_version() -> u32 {
     u32::try_from(n).unwrap_or(0)
 }
 
-/// Flags for a mere name, whose last part may be a link.
-pub(crate) fn path_flag() -> i32 {
-    libc::O_PATH
-}
-
+/// Flags for a mere name.
+pub(crate) const NAME: i32 = libc::O_PATH;
+/// Flags for a first, harmless look at a name: nothing is opened and no link followed.
+pub(crate) const LOOK: i32 = libc::O_PATH | libc::O_NOFOLLOW;
 /// Flags for a folder that is to be listed.
-pub(crate) fn folder_flag() -> i32 {
-    libc::O_RDONLY | libc::O_DIRECTORY
-}
-
-/// Flags for a first, harmless look at a name: nothing is opened.
-pub(crate) fn name_only_flag() -> i32 {
-    libc::O_PATH | libc::O_NOFOLLOW
-}
-
+pub(crate) const FOLDER: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
 /// Flags for reading a file that might be anything: never blocks, never becomes a terminal.
-pub(crate) fn read_flag() -> i32 {
-    libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY
-}
+pub(crate) const READ: i32 = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// End this process at once, without running anything more.
 pub(crate) fn exit_now(code: i32) -> ! {

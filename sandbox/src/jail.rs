@@ -120,7 +120,7 @@ fn begin(control: &UnixStream, spec: &Spec, stdin: PipeReader) -> Result<Report,
         Said::Started(report) if report.level >= spec.floor => Ok(report),
         Said::Started(report) => {
             let text = format!(
-                "{:?} is reached and {:?} is asked for",
+                "{} is reached and {} is asked for",
                 report.level, spec.floor
             );
             Err(SandboxError::new(Step::Level, "", io::Error::other(text)))

@@ -108,7 +108,7 @@ pub fn run() -> ExitCode {
 /// Try the strongest way first, and the next one only when the machine refuses exactly what differs.
 fn stand(spec: &Spec, stdin: OwnedFd) -> Result<Standing, SandboxError> {
     if spec.floor > Level::S2 {
-        let text = format!("{:?} is asked for and this launcher reaches S2", spec.floor);
+        let text = format!("{} is asked for and this launcher reaches S2", spec.floor);
         return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
     }
     let filters = Filters::compile().during(Step::Seccomp, "")?;
@@ -217,7 +217,7 @@ fn attempt(
             forget_streams().during(Step::Launcher, "streams")?;
             // From here on the pipe only tells the first process that we live.
             std::mem::forget(go_tx);
-            let report = report_of(mechanisms, way);
+            let report = report_of(spec, mechanisms, way);
             Ok(Standing {
                 pid,
                 process,
@@ -300,7 +300,7 @@ fn forget_streams() -> io::Result<()> {
     sys::put_at(null.as_fd(), 2)
 }
 
-fn report_of(mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
+fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
     mechanisms.insert(
         0,
         match way.identity {
@@ -331,12 +331,33 @@ fn report_of(mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
             "",
         )
     });
+    if !spec.windows.is_empty() {
+        mechanisms.push(windows_paths(spec));
+    }
     for mechanism in &mut mechanisms {
         mechanism.better = mechanism.better.take().filter(|b| !b.is_empty());
     }
     Report {
         level: Level::S2,
         mechanisms,
+    }
+}
+
+/// A convenience and no isolation, but a job with Windows paths wants to know.
+fn windows_paths(spec: &Spec) -> Mechanism {
+    let n_rules = spec.windows.len();
+    match &spec.preload {
+        Some(_) => Mechanism::held(
+            "windows paths",
+            format!(
+                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs"
+            ),
+        ),
+        None => Mechanism::missing(
+            "windows paths",
+            format!("{n_rules} rules, of which only the drives' alias folders hold"),
+            "install libmeshfarm_preload.so beside meshfarm",
+        ),
     }
 }
 

@@ -649,6 +649,8 @@ fn started_as_root_all_of_this_holds_without_user_namespaces_as_well() {
     if !is_root() || is_repetition() || !may_mount() {
         return;
     }
+    let limit = || fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap();
+    let before = limit();
     // As in a container that hides a part of its process list.
     let script = "mount --make-rprivate / && mount -t tmpfs none /proc/irq && exec \"$0\"";
     let done = Command::new("unshare")
@@ -662,6 +664,8 @@ fn started_as_root_all_of_this_holds_without_user_namespaces_as_well() {
         done.status.success() && said.contains("test result: ok"),
         "{said}"
     );
+    // Without a user namespace of its own a jail that wrote its limits would write the host's.
+    assert_eq!(limit(), before);
 }
 
 fn is_repetition() -> bool {

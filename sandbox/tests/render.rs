@@ -130,6 +130,9 @@ fn povray_renders_a_scene_with_windows_paths() {
 #[test]
 fn windows_paths_of_drives_and_servers_reach_the_jobs_files_only() {
     let room = windows_room();
+    let jail = room.start(&["where"]);
+    assert!(jail.report.holds("windows paths"), "{:#?}", jail.report);
+    drop(jail);
     for path in [
         r"C:\show\scene.txt",
         r"c:/Show/SCENE.TXT",

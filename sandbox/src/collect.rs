@@ -28,7 +28,11 @@ pub struct CollectLimits {
 
 impl Default for CollectLimits {
     fn default() -> Self {
-        Self { bytes: 64 << 30, files: 100_000, depth: 8 }
+        Self {
+            bytes: 64 << 30,
+            files: 100_000,
+            depth: 8,
+        }
     }
 }
 
@@ -105,7 +109,12 @@ where
     F: FnMut(&Path, File, u64) -> io::Result<()>,
 {
     let folder = File::open(root)?;
-    let mut walk = Walk { limits, each: &mut each, seen: 0, done: Collected::default() };
+    let mut walk = Walk {
+        limits,
+        each: &mut each,
+        seen: 0,
+        done: Collected::default(),
+    };
     walk.folder(folder.as_fd(), Path::new(""), 1)?;
     Ok(walk.done)
 }
@@ -119,7 +128,11 @@ where
         let room = self.limits.files.saturating_sub(self.seen);
         let mut names = Vec::new();
         let listing = sys::list(folder)?;
-        for entry in listing.take(usize::try_from(room).unwrap_or(usize::MAX).saturating_add(1)) {
+        for entry in listing.take(
+            usize::try_from(room)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1),
+        ) {
             names.push(entry?);
         }
         names.sort();
@@ -133,7 +146,9 @@ where
             if is_plain(name.as_bytes()) {
                 self.name(folder, &name, &shown, depth)?;
             } else {
-                let shown = shown.to_string_lossy().replace(char::is_control, "\u{fffd}");
+                let shown = shown
+                    .to_string_lossy()
+                    .replace(char::is_control, "\u{fffd}");
                 self.skip(shown.into(), Reason::Name);
             }
         }
@@ -150,7 +165,7 @@ where
         let c_name = sys::c_path(Path::new(name))?;
         let open = |flags| sys::open_below(folder, &c_name, flags, sys::RESOLVE_CONFINED);
         // A mere name first: opening a pipe or a device could block or do something.
-        let looked = sys::open_below(folder, &c_name, sys::name_only_flag(), sys::RESOLVE_NAME);
+        let looked = sys::open_below(folder, &c_name, sys::LOOK, sys::RESOLVE_NAME);
         let Ok(kind) = looked.map(File::from).and_then(|f| f.metadata()) else {
             self.skip(path.into(), Reason::Closed);
             return Ok(());
@@ -160,12 +175,15 @@ where
         } else if kind.is_dir() && depth >= self.limits.depth {
             self.skip(path.into(), Reason::Depth);
         } else if kind.is_dir() {
-            match open(sys::folder_flag()) {
+            match open(sys::FOLDER) {
                 Ok(inner) => self.folder(inner.as_fd(), path, depth + 1)?,
                 Err(_) => self.skip(path.into(), Reason::Closed),
             }
         } else if kind.is_file() {
-            match open(sys::read_flag()).map(File::from).and_then(|f| Ok((f.metadata()?, f))) {
+            match open(sys::READ)
+                .map(File::from)
+                .and_then(|f| Ok((f.metadata()?, f)))
+            {
                 Ok((found, file)) => self.file(path, file, &found)?,
                 Err(_) => self.skip(path.into(), Reason::Closed),
             }
@@ -223,7 +241,10 @@ mod tests {
     }
 
     fn reasons(done: &Collected) -> Vec<(String, Reason)> {
-        done.skipped.iter().map(|s| (s.path.display().to_string(), s.why)).collect()
+        done.skipped
+            .iter()
+            .map(|s| (s.path.display().to_string(), s.why))
+            .collect()
     }
 
     #[test]
@@ -261,12 +282,22 @@ mod tests {
         fs::create_dir_all(root.path().join("d/e/f")).unwrap();
         fs::write(root.path().join("d/e/ok"), "12345").unwrap();
         fs::write(root.path().join("z"), "123456").unwrap();
-        let limits = CollectLimits { bytes: 10, files: 100, depth: 3 };
+        let limits = CollectLimits {
+            bytes: 10,
+            files: 100,
+            depth: 3,
+        };
         let (found, done) = texts(root.path(), limits);
         assert_eq!(found, [("d/e/ok".to_owned(), "12345".to_owned())]);
         let kinds: Vec<Reason> = done.skipped.iter().map(|s| s.why).collect();
-        assert_eq!(kinds, [Reason::Name, Reason::Depth, Reason::Name, Reason::Bytes]);
-        let limits = CollectLimits { files: 2, ..CollectLimits::default() };
+        assert_eq!(
+            kinds,
+            [Reason::Name, Reason::Depth, Reason::Name, Reason::Bytes]
+        );
+        let limits = CollectLimits {
+            files: 2,
+            ..CollectLimits::default()
+        };
         let (_, done) = texts(root.path(), limits);
         assert_eq!(done.skipped.last().unwrap().why, Reason::Files);
     }

@@ -77,7 +77,8 @@ fn build(
     notes: &PipeWriter,
 ) -> Result<(), SandboxError> {
     // The launcher writes one byte when the user map stands, and nothing if it gave up.
-    go.read_exact(&mut [0]).during(Step::Launcher, "the launcher is gone")?;
+    go.read_exact(&mut [0])
+        .during(Step::Launcher, "the launcher is gone")?;
     sys::reset_signals();
     sys::new_session().during(Step::Identity, "session")?;
     let uid = task.identity.uid();
@@ -90,24 +91,31 @@ fn build(
     // If the launcher died before the line above, its end of this pipe is closed.
     let alive = sys::wait_readable([go.as_fd(), go.as_fd()], 0).during(Step::Launcher, "")?;
     if alive[0] {
-        return Err(SandboxError::new(Step::Launcher, "", io::ErrorKind::BrokenPipe.into()));
+        return Err(SandboxError::new(
+            Step::Launcher,
+            "",
+            io::ErrorKind::BrokenPipe.into(),
+        ));
     }
     sys::make_mounts_private().during(Step::Mount, "/")?;
     let held = match held {
         Some(held) => held,
         None => namespaces::hold_all(task.layout)?,
     };
-    namespaces::enter(task.spec, task.layout, held, uid, task.with_proc)?;
+    namespaces::enter(task.spec, task.layout, held, task.identity, task.with_proc)?;
     for mechanism in namespaces::compare(task.host, !plain) {
         note(notes, &Note::Mechanism(mechanism));
     }
     note(notes, &Note::Mechanism(proc_state(task.with_proc)));
     if plain {
-        note(notes, &Note::Mechanism(Mechanism::missing(
-            "user namespace",
-            "refused by this machine",
-            "allow user namespaces: sysctl user.max_user_namespaces",
-        )));
+        note(
+            notes,
+            &Note::Mechanism(Mechanism::missing(
+                "user namespace",
+                "refused by this machine",
+                "allow user namespaces: sysctl user.max_user_namespaces",
+            )),
+        );
     }
     sys::bring_up_loopback().during(Step::Network, "loopback")?;
     sys::set_host_name("render").during(Step::Network, "host name")?;
@@ -128,11 +136,15 @@ fn proc_state(with_proc: bool) -> Mechanism {
 
 /// Keep nothing but the duty to reap: no stream, no capability.
 fn retire() -> io::Result<()> {
-    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     for stream in 0..3 {
         sys::put_at(null.as_fd(), stream)?;
     }
-    sys::drop_capabilities()?;
+    sys::lock_capabilities()?;
+    sys::empty_capabilities()?;
     sys::no_new_privs()
 }
 
@@ -141,13 +153,21 @@ fn become_program(task: &Task<'_>, notes: &PipeWriter) -> SandboxError {
     match seal(task, notes) {
         Ok(exec) => {
             let (program, args, env) = exec;
-            SandboxError::new(Step::Exec, task.spec.program.display(), sys::exec(&program, &args, &env))
+            SandboxError::new(
+                Step::Exec,
+                task.spec.program.display(),
+                sys::exec(&program, &args, &env),
+            )
         }
         Err(error) => error,
     }
 }
 
-type CommandLine = (std::ffi::CString, Vec<std::ffi::CString>, Vec<std::ffi::CString>);
+type CommandLine = (
+    std::ffi::CString,
+    Vec<std::ffi::CString>,
+    Vec<std::ffi::CString>,
+);
 
 fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError> {
     let command = command_line(task.spec).during(Step::Exec, "arguments")?;
@@ -155,33 +175,57 @@ fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError
     limits::apply(&task.spec.limits)?;
     sys::put_at(task.stdin.as_fd(), 0).during(Step::Exec, "standard input")?;
     let status = fs::File::open("/proc/self/status").ok();
+    sys::lock_capabilities().during(Step::Capabilities, "")?;
+    // Real root lets go of the bounding set first: that needs a capability, and so does the change of user.
     if let Identity::Plain(uid) = task.identity {
         sys::become_user(uid, uid).during(Step::Identity, "")?;
     }
-    sys::drop_capabilities().during(Step::Capabilities, "")?;
+    sys::empty_capabilities().during(Step::Capabilities, "")?;
     sys::close_on_exec_from(3).during(Step::Exec, "descriptors")?;
     sys::no_new_privs().during(Step::NoNewPrivs, "")?;
     if !sys::has_no_new_privs() {
-        return Err(SandboxError::new(Step::NoNewPrivs, "", io::ErrorKind::PermissionDenied.into()));
+        return Err(SandboxError::new(
+            Step::NoNewPrivs,
+            "",
+            io::ErrorKind::PermissionDenied.into(),
+        ));
     }
     let mut rules = task.layout.rules.clone();
     if task.with_proc {
-        rules.push(landlock::Rule { path: Path::new("/proc").into(), rights: landlock::Rights::READ });
+        rules.push(landlock::Rule {
+            path: Path::new("/proc").into(),
+            rights: landlock::Rights::READ,
+        });
     }
     let evidence = landlock::restrict(&rules).during(Step::Landlock, "")?;
-    note(notes, &Note::Mechanism(Mechanism::held("landlock", evidence)));
+    note(
+        notes,
+        &Note::Mechanism(Mechanism::held("landlock", evidence)),
+    );
     task.filters.install().during(Step::Seccomp, "")?;
     verify(status, notes)?;
     let evidence = task.filters.evidence();
-    note(notes, &Note::Mechanism(Mechanism::held("seccomp", evidence)));
+    note(
+        notes,
+        &Note::Mechanism(Mechanism::held("seccomp", evidence)),
+    );
     Ok(command)
 }
 
 /// Ask the kernel itself whether what was asked for is in force.
 fn verify(status: Option<fs::File>, notes: &PipeWriter) -> Result<(), SandboxError> {
     let Some(mut status) = status else {
-        note(notes, &Note::Mechanism(Mechanism::held("no capabilities", "dropped; no process list to read it from")));
-        note(notes, &Note::Mechanism(Mechanism::held("no new privileges", "set")));
+        note(
+            notes,
+            &Note::Mechanism(Mechanism::held(
+                "no capabilities",
+                "dropped; no process list to read it from",
+            )),
+        );
+        note(
+            notes,
+            &Note::Mechanism(Mechanism::held("no new privileges", "set")),
+        );
         return Ok(());
     };
     let mut text = String::new();
@@ -190,21 +234,36 @@ fn verify(status: Option<fs::File>, notes: &PipeWriter) -> Result<(), SandboxErr
         .and_then(|()| status.read_to_string(&mut text))
         .during(Step::Capabilities, "status")?;
     let field = |name: &str| {
-        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()
     };
     let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
     for (step, held) in [
-        (Step::Capabilities, sets.iter().all(|s| field(s) == "0000000000000000")),
+        (
+            Step::Capabilities,
+            sets.iter().all(|s| field(s) == "0000000000000000"),
+        ),
         (Step::NoNewPrivs, field("NoNewPrivs") == "1"),
         (Step::Seccomp, field("Seccomp") == "2"),
     ] {
         if !held {
-            return Err(SandboxError::new(step, "", io::Error::other("the kernel reports otherwise")));
+            return Err(SandboxError::new(
+                step,
+                "",
+                io::Error::other("the kernel reports otherwise"),
+            ));
         }
     }
     let empty = "CapInh CapPrm CapEff CapBnd CapAmb all 0 in /proc/self/status";
-    note(notes, &Note::Mechanism(Mechanism::held("no capabilities", empty)));
-    note(notes, &Note::Mechanism(Mechanism::held("no new privileges", "NoNewPrivs: 1")));
+    note(
+        notes,
+        &Note::Mechanism(Mechanism::held("no capabilities", empty)),
+    );
+    note(
+        notes,
+        &Note::Mechanism(Mechanism::held("no new privileges", "NoNewPrivs: 1")),
+    );
     Ok(())
 }

@@ -119,7 +119,10 @@ fn begin(control: &UnixStream, spec: &Spec, stdin: PipeReader) -> Result<Report,
     match control::receive(control).during(Step::Launcher, "answer")? {
         Said::Started(report) if report.level >= spec.floor => Ok(report),
         Said::Started(report) => {
-            let text = format!("{:?} is reached and {:?} is asked for", report.level, spec.floor);
+            let text = format!(
+                "{} is reached and {} is asked for",
+                report.level, spec.floor
+            );
             Err(SandboxError::new(Step::Level, "", io::Error::other(text)))
         }
         Said::Refused(refusal) => Err(refusal.into()),
@@ -170,7 +173,10 @@ impl Jail {
     /// # Errors
     /// [`Step::Launcher`] when the process has no descriptor left.
     pub fn killer(&self) -> Result<Killer, SandboxError> {
-        self.control.try_clone().map(Killer).during(Step::Launcher, "socket")
+        self.control
+            .try_clone()
+            .map(Killer)
+            .during(Step::Launcher, "socket")
     }
 
     fn hang_up(&self) {
@@ -200,7 +206,11 @@ impl Drop for Jail {
 }
 
 fn silent() -> SandboxError {
-    SandboxError::new(Step::Launcher, "", io::Error::other("the launcher spoke out of turn"))
+    SandboxError::new(
+        Step::Launcher,
+        "",
+        io::Error::other("the launcher spoke out of turn"),
+    )
 }
 
 /// Where the programs of this installation are.
@@ -220,25 +230,47 @@ pub struct Programs {
 /// # Errors
 /// [`Step::Launcher`] with the name of the program that is nowhere.
 pub fn find_programs() -> Result<Programs, SandboxError> {
-    let beside = env::current_exe().during(Step::Launcher, "own path")?;
-    let beside = beside.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let folders = [beside.clone(), beside.join("../lib/meshfarm"), beside.join("../preload")];
-    let find = |variable: &str, name: &str| -> Option<PathBuf> {
-        if let Some(path) = env::var_os(variable) {
-            return Some(PathBuf::from(path));
-        }
-        let found = folders.iter().map(|f| f.join(name)).find(|p| p.is_file())?;
-        fs::canonicalize(found).ok()
-    };
-    let need = |variable: &str, name: &str| {
-        find(variable, name).ok_or_else(|| {
-            let text = format!("not beside {} and {variable} is not set", beside.display());
-            SandboxError::new(Step::Launcher, name, io::Error::new(io::ErrorKind::NotFound, text))
-        })
-    };
     Ok(Programs {
-        launcher: need("MESHFARM_SANDBOX", "meshfarm-sandbox")?,
+        launcher: find_launcher()?,
         session: need("MESHFARM_SESSION", "meshfarm-session")?,
         preload: find("MESHFARM_PRELOAD", "libmeshfarm_preload.so"),
     })
+}
+
+/// Look for the launcher alone.
+///
+/// # Errors
+/// As [`find_programs`].
+pub fn find_launcher() -> Result<PathBuf, SandboxError> {
+    need("MESHFARM_SANDBOX", "meshfarm-sandbox")
+}
+
+fn need(variable: &str, name: &str) -> Result<PathBuf, SandboxError> {
+    find(variable, name).ok_or_else(|| {
+        let text = format!("not beside this program, and {variable} is not set");
+        SandboxError::new(
+            Step::Launcher,
+            name,
+            io::Error::new(io::ErrorKind::NotFound, text),
+        )
+    })
+}
+
+fn find(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = env::var_os(variable) {
+        return Some(PathBuf::from(path));
+    }
+    let beside = env::current_exe().ok()?;
+    let beside = beside.parent()?;
+    // The last one is where cargo puts the library of this repository.
+    let folders = [
+        beside.to_path_buf(),
+        beside.join("../lib/meshfarm"),
+        beside.join("../preload"),
+    ];
+    let found = folders
+        .iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())?;
+    fs::canonicalize(found).ok()
 }

@@ -50,7 +50,8 @@ impl Identity {
         }
     }
 
-    fn has_user_namespace(self) -> bool {
+    /// Whether the job has a user namespace of its own.
+    pub(crate) fn has_user_namespace(self) -> bool {
         !matches!(self, Self::Plain(_))
     }
 }
@@ -76,7 +77,11 @@ struct Standing {
 /// Run the launcher: policy in on standard input, one jail, its end reported on the same socket.
 #[must_use]
 pub fn run() -> ExitCode {
-    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
+    let Ok(socket) = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(UnixStream::from)
+    else {
         return ExitCode::FAILURE;
     };
     sys::umask(0o022);
@@ -103,22 +108,29 @@ pub fn run() -> ExitCode {
 /// Try the strongest way first, and the next one only when the machine refuses exactly what differs.
 fn stand(spec: &Spec, stdin: OwnedFd) -> Result<Standing, SandboxError> {
     if spec.floor > Level::S2 {
-        let text = format!("{:?} is asked for and this launcher reaches S2", spec.floor);
+        let text = format!("{} is asked for and this launcher reaches S2", spec.floor);
         return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
     }
     let filters = Filters::compile().during(Step::Seccomp, "")?;
-    let mut way = Way { identity: identity_of(spec), with_proc: true };
+    let mut way = Way {
+        identity: identity_of(spec),
+        with_proc: true,
+    };
     loop {
         let error = match attempt(spec, &filters, way, &stdin) {
             Ok(standing) => return Ok(standing),
             Err(error) => error,
         };
         way = match (way.identity, error.step) {
-            (Identity::Tenant(uid), Step::Namespaces | Step::UserMap | Step::Proc) => {
-                Way { identity: Identity::Plain(uid), with_proc: true }
-            }
+            (Identity::Tenant(uid), Step::Namespaces | Step::UserMap | Step::Proc) => Way {
+                identity: Identity::Plain(uid),
+                with_proc: true,
+            },
             // Where a container hides parts of its process list, the kernel gives no fresh one.
-            (Identity::Myself, Step::Proc) if way.with_proc => Way { with_proc: false, ..way },
+            (Identity::Myself, Step::Proc) if way.with_proc => Way {
+                with_proc: false,
+                ..way
+            },
             _ => return Err(error),
         };
     }
@@ -137,9 +149,13 @@ fn identity_of(spec: &Spec) -> Identity {
 
 /// Whether a user id exists in this process's own user namespace.
 fn is_mapped(uid: u32) -> bool {
-    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return false };
+    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else {
+        return false;
+    };
     map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().filter_map(|n| n.parse::<u64>().ok());
+        let mut numbers = line
+            .split_whitespace()
+            .filter_map(|n| n.parse::<u64>().ok());
         let (Some(first), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next())
         else {
             return false;
@@ -201,8 +217,14 @@ fn attempt(
             forget_streams().during(Step::Launcher, "streams")?;
             // From here on the pipe only tells the first process that we live.
             std::mem::forget(go_tx);
-            let report = report_of(mechanisms, way);
-            Ok(Standing { pid, process, result: result_rx, report, _layout: layout })
+            let report = report_of(spec, mechanisms, way);
+            Ok(Standing {
+                pid,
+                process,
+                result: result_rx,
+                report,
+                _layout: layout,
+            })
         }
         Err(error) => {
             drop(sys::signal(process.as_fd(), sys::SIGKILL));
@@ -214,7 +236,9 @@ fn attempt(
 
 /// Give the job's own folders to its host user; what is in them is the caller's to give.
 fn give_away(layout: &Layout, identity: Identity) -> Result<(), SandboxError> {
-    let (Identity::Tenant(uid) | Identity::Plain(uid)) = identity else { return Ok(()) };
+    let (Identity::Tenant(uid) | Identity::Plain(uid)) = identity else {
+        return Ok(());
+    };
     for source in layout.sources.iter().filter(|s| s.given) {
         sys::open_name(&source.host)
             .and_then(|file| sys::give_to(file.as_fd(), uid, uid))
@@ -230,8 +254,14 @@ fn write_maps(pid: i32, identity: Identity) -> io::Result<()> {
         Identity::Plain(_) => return Ok(()),
     };
     fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
-    fs::write(format!("/proc/{pid}/uid_map"), format!("{INSIDE_UID} {uid} 1"))?;
-    fs::write(format!("/proc/{pid}/gid_map"), format!("{INSIDE_UID} {gid} 1"))
+    fs::write(
+        format!("/proc/{pid}/uid_map"),
+        format!("{INSIDE_UID} {uid} 1"),
+    )?;
+    fs::write(
+        format!("/proc/{pid}/gid_map"),
+        format!("{INSIDE_UID} {gid} 1"),
+    )
 }
 
 /// Read what the processes inside say, until the program's start has closed the last writing end.
@@ -240,7 +270,10 @@ fn read_notes(notes: PipeReader) -> Result<Vec<Mechanism>, SandboxError> {
     let mut sealed = false;
     for line in BufReader::new(notes).lines() {
         let line = line.during(Step::Launcher, "notes")?;
-        match serde_json::from_str(&line).map_err(io::Error::other).during(Step::Launcher, "notes")? {
+        match serde_json::from_str(&line)
+            .map_err(io::Error::other)
+            .during(Step::Launcher, "notes")?
+        {
             Note::Refused(refusal) => return Err(refusal.into()),
             Note::Mechanism(mechanism) => {
                 sealed |= mechanism.name == "seccomp" && mechanism.in_force;
@@ -252,7 +285,11 @@ fn read_notes(notes: PipeReader) -> Result<Vec<Mechanism>, SandboxError> {
         Ok(mechanisms)
     } else {
         // The set-up was killed before it could say why, for instance for want of memory.
-        Err(SandboxError::new(Step::Launcher, "", io::Error::other("the set-up ended early")))
+        Err(SandboxError::new(
+            Step::Launcher,
+            "",
+            io::Error::other("the set-up ended early"),
+        ))
     }
 }
 
@@ -263,28 +300,65 @@ fn forget_streams() -> io::Result<()> {
     sys::put_at(null.as_fd(), 2)
 }
 
-fn report_of(mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
-    mechanisms.insert(0, match way.identity {
-        Identity::Tenant(uid) => Mechanism::held("tenant user", format!("host user {uid}, mapped to {INSIDE_UID}")),
-        Identity::Plain(uid) => Mechanism::held("tenant user", format!("host user {uid}, without a user namespace")),
-        Identity::Myself => Mechanism::missing(
-            "tenant user",
-            format!("host user {}, the node's own", sys::effective_uid()),
-            "start the node as root to give each tenant a host user of its own",
-        ),
-    });
+fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
+    mechanisms.insert(
+        0,
+        match way.identity {
+            Identity::Tenant(uid) => Mechanism::held(
+                "tenant user",
+                format!("host user {uid}, mapped to {INSIDE_UID}"),
+            ),
+            Identity::Plain(uid) => Mechanism::held(
+                "tenant user",
+                format!("host user {uid}, without a user namespace"),
+            ),
+            Identity::Myself => Mechanism::missing(
+                "tenant user",
+                format!("host user {}, the node's own", sys::effective_uid()),
+                "start the node as root to give each tenant a host user of its own",
+            ),
+        },
+    );
     mechanisms.push(Mechanism {
         asked: false,
         ..Mechanism::missing("cgroup", "not used: limits are per process", "")
     });
     mechanisms.push(Mechanism {
         asked: false,
-        ..Mechanism::missing("quota", "not used: the size of a file is limited, not that of a folder", "")
+        ..Mechanism::missing(
+            "quota",
+            "not used: the size of a file is limited, not that of a folder",
+            "",
+        )
     });
+    if !spec.windows.is_empty() {
+        mechanisms.push(windows_paths(spec));
+    }
     for mechanism in &mut mechanisms {
         mechanism.better = mechanism.better.take().filter(|b| !b.is_empty());
     }
-    Report { level: Level::S2, mechanisms }
+    Report {
+        level: Level::S2,
+        mechanisms,
+    }
+}
+
+/// A convenience and no isolation, but a job with Windows paths wants to know.
+fn windows_paths(spec: &Spec) -> Mechanism {
+    let n_rules = spec.windows.len();
+    match &spec.preload {
+        Some(_) => Mechanism::held(
+            "windows paths",
+            format!(
+                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs"
+            ),
+        ),
+        None => Mechanism::missing(
+            "windows paths",
+            format!("{n_rules} rules, of which only the drives' alias folders hold"),
+            "install libmeshfarm_preload.so beside meshfarm",
+        ),
+    }
 }
 
 /// Wait for the end of the jail, or bring it about when the node hangs up.
@@ -310,7 +384,11 @@ fn watch(socket: &UnixStream, mut standing: Standing) -> Result<Exit, SandboxErr
         system_ms: used.system_ms,
         peak_memory_bytes: used.peak_bytes,
     };
-    Ok(Exit { code, signal, usage })
+    Ok(Exit {
+        code,
+        signal,
+        usage,
+    })
 }
 
 /// The program, its arguments and its environment in the form of execve(2).

@@ -12,8 +12,7 @@ use crate::{
     landlock::{Rights, Rule},
     report::During,
     spec::{Access, OWN_AT, Spec, WORK_AT},
-    sys,
-    table,
+    sys, table,
 };
 
 /// Folders at the root that hold programs and their libraries.
@@ -23,8 +22,7 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Private memory-backed folders of the jail.
 pub(crate) const MEMORY: [&str; 3] = ["tmp", "home/render", "dev/shm"];
 /// Host files and folders that are shown where they are, if they exist: fonts and links to chosen programs.
-const SHARED: [&str; 3] =
-    ["etc/fonts", "etc/alternatives", "var/cache/fontconfig"];
+const SHARED: [&str; 3] = ["etc/fonts", "etc/alternatives", "var/cache/fontconfig"];
 /// Where the preload library lies in the jail.
 const PRELOAD_AT: &str = "run/meshfarm/libmeshfarm_preload.so";
 /// POV-Ray's own file checks would refuse the artist's paths; the jail is the barrier.
@@ -71,7 +69,9 @@ impl Layout {
         layout.etc(uid).during(Step::Skeleton, "etc")?;
         layout.own(spec).during(Step::Skeleton, "program")?;
         for mount in spec.mounts_in_order() {
-            layout.artist(mount).during(Step::Skeleton, mount.at.display())?;
+            layout
+                .artist(mount)
+                .during(Step::Skeleton, mount.at.display())?;
         }
         layout.windows(spec)?;
         Ok(layout)
@@ -92,7 +92,15 @@ impl Layout {
                 _ => {}
             }
         }
-        for name in ["proc", "home", "home/render", "tmp", "var", "var/cache", "etc"] {
+        for name in [
+            "proc",
+            "home",
+            "home/render",
+            "tmp",
+            "var",
+            "var/cache",
+            "etc",
+        ] {
             self.folder(Path::new(name))?;
         }
         symlink("../tmp", self.root.join("var/tmp"))?;
@@ -116,8 +124,15 @@ impl Layout {
         self.folder(Path::new("dev/shm"))?;
         for name in DEVICES {
             let at = Path::new("dev").join(name);
-            self.show_file(&Path::new("/").join(&at), &at, sys::ATTR_NOSUID | sys::ATTR_NOEXEC)?;
-            self.rules.push(Rule { path: Path::new("/").join(&at), rights: Rights::WRITE });
+            self.show_file(
+                &Path::new("/").join(&at),
+                &at,
+                sys::ATTR_NOSUID | sys::ATTR_NOEXEC,
+            )?;
+            self.rules.push(Rule {
+                path: Path::new("/").join(&at),
+                rights: Rights::WRITE,
+            });
         }
         let links = [
             ("fd", "/proc/self/fd"),
@@ -139,7 +154,10 @@ impl Layout {
         let files = [
             ("passwd", passwd.as_str()),
             ("group", &group),
-            ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+            (
+                "nsswitch.conf",
+                "passwd: files\ngroup: files\nhosts: files\n",
+            ),
             ("hosts", "127.0.0.1 localhost render\n::1 localhost\n"),
             ("hostname", "render\n"),
             ("machine-id", "00000000000000000000000000000001\n"),
@@ -162,18 +180,39 @@ impl Layout {
         self.folder(Path::new("run/meshfarm"))?;
         let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
         let at = program_at(spec);
-        self.show_file(&spec.program, at.strip_prefix("/").unwrap_or(&at), read_only)?;
-        self.rules.push(Rule { path: OWN_AT.into(), rights: Rights::RUN });
+        self.show_file(
+            &spec.program,
+            at.strip_prefix("/").unwrap_or(&at),
+            read_only,
+        )?;
+        self.rules.push(Rule {
+            path: OWN_AT.into(),
+            rights: Rights::RUN,
+        });
         for prefix in spec.software.iter().filter(|p| !p.starts_with("/usr")) {
             self.show_folder(prefix, read_only)?;
-            self.rules.push(Rule { path: prefix.clone(), rights: Rights::RUN });
+            self.rules.push(Rule {
+                path: prefix.clone(),
+                rights: Rights::RUN,
+            });
         }
         let at = PathBuf::from(WORK_AT.trim_start_matches('/'));
         self.folder(&at)?;
         let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV;
-        self.sources.push(Source { host: spec.work.clone(), at, attributes, given: true });
-        let rights = Rights { exec: true, ..Rights::SCRATCH };
-        self.rules.push(Rule { path: WORK_AT.into(), rights });
+        self.sources.push(Source {
+            host: spec.work.clone(),
+            at,
+            attributes,
+            given: true,
+        });
+        let rights = Rights {
+            exec: true,
+            ..Rights::SCRATCH
+        };
+        self.rules.push(Rule {
+            path: WORK_AT.into(),
+            rights,
+        });
         Ok(())
     }
 
@@ -201,24 +240,45 @@ impl Layout {
         } else {
             attributes |= sys::ATTR_NOEXEC;
         }
-        self.sources.push(Source { host: mount.host.clone(), at, attributes, given });
-        self.rules.push(Rule { path: mount.at.clone(), rights });
+        self.sources.push(Source {
+            host: mount.host.clone(),
+            at,
+            attributes,
+            given,
+        });
+        self.rules.push(Rule {
+            path: mount.at.clone(),
+            rights,
+        });
         Ok(())
     }
 
     fn windows(&mut self, spec: &Spec) -> Result<(), SandboxError> {
-        for rule in &spec.windows {
-            let Some(alias) = rule.alias().filter(|alias| *alias != rule.at) else { continue };
-            if spec.mount_of(&alias).is_some() {
+        let mut wanted: Vec<(PathBuf, &Path)> = spec
+            .windows
+            .iter()
+            .filter_map(|r| Some((r.alias()?, r.at.as_path())))
+            .collect();
+        wanted.sort();
+        for (alias, at_rule) in wanted {
+            // What an artist's own mount or a shallower alias shows there needs no second mount.
+            let shown = self.aliases.iter().any(|(at, shallow)| {
+                let deeper = relative(&alias).strip_prefix(shallow);
+                deeper.is_ok_and(|deeper| at.join(deeper) == relative(at_rule))
+            });
+            if shown || spec.mount_of(&alias).is_some() {
                 continue;
             }
             let at = relative(&alias).to_path_buf();
             self.folder(&at).during(Step::Skeleton, alias.display())?;
-            let mount = spec.mount_of(&rule.at).map(|m| m.at.clone());
+            let mount = spec.mount_of(at_rule).map(|m| m.at.clone());
             let rights = self.rules.iter().find(|r| Some(&r.path) == mount.as_ref());
             let rights = rights.map_or(Rights::READ, |r| r.rights);
-            self.aliases.push((relative(&rule.at).to_path_buf(), at));
-            self.rules.push(Rule { path: alias, rights });
+            self.aliases.push((relative(at_rule).to_path_buf(), at));
+            self.rules.push(Rule {
+                path: alias,
+                rights,
+            });
         }
         let Some(library) = spec.preload.as_ref().filter(|_| !spec.windows.is_empty()) else {
             return Ok(());
@@ -233,7 +293,10 @@ impl Layout {
     }
 
     fn folder(&self, at: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(at))
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(self.root.join(at))
     }
 
     fn file(&self, at: &Path) -> io::Result<()> {
@@ -246,19 +309,32 @@ impl Layout {
     fn show_folder(&mut self, host: &Path, attributes: u64) -> io::Result<()> {
         let at = relative(host).to_path_buf();
         self.folder(&at)?;
-        self.sources.push(Source { host: host.to_path_buf(), at, attributes, given: false });
+        self.sources.push(Source {
+            host: host.to_path_buf(),
+            at,
+            attributes,
+            given: false,
+        });
         Ok(())
     }
 
     fn show_file(&mut self, host: &Path, at: &Path, attributes: u64) -> io::Result<()> {
         self.file(at)?;
         let at = at.to_path_buf();
-        self.sources.push(Source { host: host.to_path_buf(), at, attributes, given: false });
+        self.sources.push(Source {
+            host: host.to_path_buf(),
+            at,
+            attributes,
+            given: false,
+        });
         Ok(())
     }
 
     fn allow(&mut self, name: &str, rights: Rights) {
-        self.rules.push(Rule { path: Path::new("/").join(name), rights });
+        self.rules.push(Rule {
+            path: Path::new("/").join(name),
+            rights,
+        });
     }
 }
 

@@ -27,8 +27,8 @@ mod sys;
 mod table;
 
 pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
-pub use jail::{Exit, Jail, Killer, Programs, Usage, find_programs, launch};
-pub use probe::probe;
+pub use jail::{Exit, Jail, Killer, Programs, Usage, find_launcher, find_programs, launch};
+pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use spec::{
     Access, Limits, Mount, OWN_AT, SPEC_VERSION, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     Mechanism, SandboxError, Step,
+    launcher::Identity,
     layout::{Layout, MEMORY, Source},
     report::During,
     spec::Spec,
@@ -40,16 +41,20 @@ pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
         attributes: sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC,
         given: false,
     };
-    std::iter::once(&root).chain(&layout.sources).map(hold).collect()
+    std::iter::once(&root)
+        .chain(&layout.sources)
+        .map(hold)
+        .collect()
 }
 
 fn hold(source: &Source) -> Result<Held, SandboxError> {
     let named = || source.host.display();
     let (mount, below) = match sys::clone_mount(&source.host, false) {
         // In a user namespace the kernel will not uncover what lies under a mount: take it along.
-        Err(e) if e.raw_os_error() == Some(sys::EINVAL) => {
-            (sys::clone_mount(&source.host, true).during(Step::Source, named())?, true)
-        }
+        Err(e) if e.raw_os_error() == Some(sys::EINVAL) => (
+            sys::clone_mount(&source.host, true).during(Step::Source, named())?,
+            true,
+        ),
         other => (other.during(Step::Source, named())?, false),
     };
     sys::restrict_mount(mount.as_fd(), source.attributes, below).during(Step::Source, named())?;
@@ -64,9 +69,10 @@ pub(crate) fn enter(
     spec: &Spec,
     layout: &Layout,
     held: Vec<Held>,
-    owner: u32,
+    identity: Identity,
     with_proc: bool,
 ) -> Result<(), SandboxError> {
+    let owner = identity.uid();
     let mut held = held.into_iter().map(|h| h.0);
     let root = held.next().ok_or_else(|| {
         SandboxError::new(Step::Mount, "root", std::io::ErrorKind::InvalidInput.into())
@@ -81,14 +87,19 @@ pub(crate) fn enter(
         sys::mount(c"tmpfs", Path::new(name), sys::MOUNT_DATA, &data).during(Step::Mount, name)?;
     }
     for (source, mount) in layout.sources.iter().zip(held) {
-        attach(&root, &mount, &source.at, MEMORY.iter().any(|m| source.at.starts_with(m)))?;
+        attach(
+            &root,
+            &mount,
+            &source.at,
+            MEMORY.iter().any(|m| source.at.starts_with(m)),
+        )?;
     }
     for (at, alias) in &layout.aliases {
         let copy = sys::clone_mount(at, true).during(Step::Mount, alias.display())?;
         attach(&root, &copy, alias, false)?;
     }
     if with_proc {
-        mount_proc().during(Step::Proc, "")?;
+        mount_proc(identity.has_user_namespace()).during(Step::Proc, "")?;
     }
     sys::pivot_root_here().during(Step::PivotRoot, "")?;
     sys::unmount(Path::new(".")).during(Step::PivotRoot, "")?;
@@ -97,33 +108,36 @@ pub(crate) fn enter(
 }
 
 /// Attach a mount without following any link: what lies above the place may be the job's own files.
-fn attach(
-    root: &OwnedFd,
-    mount: &OwnedFd,
-    at: &Path,
-    may_make: bool,
-) -> Result<(), SandboxError> {
+fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<(), SandboxError> {
     let named = || at.display();
     let path = sys::c_path(at).during(Step::Mount, named())?;
-    let open = || sys::open_below(root.as_fd(), &path, sys::path_flag(), sys::RESOLVE_PLAIN);
+    let open = || sys::open_below(root.as_fd(), &path, sys::NAME, sys::RESOLVE_PLAIN);
     let place = match open() {
-        Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => {
-            fs::create_dir_all(at).and_then(|()| open()).during(Step::Mount, named())?
-        }
+        Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => fs::create_dir_all(at)
+            .and_then(|()| open())
+            .during(Step::Mount, named())?,
         other => other.during(Step::Mount, named())?,
     };
     sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
 }
 
-/// Mount the jail's process list, after a moment with the full one to forbid further namespaces.
-fn mount_proc() -> std::io::Result<()> {
+/// Mount the jail's process list; in a user namespace of its own after a moment with the full one, to forbid
+/// further namespaces.
+///
+/// These limits belong to the user namespace of who writes them: without one of our own they are the host's.
+fn mount_proc(own_user_namespace: bool) -> std::io::Result<()> {
     let at = Path::new("proc");
-    sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
-    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
-        // A second lock beside seccomp: a kernel without one of these files still has the other.
-        drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
+    if own_user_namespace {
+        sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
+        for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+            // A second lock beside seccomp: a kernel without one of these files still has the other.
+            drop(fs::write(
+                format!("proc/sys/user/max_{kind}_namespaces"),
+                "0",
+            ));
+        }
+        sys::unmount(at)?;
     }
-    sys::unmount(at)?;
     sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
 }
 
@@ -147,7 +161,9 @@ pub(crate) fn compare(host: &[(String, String)], own_user: bool) -> Vec<Mechanis
             let name = format!("{kind} namespace");
             match ours.iter().find(|(k, _)| k == kind) {
                 Some((_, inside)) if inside != outside => Mechanism::held(&name, inside.as_str()),
-                Some(_) => Mechanism::missing(&name, "shared with the host", "report this as a fault"),
+                Some(_) => {
+                    Mechanism::missing(&name, "shared with the host", "report this as a fault")
+                }
                 None => Mechanism::held(&name, "created; no process list to read its number from"),
             }
         })

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use crate::{
     Level, Mechanism, Report, Spec, Step,
-    jail::{find_programs, launch},
+    jail::{find_launcher, launch},
     landlock, sys,
 };
 
@@ -13,8 +13,8 @@ use crate::{
 /// Takes as long as a start. Level S0 means that this machine cannot run other people's jobs.
 #[must_use]
 pub fn probe() -> Report {
-    match find_programs() {
-        Ok(programs) => probe_with(&programs.launcher),
+    match find_launcher() {
+        Ok(launcher) => probe_with(&launcher),
         Err(error) => refused(vec![Mechanism::missing(
             "launcher",
             error.to_string(),
@@ -23,7 +23,9 @@ pub fn probe() -> Report {
     }
 }
 
-fn probe_with(launcher: &Path) -> Report {
+/// As [`probe`], with this launcher program.
+#[must_use]
+pub fn probe_with(launcher: &Path) -> Report {
     let work = std::env::temp_dir().join(format!(".meshfarm-probe-{}", std::process::id()));
     let made = fs::create_dir(&work);
     let started = launch(launcher, &Spec::new("/usr/bin/true", &work));
@@ -39,7 +41,11 @@ fn probe_with(launcher: &Path) -> Report {
                 format!("a jailed `true` ended with {exit:?}"),
                 "report this as a fault",
             )]),
-            Err(error) => refused(vec![Mechanism::missing("launcher", error.to_string(), "try again")]),
+            Err(error) => refused(vec![Mechanism::missing(
+                "launcher",
+                error.to_string(),
+                "try again",
+            )]),
         },
         Err(error) => {
             let better = advice(error.step);
@@ -50,7 +56,10 @@ fn probe_with(launcher: &Path) -> Report {
 }
 
 fn refused(mechanisms: Vec<Mechanism>) -> Report {
-    Report { level: Level::S0, mechanisms }
+    Report {
+        level: Level::S0,
+        mechanisms,
+    }
 }
 
 fn advice(step: Step) -> &'static str {
@@ -82,7 +91,10 @@ fn landlock_state() -> Mechanism {
     let version = sys::landlock_version();
     let evidence = format!("version {version}, {} needed", landlock::OLDEST);
     if version >= landlock::OLDEST {
-        Mechanism { in_force: false, ..Mechanism::held("landlock", evidence) }
+        Mechanism {
+            in_force: false,
+            ..Mechanism::held("landlock", evidence)
+        }
     } else {
         Mechanism::missing("landlock", evidence, advice(Step::Landlock))
     }
@@ -103,6 +115,10 @@ mod tests {
         let report = probe_with(Path::new("/nowhere/meshfarm-sandbox"));
         assert_eq!(report.level, Level::S0);
         assert!(report.mechanisms.iter().all(|m| !m.in_force));
-        assert!(report.mechanisms[0].evidence.contains("/nowhere/meshfarm-sandbox"));
+        assert!(
+            report.mechanisms[0]
+                .evidence
+                .contains("/nowhere/meshfarm-sandbox")
+        );
     }
 }

@@ -17,6 +17,17 @@ pub enum Level {
     S3,
 }
 
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::S0 => "S0",
+            Self::S1 => "S1",
+            Self::S2 => "S2",
+            Self::S3 => "S3",
+        })
+    }
+}
+
 /// What the kernel has in force around one jail, or could have on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -200,9 +211,15 @@ mod tests {
     #[test]
     fn an_error_names_the_step_and_speaks_in_lower_case() {
         let error = SandboxError::new(Step::PivotRoot, "", crate::sys::errno(1));
-        assert_eq!(error.to_string(), "sandbox: pivot root: operation not permitted");
+        assert_eq!(
+            error.to_string(),
+            "sandbox: pivot root: operation not permitted"
+        );
         let error = SandboxError::new(Step::Mount, "/home/artist", crate::sys::errno(2));
-        assert_eq!(error.to_string(), "sandbox: mount /home/artist: no such file or directory");
+        assert_eq!(
+            error.to_string(),
+            "sandbox: mount /home/artist: no such file or directory"
+        );
     }
 
     #[test]

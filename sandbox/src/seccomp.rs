@@ -15,7 +15,10 @@ use seccompiler::{
 
 /// A group of calls and who needs it.
 struct Group {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the reason is for the reader and the test"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the reason is for the reader and the test")
+    )]
     who: &'static str,
     calls: &'static [c_long],
 }
@@ -161,7 +164,13 @@ enum Bad {
 
 const NAMESPACE_BITS: &[u64] = &[
     0x80, // time
-    0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000,
+    0x2_0000,
+    0x200_0000,
+    0x400_0000,
+    0x800_0000,
+    0x1000_0000,
+    0x2000_0000,
+    0x4000_0000,
 ];
 const SET_ID_BITS: &[u64] = &[0o4000, 0o2000];
 const DEVICE_KINDS: &[u64] = &[0o020_000, 0o060_000];
@@ -170,13 +179,41 @@ const FILE_KIND: u64 = 0o170_000;
 /// TIOCSTI and TIOCLINUX type into terminals, TIOCSETD and TIOCCONS take them over; then come the
 /// calls that change flags, freeze or rearrange whole filesystems.
 const BAD_IOCTLS: &[u64] = &[
-    0x5412, 0x541c, 0x5423, 0x541d, 0x4008_6602, 0x4004_6602, 0xc004_5877, 0xc004_5878,
-    0x401c_5820, 0x5000_940f, 0x5000_9401, 0x5000_940e,
+    0x5412,
+    0x541c,
+    0x5423,
+    0x541d,
+    0x4008_6602,
+    0x4004_6602,
+    0xc004_5877,
+    0xc004_5878,
+    0x401c_5820,
+    0x5000_940f,
+    0x5000_9401,
+    0x5000_940e,
 ];
 /// NAME, PDEATHSIG, DUMPABLE (get), TIMERSLACK, CAPBSET_READ, SECCOMP (get), NO_NEW_PRIVS, THP_DISABLE,
 /// CHILD_SUBREAPER, SET_VMA, SECUREBITS (get), KEEPCAPS (get), AMBIENT.
 const GOOD_PRCTLS: &[u64] = &[
-    1, 2, 3, 7, 15, 16, 21, 23, 27, 29, 30, 36, 37, 38, 39, 41, 42, 47, 0x5356_4d41,
+    1,
+    2,
+    3,
+    7,
+    15,
+    16,
+    21,
+    23,
+    27,
+    29,
+    30,
+    36,
+    37,
+    38,
+    39,
+    41,
+    42,
+    47,
+    0x5356_4d41,
 ];
 
 #[rustfmt::skip]
@@ -218,18 +255,28 @@ impl Filters {
         let flat = |groups: &'static [Group]| groups.iter().flat_map(|g| g.calls.iter().copied());
         let allowed: Vec<c_long> = flat(ALLOWED).chain(ALLOWED_OLD.iter().copied()).collect();
         let refused: Vec<c_long> = flat(REFUSED).chain(REFUSED_OLD.iter().copied()).collect();
-        let known = allowed.iter().chain(&refused).map(|nr| (*nr, Vec::new())).collect();
+        let known = allowed
+            .iter()
+            .chain(&refused)
+            .map(|nr| (*nr, Vec::new()))
+            .collect();
         let sockets = rules_of(&Bad::NoneOf(0, &[1]))?;
         let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
             refused.iter().map(|nr| (*nr, Vec::new())).collect();
         for (nr, bad) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
             denied.insert(*nr, rules_of(bad)?);
         }
-        let (pass, errno) = (SeccompAction::Allow, |e: i32| SeccompAction::Errno(e.cast_unsigned()));
+        let (pass, errno) = (SeccompAction::Allow, |e: i32| {
+            SeccompAction::Errno(e.cast_unsigned())
+        });
         Ok(Self {
             programs: [
                 program(known, errno(libc::ENOSYS), pass.clone())?,
-                program([(libc::SYS_socket, sockets)].into(), pass.clone(), errno(libc::EAFNOSUPPORT))?,
+                program(
+                    [(libc::SYS_socket, sockets)].into(),
+                    pass.clone(),
+                    errno(libc::EAFNOSUPPORT),
+                )?,
                 program(denied, pass, errno(libc::EPERM))?,
             ],
             n_allowed: allowed.len(),
@@ -255,7 +302,10 @@ impl Filters {
                 | u64::from(word.k);
             print = (print ^ bits).wrapping_mul(0x0100_0000_01b3);
         }
-        format!("{} calls allowed, {} refused, filter {print:016x}", self.n_allowed, self.n_refused)
+        format!(
+            "{} calls allowed, {} refused, filter {print:016x}",
+            self.n_allowed, self.n_refused
+        )
     }
 }
 
@@ -270,9 +320,8 @@ fn program(
 
 fn rules_of(bad: &Bad) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     use SeccompCmpArgLen::{Dword, Qword};
-    let one = |arg, len, op, value| {
-        SeccompRule::new(vec![SeccompCondition::new(arg, len, op, value)?])
-    };
+    let one =
+        |arg, len, op, value| SeccompRule::new(vec![SeccompCondition::new(arg, len, op, value)?]);
     let rules: Result<Vec<_>, _> = match bad {
         Bad::AnyBit(arg, bits) => bits
             .iter()
@@ -315,7 +364,10 @@ mod tests {
             assert!(seen.insert(*nr), "call {nr} stands twice");
         }
         for (nr, _) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
-            assert!(seen.contains(nr), "call {nr} has a rule but no place in the table");
+            assert!(
+                seen.contains(nr),
+                "call {nr} has a rule but no place in the table"
+            );
         }
     }
 

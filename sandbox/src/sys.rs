@@ -14,7 +14,9 @@ use std::{
 
 pub(crate) use libc::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER,
-    CLONE_NEWUTS, EINVAL, ENOENT, EPERM, SIGKILL,
+    CLONE_NEWUTS, EINVAL, ENOENT, EPERM, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE,
+    RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE, RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_RTPRIO,
+    RLIMIT_SIGPENDING, SIGKILL,
 };
 
 /// Mount attributes as `mount_setattr` takes them.
@@ -140,10 +142,7 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 }
 
 /// Wait until one of two descriptors is readable or hung up; tells which are.
-pub(crate) fn wait_readable(
-    fds: [BorrowedFd<'_>; 2],
-    timeout_ms: i32,
-) -> io::Result<[bool; 2]> {
+pub(crate) fn wait_readable(fds: [BorrowedFd<'_>; 2], timeout_ms: i32) -> io::Result<[bool; 2]> {
     let mut polled = fds.map(|fd| libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLIN,
@@ -276,7 +275,15 @@ pub(crate) fn give_to(file: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()
 
 fn prctl(option: i32, argument: libc::c_ulong) -> io::Result<libc::c_int> {
     // SAFETY: only options that take numbers are used in this file.
-    let n = unsafe { libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) };
+    let n = unsafe {
+        libc::prctl(
+            option,
+            argument,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    };
     check(libc::c_long::from(n))?;
     Ok(n)
 }
@@ -301,8 +308,8 @@ pub(crate) fn has_no_new_privs() -> bool {
     prctl(libc::PR_GET_NO_NEW_PRIVS, 0).is_ok_and(|n| n == 1)
 }
 
-/// Empty every capability set, the bounding set included, and lock that state.
-pub(crate) fn drop_capabilities() -> io::Result<()> {
+/// Make it impossible to gain a capability again. Those held stay until [`empty_capabilities`].
+pub(crate) fn lock_capabilities() -> io::Result<()> {
     for capability in 0..64 {
         if let Err(e) = prctl(libc::PR_CAPBSET_DROP, capability) {
             // The first number that the kernel does not know ends the list.
@@ -315,7 +322,11 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock.
     prctl(libc::PR_SET_SECUREBITS, 0b1100_1111)?;
     // PR_CAP_AMBIENT with PR_CAP_AMBIENT_CLEAR_ALL.
-    prctl(47, 4)?;
+    prctl(47, 4).map(drop)
+}
+
+/// Empty every capability set of this process.
+pub(crate) fn empty_capabilities() -> io::Result<()> {
     let header: [u32; 2] = [0x2008_0522, 0];
     let nothing = [0_u32; 6];
     // SAFETY: version 3 of the interface reads an 8-byte header and 24 bytes of sets.
@@ -346,42 +357,19 @@ pub(crate) fn reset_signals() {
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const none, 0, 8) };
 }
 
-/// One of the resource limits below; both soft and hard are set.
+/// Set both the soft and the hard limit of a resource (`libc::RLIMIT_*`).
 pub(crate) fn limit(resource: Resource, most: u64) -> io::Result<()> {
-    let value = libc::rlimit64 { rlim_cur: most, rlim_max: most };
-    let number = match resource {
-        Resource::Core => libc::RLIMIT_CORE,
-        Resource::Cpu => libc::RLIMIT_CPU,
-        Resource::Data => libc::RLIMIT_DATA,
-        Resource::FileSize => libc::RLIMIT_FSIZE,
-        Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
-        Resource::MessageQueues => libc::RLIMIT_MSGQUEUE,
-        Resource::Nice => libc::RLIMIT_NICE,
-        Resource::OpenFiles => libc::RLIMIT_NOFILE,
-        Resource::Processes => libc::RLIMIT_NPROC,
-        Resource::RealTime => libc::RLIMIT_RTPRIO,
-        Resource::Signals => libc::RLIMIT_SIGPENDING,
+    let value = libc::rlimit64 {
+        rlim_cur: most,
+        rlim_max: most,
     };
     // SAFETY: the pointer is to a live local that the kernel reads.
-    let n = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, &raw const value, 0) };
+    let n = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const value, 0) };
     check(n).map(drop)
 }
 
-/// What a process can be limited in; see getrlimit(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resource {
-    Core,
-    Cpu,
-    Data,
-    FileSize,
-    LockedMemory,
-    MessageQueues,
-    Nice,
-    OpenFiles,
-    Processes,
-    RealTime,
-    Signals,
-}
+/// The number of a resource; see getrlimit(2).
+pub(crate) type Resource = libc::__rlimit_resource_t;
 
 /// Mark every descriptor from this number on as closed by the next exec.
 pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
@@ -393,13 +381,19 @@ pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
 /// Make descriptor `to` (0, 1 or 2) another name of `from`.
 pub(crate) fn put_at(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     // SAFETY: only the standard streams are replaced, which nobody owns.
-    check(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), to) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::dup2(from.as_raw_fd(), to)
+    }))
+    .map(drop)
 }
 
 /// Replace this program. Returns only when that is refused.
 pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+        list.iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: both lists end with a null pointer and their strings outlive the call.
@@ -475,8 +469,7 @@ pub(crate) fn restrict_mount(
     let (fd, size) = (mount.as_raw_fd(), size_of::<libc::mount_attr>());
     let (empty, attr) = (c"".as_ptr(), &raw const attr);
     // SAFETY: the struct is live and its size is passed.
-    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attr, size) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attr, size) }).map(drop)
 }
 
 /// Attach a mount that a descriptor names upon the file or folder that another names.
@@ -501,9 +494,8 @@ pub(crate) fn open_below(
     let (fd, size) = (folder.as_raw_fd(), size_of::<libc::open_how>());
     loop {
         // SAFETY: the string ends with NUL, the struct is live and its size is passed.
-        let n = unsafe {
-            libc::syscall(libc::SYS_openat2, fd, path.as_ptr(), &raw const how, size)
-        };
+        let n =
+            unsafe { libc::syscall(libc::SYS_openat2, fd, path.as_ptr(), &raw const how, size) };
         match owned(n) {
             // The kernel asks to try again when a rename raced with the walk.
             Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -517,7 +509,9 @@ pub(crate) fn open_name(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     // SAFETY: the string ends with NUL and outlives the call.
-    owned(libc::c_long::from(unsafe { libc::open(path.as_ptr(), flags) }))
+    owned(libc::c_long::from(unsafe {
+        libc::open(path.as_ptr(), flags)
+    }))
 }
 
 /// The names in a folder, without `.` and `..`, in the filesystem's order.
@@ -532,7 +526,10 @@ pub(crate) fn list(
 /// Go to the folder that a descriptor names.
 pub(crate) fn enter(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes a number.
-    check(libc::c_long::from(unsafe { libc::fchdir(folder.as_raw_fd()) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::fchdir(folder.as_raw_fd())
+    }))
+    .map(drop)
 }
 
 /// The name of this machine inside its uts namespace.
@@ -548,7 +545,9 @@ pub(crate) fn set_host_name(name: &str) -> io::Result<()> {
 pub(crate) fn bring_up_loopback() -> io::Result<()> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
     // SAFETY: takes numbers.
-    let socket = owned(libc::c_long::from(unsafe { libc::socket(libc::AF_INET, kind, 0) }))?;
+    let socket = owned(libc::c_long::from(unsafe {
+        libc::socket(libc::AF_INET, kind, 0)
+    }))?;
     // SAFETY: an all-zero ifreq is a valid value of that plain struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = libc::c_char::from_ne_bytes([b'l']);
@@ -569,25 +568,14 @@ pub(crate) fn landlock_version() -> u32 {
     u32::try_from(n).unwrap_or(0)
 }
 
-/// Flags for a mere name, whose last part may be a link.
-pub(crate) fn path_flag() -> i32 {
-    libc::O_PATH
-}
-
+/// Flags for a mere name.
+pub(crate) const NAME: i32 = libc::O_PATH;
+/// Flags for a first, harmless look at a name: nothing is opened and no link followed.
+pub(crate) const LOOK: i32 = libc::O_PATH | libc::O_NOFOLLOW;
 /// Flags for a folder that is to be listed.
-pub(crate) fn folder_flag() -> i32 {
-    libc::O_RDONLY | libc::O_DIRECTORY
-}
-
-/// Flags for a first, harmless look at a name: nothing is opened.
-pub(crate) fn name_only_flag() -> i32 {
-    libc::O_PATH | libc::O_NOFOLLOW
-}
-
+pub(crate) const FOLDER: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
 /// Flags for reading a file that might be anything: never blocks, never becomes a terminal.
-pub(crate) fn read_flag() -> i32 {
-    libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY
-}
+pub(crate) const READ: i32 = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// End this process at once, without running anything more.
 pub(crate) fn exit_now(code: i32) -> ! {

@@ -1,6 +1,7 @@
 //! Each test tries one forbidden act from inside a jail and looks at what came of it outside.
 //!
 //! All of them run as whoever starts them; started as root, the last test runs them again as an ordinary user.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     env, fs,
@@ -9,9 +10,8 @@ use std::{
     os::unix::{
         fs::{PermissionsExt, symlink},
         net::UnixListener,
-        process::CommandExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -21,84 +21,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meshfarm_sandbox::{Access, Exit, Jail, Level, Mount, Spec, Step, launch};
+use meshfarm_sandbox::{Access, Level, Step, launch, probe_with};
+use room::{CANARY, Room, finish, is_root, launcher, mount, repeat_as_ordinary_user};
 
-const CANARY: &str = "canary-7f3a";
-const SHOW: &str = "/home/artist/show";
-
-fn launcher() -> PathBuf {
-    program("MESHFARM_SANDBOX", env!("CARGO_BIN_EXE_meshfarm-sandbox"))
-}
-
-fn prober() -> PathBuf {
-    program("MESHFARM_SANDBOX_PROBE", env!("CARGO_BIN_EXE_meshfarm-sandbox-probe"))
-}
-
-fn program(variable: &str, built: &str) -> PathBuf {
-    env::var_os(variable).map_or_else(|| built.into(), PathBuf::from)
-}
-
-/// One tenant's folders on the host, another's beside them, and a policy for the first.
-struct Room {
-    folder: tempfile::TempDir,
-    spec: Spec,
-}
-
-impl Room {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        for name in ["work", "in", "in/render", "out", "other", "base"] {
-            fs::create_dir(path(name)).unwrap();
-        }
-        fs::write(path("in/scene.txt"), "a scene").unwrap();
-        fs::write(path("other/secret"), CANARY).unwrap();
-        let mut spec = Spec::new(prober(), path("work"));
-        spec.base = Some(path("base"));
-        spec.mounts = vec![
-            mount(path("out"), &format!("{SHOW}/render"), Access::Write),
-            mount(path("in"), SHOW, Access::Read),
-        ];
-        Self { folder, spec }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    fn start(&self, act: &[&str]) -> Jail {
-        let mut spec = self.spec.clone();
-        spec.args = act.iter().map(|s| (*s).to_owned()).collect();
-        launch(&launcher(), &spec).unwrap()
-    }
-
-    /// Try one act; what it printed and how it ended.
-    fn run(&self, act: &[&str]) -> (String, Exit) {
-        finish(self.start(act))
-    }
-
-    fn try_act(&self, act: &[&str]) -> String {
-        self.run(act).0
-    }
-}
-
-fn mount(host: PathBuf, at: &str, access: Access) -> Mount {
-    Mount { host, at: at.into(), access, exec: false }
-}
-
-fn finish(mut jail: Jail) -> (String, Exit) {
-    drop(jail.stdin.take());
-    let mut said = String::new();
-    jail.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    let mut complaints = String::new();
-    jail.stderr.take().unwrap().read_to_string(&mut complaints).unwrap();
-    let exit = jail.wait().unwrap();
-    (said + &complaints, exit)
-}
+#[path = "room/room.rs"]
+mod room;
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -130,15 +57,52 @@ fn is_still(path: &Path) -> bool {
 #[test]
 fn a_program_finds_its_files_at_the_artists_paths_and_writes_where_it_may() {
     let room = Room::new();
-    assert_eq!(room.try_act(&["read", "/home/artist/show/scene.txt"]), "ok a scene\n");
-    assert_eq!(room.try_act(&["write", "/home/artist/show/render/f.png", "pixels"]), "ok \n");
-    assert_eq!(fs::read_to_string(room.path("out/f.png")).unwrap(), "pixels");
+    assert_eq!(
+        room.try_act(&["read", "/home/artist/show/scene.txt"]),
+        "ok a scene\n"
+    );
+    assert_eq!(
+        room.try_act(&["write", "/home/artist/show/render/f.png", "pixels"]),
+        "ok \n"
+    );
+    assert_eq!(
+        fs::read_to_string(room.path("out/f.png")).unwrap(),
+        "pixels"
+    );
     assert_eq!(room.try_act(&["where"]), "ok /session\n");
     assert_eq!(room.try_act(&["write", "note", "mine"]), "ok \n");
     assert_eq!(fs::read_to_string(room.path("work/note")).unwrap(), "mine");
     for private in ["/tmp/a", "/dev/shm/a", "/home/render/a"] {
         assert_eq!(room.try_act(&["write", private, "x"]), "ok \n", "{private}");
     }
+}
+
+#[test]
+fn single_files_software_and_places_below_tmp_can_be_shown() {
+    let mut room = Room::new();
+    fs::write(room.path("lut.cube"), "a lut").unwrap();
+    fs::create_dir(room.path("tool")).unwrap();
+    fs::copy(room.spec.program.clone(), room.path("tool/probe")).unwrap();
+    fs::set_permissions(room.path("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    let lut = "/home/artist/lut.cube";
+    room.spec
+        .mounts
+        .push(mount(room.path("lut.cube"), lut, Access::Read));
+    room.spec
+        .mounts
+        .push(mount(room.path("in"), "/tmp/deep/show", Access::Read));
+    room.spec.software.push(room.path("tool"));
+    assert_eq!(room.try_act(&["read", lut]), "ok a lut\n");
+    assert_eq!(
+        room.try_act(&["read", "/tmp/deep/show/scene.txt"]),
+        "ok a scene\n"
+    );
+    let said = room.try_act(&["run", &room.text("tool/probe"), "where"]);
+    assert!(said.contains("ok /session"), "{said}");
+    assert!(
+        room.try_act(&["write", &room.text("tool/new"), "x"])
+            .starts_with("error")
+    );
 }
 
 #[test]
@@ -158,7 +122,10 @@ fn the_environment_is_built_from_nothing() {
     let mut room = Room::new();
     room.spec.env.insert("FRAME".into(), "7".into());
     let said = room.try_act(&["env"]);
-    assert!(said.contains("HOME=/home/render") && said.contains("FRAME=7"), "{said}");
+    assert!(
+        said.contains("HOME=/home/render") && said.contains("FRAME=7"),
+        "{said}"
+    );
     assert!(!said.contains("CARGO"), "{said}");
 }
 
@@ -169,12 +136,32 @@ fn the_report_says_what_the_kernel_has_in_force() {
     let report = jail.report.clone();
     finish(jail);
     assert_eq!(report.level, Level::S2);
-    for name in ["user namespace", "mnt namespace", "pid namespace", "net namespace", "ipc namespace",
-        "uts namespace", "landlock", "seccomp", "no capabilities", "no new privileges"]
-    {
+    // One repetition of this program runs where the kernel gives root no process list in a user namespace.
+    let masked = env::var_os("MESHFARM_TEST_MASKED").is_some();
+    assert_eq!(report.holds("user namespace"), !masked);
+    for name in [
+        "mnt namespace",
+        "pid namespace",
+        "net namespace",
+        "ipc namespace",
+        "uts namespace",
+        "landlock",
+        "seccomp",
+        "no capabilities",
+        "no new privileges",
+    ] {
         assert!(report.holds(name), "{name}: {report:#?}");
     }
     assert!(!report.holds("cgroup"));
+}
+
+#[test]
+fn a_machine_is_judged_by_a_jail_that_was_built_on_it() {
+    let report = probe_with(&launcher());
+    assert_eq!(report.level, Level::S2, "{report:#?}");
+    assert!(report.holds("seccomp"));
+    let report = probe_with(Path::new("/bin/false"));
+    assert_eq!(report.level, Level::S0);
 }
 
 #[test]
@@ -182,9 +169,20 @@ fn a_host_file_cannot_be_read() {
     let room = Room::new();
     let beside = room.text("other/secret");
     let secret = fs::canonicalize("/proc/self/exe").unwrap();
-    let others = ["/etc/shadow", "/root/.bashrc", "/proc/1/environ", "/proc/1/root/etc/passwd",
-        "/proc/kcore", "/proc/sys/kernel/hostname", "/sys/kernel/notes", secret.to_str().unwrap()];
-    for path in others.into_iter().chain([beside.as_str(), "/session/../other/secret"]) {
+    let others = [
+        "/etc/shadow",
+        "/root/.bashrc",
+        "/proc/1/environ",
+        "/proc/1/root/etc/passwd",
+        "/proc/kcore",
+        "/proc/sys/kernel/hostname",
+        "/sys/kernel/notes",
+        secret.to_str().unwrap(),
+    ];
+    for path in others
+        .into_iter()
+        .chain([beside.as_str(), "/session/../other/secret"])
+    {
         let said = room.try_act(&["read", path]);
         assert!(said.starts_with("error"), "{path}: {said}");
         assert!(!said.contains(CANARY));
@@ -197,7 +195,10 @@ fn a_link_to_a_host_file_leads_nowhere() {
     symlink(room.path("other/secret"), room.path("in/link")).unwrap();
     symlink("../other/secret", room.path("work/link")).unwrap();
     for path in ["/home/artist/show/link", "/session/link"] {
-        assert!(room.try_act(&["read", path]).starts_with("error 2"), "{path}");
+        assert!(
+            room.try_act(&["read", path]).starts_with("error 2"),
+            "{path}"
+        );
     }
 }
 
@@ -206,8 +207,14 @@ fn another_tenants_folder_is_not_even_there() {
     let room = Room::new();
     let other = Room::new();
     for path in [room.text("other"), other.text("out"), other.text("work")] {
-        assert!(room.try_act(&["list", &path]).starts_with("error"), "{path}");
-        assert!(room.try_act(&["write", &format!("{path}/planted"), "x"]).starts_with("error"));
+        assert!(
+            room.try_act(&["list", &path]).starts_with("error"),
+            "{path}"
+        );
+        assert!(
+            room.try_act(&["write", &format!("{path}/planted"), "x"])
+                .starts_with("error")
+        );
     }
     assert!(!room.path("other/planted").exists());
     assert!(!other.path("out/planted").exists());
@@ -219,13 +226,28 @@ fn inputs_keep_their_content_and_their_mode() {
     let file = room.path("in/scene.txt");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     let path = "/home/artist/show/scene.txt";
-    assert!(room.try_act(&["write", path, "spoiled"]).starts_with("error"));
+    assert!(
+        room.try_act(&["write", path, "spoiled"])
+            .starts_with("error")
+    );
     assert!(room.try_act(&["chmod-read", path]).starts_with("error"));
-    assert!(room.try_act(&["write", "/home/artist/show/new", "x"]).starts_with("error"));
-    assert!(room.try_act(&["write", "/planted", "x"]).starts_with("error"));
-    assert!(room.try_act(&["write", "/usr/planted", "x"]).starts_with("error"));
+    assert!(
+        room.try_act(&["write", "/home/artist/show/new", "x"])
+            .starts_with("error")
+    );
+    assert!(
+        room.try_act(&["write", "/planted", "x"])
+            .starts_with("error")
+    );
+    assert!(
+        room.try_act(&["write", "/usr/planted", "x"])
+            .starts_with("error")
+    );
     assert_eq!(fs::read_to_string(&file).unwrap(), "a scene");
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o666);
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o666
+    );
     assert!(!room.path("in/new").exists());
 }
 
@@ -250,15 +272,27 @@ fn host_processes_are_neither_seen_nor_signalled_nor_traced() {
     let mut victim = Command::new("sleep").arg("1000").spawn().unwrap();
     let pid = victim.id().to_string();
     let seen = room.try_act(&["list", "/proc"]);
-    let n_seen = seen.split_whitespace().filter(|w| w.parse::<u32>().is_ok()).count();
+    let n_seen = seen
+        .split_whitespace()
+        .filter(|w| w.parse::<u32>().is_ok())
+        .count();
     assert!(n_seen <= 2, "{seen}");
     for signal in ["9", "15"] {
-        assert!(room.try_act(&["call", "62", &pid, signal]).starts_with("error 3"));
+        assert!(
+            room.try_act(&["call", "62", &pid, signal])
+                .starts_with("error 3")
+        );
     }
     for request in ["16", "0x4206"] {
-        assert!(room.try_act(&["call", "101", request, &pid, "0", "0"]).starts_with("error 1 "));
+        assert!(
+            room.try_act(&["call", "101", request, &pid, "0", "0"])
+                .starts_with("error 1 ")
+        );
     }
-    assert!(room.try_act(&["call", "310", &pid, "0", "0", "0", "0", "0"]).starts_with("error 1 "));
+    assert!(
+        room.try_act(&["call", "310", &pid, "0", "0", "0", "0", "0"])
+            .starts_with("error 1 ")
+    );
     assert!(victim.try_wait().unwrap().is_none());
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -267,12 +301,21 @@ fn host_processes_are_neither_seen_nor_signalled_nor_traced() {
 #[test]
 fn the_first_process_of_the_jail_is_out_of_reach() {
     let room = Room::new();
-    for path in ["/proc/1/mem", "/proc/1/exe", "/proc/1/environ", "/proc/1/fd"] {
+    for path in [
+        "/proc/1/mem",
+        "/proc/1/exe",
+        "/proc/1/environ",
+        "/proc/1/fd",
+    ] {
         assert!(room.try_act(&["read", path]).starts_with("error"), "{path}");
     }
     let mut jail = room.start(&["call", "62", "1", "9"]);
     let mut said = String::new();
-    jail.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    jail.stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
     assert_eq!(jail.wait().unwrap().code, Some(0), "{said}");
 }
 
@@ -296,7 +339,11 @@ fn the_hosts_network_is_out_of_reach() {
     assert!(room.try_act(&["udp", &to]).starts_with("error 97"));
     // Netlink, packet, vsock and raw sockets are families of their own.
     for family in ["16", "17", "40", "10", "2"] {
-        assert!(room.try_act(&["call", "41", family, "3", "0"]).starts_with("error 97"), "{family}");
+        assert!(
+            room.try_act(&["call", "41", family, "3", "0"])
+                .starts_with("error 97"),
+            "{family}"
+        );
     }
     assert_eq!(visits.load(Ordering::SeqCst), 0);
     assert!(datagrams.recv(&mut [0; 8]).is_err());
@@ -314,7 +361,10 @@ fn sockets_of_the_host_by_name_are_out_of_reach() {
     for listener in [&by_path, &by_name] {
         listener.set_nonblocking(true).unwrap();
     }
-    assert!(room.try_act(&["unix", path.to_str().unwrap()]).starts_with("error"));
+    assert!(
+        room.try_act(&["unix", path.to_str().unwrap()])
+            .starts_with("error")
+    );
     assert!(room.try_act(&["abstract", &name]).starts_with("error"));
     assert!(by_path.accept().is_err());
     assert!(by_name.accept().is_err());
@@ -353,7 +403,9 @@ fn dangerous_calls_are_refused() {
         ("real-time scheduling", &["144", "0", "1", "x"]),
     ];
     for (name, words) in calls {
-        let act: Vec<&str> = std::iter::once("call").chain(words.iter().copied()).collect();
+        let act: Vec<&str> = std::iter::once("call")
+            .chain(words.iter().copied())
+            .collect();
         let said = room.try_act(&act);
         assert!(said.starts_with("error 1 "), "{name}: {said}");
     }
@@ -367,14 +419,16 @@ fn dangerous_calls_are_refused() {
 #[test]
 fn set_user_id_bits_cannot_be_set() {
     let room = Room::new();
-    fs::write(room.path("out/tool"), "x").unwrap();
-    if env_is_root() {
-        fs::set_permissions(room.path("out/tool"), fs::Permissions::from_mode(0o666)).unwrap();
-    }
-    assert_eq!(room.try_act(&["write", "/home/artist/show/render/mine", "x"]), "ok \n");
+    assert_eq!(
+        room.try_act(&["write", "/home/artist/show/render/mine", "x"]),
+        "ok \n"
+    );
     let said = room.try_act(&["call", "90", "/home/artist/show/render/mine", "0x9ed"]);
     assert!(said.starts_with("error 1 "), "{said}");
-    let mode = fs::metadata(room.path("out/mine")).unwrap().permissions().mode();
+    let mode = fs::metadata(room.path("out/mine"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o6000, 0);
 }
 
@@ -399,8 +453,15 @@ fn no_descriptor_leaks_into_the_jail() {
         .env("MESHFARM_TEST_LEAK", folder.path())
         .output()
         .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
-    assert_eq!(fs::read_to_string(folder.path().join("said")).unwrap(), "ok \n");
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stdout)
+    );
+    assert_eq!(
+        fs::read_to_string(folder.path().join("said")).unwrap(),
+        "ok \n"
+    );
 }
 
 #[test]
@@ -443,9 +504,13 @@ fn processor_time_is_measured_and_limited() {
     let mut room = Room::new();
     room.spec.limits.cpu_seconds = 1;
     let (_, exit) = room.run(&["spin"]);
-    assert!(exit.signal == Some(9) || exit.signal == Some(24), "{exit:?}");
+    assert!(
+        exit.signal == Some(9) || exit.signal == Some(24),
+        "{exit:?}"
+    );
     let used = exit.usage.user_ms + exit.usage.system_ms;
-    assert!((900..5000).contains(&used), "{exit:?}");
+    // The kernel limits by counted ticks and reports measured time: on a busy machine they differ.
+    assert!((500..5000).contains(&used), "{exit:?}");
 }
 
 #[test]
@@ -454,7 +519,9 @@ fn nothing_is_left_when_a_jail_is_killed() {
     let mark = format!("/session/beat-{}-{:p}", std::process::id(), &room);
     let beat = room.path("work").join(mark.rsplit('/').next().unwrap());
     let mut jail = room.start(&["linger-and-stay", &mark]);
-    wait_until("the daemon beats", || fs::read(&beat).is_ok_and(|t| t.len() > 1));
+    wait_until("the daemon beats", || {
+        fs::read(&beat).is_ok_and(|t| t.len() > 1)
+    });
     jail.kill().unwrap();
     assert!(processes_naming(&mark).is_empty());
     assert!(is_still(&beat));
@@ -489,10 +556,17 @@ fn everything_dies_with_the_launcher() {
     let mark = format!("/session/beat-{}-{:p}", std::process::id(), &room);
     let beat = room.path("work").join(mark.rsplit('/').next().unwrap());
     let mut jail = room.start(&["linger-and-stay", &mark]);
-    wait_until("the daemon beats", || fs::read(&beat).is_ok_and(|t| t.len() > 1));
-    let kill = Command::new("kill").args(["-9", &jail.launcher_id().to_string()]).status().unwrap();
+    wait_until("the daemon beats", || {
+        fs::read(&beat).is_ok_and(|t| t.len() > 1)
+    });
+    let kill = Command::new("kill")
+        .args(["-9", &jail.launcher_id().to_string()])
+        .status()
+        .unwrap();
     assert!(kill.success());
-    wait_until("all processes are gone", || processes_naming(&mark).is_empty());
+    wait_until("all processes are gone", || {
+        processes_naming(&mark).is_empty()
+    });
     assert_eq!(jail.wait().unwrap_err().step, Step::Launcher);
     assert!(is_still(&beat));
 }
@@ -518,7 +592,9 @@ fn everything_dies_with_the_node() {
     wait_until("the jail runs", || processes_naming(&mark).len() >= 2);
     node.kill().unwrap();
     node.wait().unwrap();
-    wait_until("all processes are gone", || processes_naming(&mark).is_empty());
+    wait_until("all processes are gone", || {
+        processes_naming(&mark).is_empty()
+    });
 }
 
 #[test]
@@ -528,9 +604,16 @@ fn a_jail_that_cannot_be_built_is_an_error_that_names_the_step() {
     let error = launch(&launcher(), &room.spec).unwrap_err();
     assert_eq!(error.step, Step::Level);
     room.spec.floor = Level::S2;
-    room.spec.mounts.push(mount("/nowhere/at/all".into(), "/mnt/x", Access::Read));
+    room.spec
+        .mounts
+        .push(mount("/nowhere/at/all".into(), "/mnt/x", Access::Read));
     let error = launch(&launcher(), &room.spec).unwrap_err();
-    assert!(error.to_string().contains("/mnt/x: no such file or directory"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("/mnt/x: no such file or directory"),
+        "{error}"
+    );
     room.spec.mounts.pop();
     room.spec.program = room.path("in/scene.txt");
     let error = launch(&launcher(), &room.spec).unwrap_err();
@@ -548,33 +631,45 @@ fn a_hostile_link_in_the_inputs_moves_no_mount() {
     assert_eq!(error.step, Step::Mount, "{error}");
 }
 
-fn env_is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+#[test]
+fn started_as_root_all_of_this_holds_for_an_ordinary_user_as_well() {
+    if is_root() && !is_repetition() {
+        repeat_as_ordinary_user(&[]);
+    }
 }
 
 #[test]
-fn started_as_root_all_of_this_holds_for_an_ordinary_user_as_well() {
-    if !env_is_root() || env::var_os("MESHFARM_TEST_LEAK").is_some() {
+fn started_as_root_all_of_this_holds_without_user_namespaces_as_well() {
+    let may_mount = || {
+        Command::new("unshare")
+            .args(["-m", "true"])
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    if !is_root() || is_repetition() || !may_mount() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = |from: &Path, name: &str| {
-        let to = folder.path().join(name);
-        fs::copy(from, &to).unwrap();
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
-        to
-    };
-    let done = Command::new(copy(&env::current_exe().unwrap(), "tests"))
-        .env("MESHFARM_SANDBOX", copy(&launcher(), "meshfarm-sandbox"))
-        .env("MESHFARM_SANDBOX_PROBE", copy(&prober(), "meshfarm-sandbox-probe"))
-        .env_remove("TMPDIR")
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534)
+    let limit = || fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap();
+    let before = limit();
+    // As in a container that hides a part of its process list.
+    let script = "mount --make-rprivate / && mount -t tmpfs none /proc/irq && exec \"$0\"";
+    let done = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(env::current_exe().unwrap())
+        .env("MESHFARM_TEST_MASKED", "1")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
-    assert!(said.contains("test result: ok"), "{said}");
+    assert!(
+        done.status.success() && said.contains("test result: ok"),
+        "{said}"
+    );
+    // Without a user namespace of its own a jail that wrote its limits would write the host's.
+    assert_eq!(limit(), before);
+}
+
+fn is_repetition() -> bool {
+    ["MESHFARM_TEST_LEAK", "MESHFARM_TEST_MASKED"]
+        .iter()
+        .any(|v| env::var_os(v).is_some())
 }

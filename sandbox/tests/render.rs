@@ -1,0 +1,241 @@
+//! Real programs in the jail: paths of the artist, Windows paths through the preload library, renderers.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use meshfarm_sandbox::WindowsRule;
+use room::{CANARY, Room, is_root, repeat_as_ordinary_user};
+
+#[path = "room/room.rs"]
+#[allow(dead_code, reason = "each test program uses its part of the room")]
+mod room;
+
+/// The preload library, built once by a cargo of its own: it has another profile than the tests.
+fn preload() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        if let Some(path) = env::var_os("MESHFARM_PRELOAD") {
+            return PathBuf::from(path);
+        }
+        let target = Path::new(env!("CARGO_BIN_EXE_meshfarm-sandbox"))
+            .ancestors()
+            .nth(2)
+            .unwrap();
+        let done = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--profile", "preload", "-p", "meshfarm-preload"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("CARGO_TARGET_DIR", target)
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        target.join("preload/libmeshfarm_preload.so")
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+fn rule(source: &str, at: &str) -> WindowsRule {
+    WindowsRule {
+        source: source.into(),
+        at: at.into(),
+        case_insensitive: true,
+    }
+}
+
+fn windows_room() -> Room {
+    let mut room = Room::new();
+    room.spec.preload = Some(preload());
+    room.spec.windows = vec![
+        rule(r"C:\show", room::SHOW),
+        rule(r"C:\show\render", "/home/artist/show/render"),
+        rule(r"\\nas\projects", room::SHOW),
+    ];
+    room
+}
+
+const SCENE: &str = r#"
+#version 3.7;
+global_settings { assumed_gamma 1 }
+#include "INCLUDE"
+camera { location <0,0,-3> look_at 0 }
+sphere { 0, 1 pigment { Paint } finish { ambient 1 diffuse 0 } }
+"#;
+
+fn write_scene(room: &Room, include: &str) {
+    fs::create_dir(room.path("in/Tex")).unwrap();
+    fs::write(
+        room.path("in/Tex/Paint.inc"),
+        "#declare Paint = pigment { rgb <1,0,1> };\n",
+    )
+    .unwrap();
+    fs::write(room.path("in/scene.pov"), SCENE.replace("INCLUDE", include)).unwrap();
+}
+
+/// The middle and a corner of a picture, decoded.
+fn colours(picture: &Path) -> [[u8; 3]; 2] {
+    let picture = image::open(picture).unwrap().to_rgb8();
+    let (width, height) = picture.dimensions();
+    [
+        picture.get_pixel(width / 2, height / 2).0,
+        picture.get_pixel(0, 0).0,
+    ]
+}
+
+const MAGENTA_ON_BLACK: [[u8; 3]; 2] = [[255, 0, 255], [0, 0, 0]];
+
+#[test]
+fn povray_renders_at_the_artists_own_paths() {
+    let mut room = Room::new();
+    write_scene(&room, "/home/artist/show/Tex/Paint.inc");
+    room.spec.program = "/usr/bin/povray".into();
+    let scene = "+I/home/artist/show/scene.pov";
+    let (said, exit) = room.run(&[
+        scene,
+        "+O/home/artist/show/render/frame.png",
+        "+W64",
+        "+H48",
+        "-D",
+        "+WT2",
+    ]);
+    assert!(exit.success(), "{said}");
+    assert_eq!(colours(&room.path("out/frame.png")), MAGENTA_ON_BLACK);
+}
+
+#[test]
+fn povray_renders_a_scene_with_windows_paths() {
+    let mut room = windows_room();
+    // Doubled separators and other case, as scenes have them.
+    write_scene(&room, r"C:\\Show\\TEX\\paint.INC");
+    room.spec.program = "/usr/bin/povray".into();
+    let args = [
+        r"+IC:\\show\\scene.pov",
+        r"+OC:\show\render\frame.png",
+        "+W64",
+        "+H48",
+        "-D",
+    ];
+    let (said, exit) = room.run(&args);
+    assert!(exit.success(), "{said}");
+    assert_eq!(colours(&room.path("out/frame.png")), MAGENTA_ON_BLACK);
+}
+
+#[test]
+fn windows_paths_of_drives_and_servers_reach_the_jobs_files_only() {
+    let room = windows_room();
+    let jail = room.start(&["where"]);
+    assert!(jail.report.holds("windows paths"), "{:#?}", jail.report);
+    drop(jail);
+    for path in [
+        r"C:\show\scene.txt",
+        r"c:/Show/SCENE.TXT",
+        r"\\nas\projects\Scene.txt",
+        r"C:\\show\\.\scene.txt",
+        "/c/show/scene.txt",
+    ] {
+        assert_eq!(room.try_act(&["read", path]), "ok a scene\n", "{path}");
+    }
+    assert_eq!(
+        room.try_act(&["write", r"C:\Show\Render\New.png", "pixels"]),
+        "ok \n"
+    );
+    assert_eq!(
+        fs::read_to_string(room.path("out/New.png")).unwrap(),
+        "pixels"
+    );
+    assert_eq!(room.try_act(&["list", r"C:\show"]), "ok render scene.txt\n");
+    assert!(
+        room.try_act(&["write", r"C:\show\scene.txt", "spoiled"])
+            .starts_with("error")
+    );
+    assert_eq!(
+        fs::read_to_string(room.path("in/scene.txt")).unwrap(),
+        "a scene"
+    );
+    let beside = format!(
+        r"C:\show\..\..{}",
+        room.text("other/secret").replace('/', r"\")
+    );
+    let said = room.try_act(&["read", &beside]);
+    assert!(
+        said.starts_with("error") && !said.contains(CANARY),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_the_library_only_the_drive_alias_is_left() {
+    let mut room = windows_room();
+    room.spec.preload = None;
+    assert!(
+        room.try_act(&["read", r"C:\show\scene.txt"])
+            .starts_with("error 2")
+    );
+    assert!(
+        room.try_act(&["read", r"\\nas\projects\scene.txt"])
+            .starts_with("error 2")
+    );
+    assert_eq!(room.try_act(&["read", "/c/show/scene.txt"]), "ok a scene\n");
+}
+
+#[test]
+fn shells_and_python_work_with_the_library_loaded() {
+    let mut room = windows_room();
+    let script = "import os, subprocess, tempfile, threading, multiprocessing as m\n\
+        def f(x): return x * x\n\
+        print(open(r'C:\\show\\scene.txt').read(), os.path.exists(r'\\\\nas\\projects\\scene.txt'))\n\
+        print(os.path.realpath('/c/show'), subprocess.check_output(['sh', '-c', 'echo child']))\n\
+        print(m.Pool(2).map(f, [1, 2, 3]), tempfile.TemporaryDirectory().name.startswith('/tmp'))\n";
+    fs::write(room.path("work/try.py"), script).unwrap();
+    room.spec.program = "/usr/bin/python3".into();
+    let (said, exit) = room.run(&["try.py"]);
+    assert!(exit.success(), "{said}");
+    assert_eq!(said, "a scene True\n/c/show b'child\\n'\n[1, 4, 9] True\n");
+}
+
+#[test]
+fn blender_renders_in_the_jail_where_it_is_installed() {
+    let mut room = windows_room();
+    if !Path::new("/usr/bin/blender").exists() {
+        return;
+    }
+    let script = "import bpy\n\
+        bpy.ops.wm.read_factory_settings(use_empty=False)\n\
+        s = bpy.context.scene\n\
+        s.render.engine = 'CYCLES'\n\
+        s.cycles.samples = 1\n\
+        s.cycles.use_denoising = False\n\
+        s.render.resolution_x, s.render.resolution_y, s.render.resolution_percentage = 32, 24, 100\n\
+        s.world.node_tree.nodes['Background'].inputs[0].default_value = (0, 0, 1, 1)\n\
+        s.world.node_tree.nodes['Background'].inputs[1].default_value = 5\n\
+        s.render.filepath = '/home/artist/show/render/frame.png'\n\
+        bpy.ops.render.render(write_still=True)\n";
+    fs::write(room.path("in/scene.py"), script).unwrap();
+    room.spec.program = "/usr/bin/blender".into();
+    let args = [
+        "--background",
+        "--factory-startup",
+        "--python-exit-code",
+        "3",
+        "--python",
+        "/home/artist/show/scene.py",
+    ];
+    let (said, exit) = room.run(&args);
+    assert!(exit.success(), "{said}");
+    let [_, corner] = colours(&room.path("out/frame.png"));
+    assert!(corner[2] > 200 && corner[0] < 100, "{corner:?}\n{said}");
+}
+
+#[test]
+fn started_as_root_all_of_this_holds_for_an_ordinary_user_as_well() {
+    if is_root() {
+        repeat_as_ordinary_user(&[("MESHFARM_PRELOAD", preload())]);
+    }
+}

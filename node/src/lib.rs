@@ -1,3 +1,4 @@
 //! What one site does.
 
+pub mod chunks;
 pub mod store;

@@ -168,7 +168,12 @@ struct Change {
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let len = self.value.as_ref().map(Vec::len);
-        write!(f, "{:?} key of {} bytes, value {len:?}", self.family, self.key.len())
+        write!(
+            f,
+            "{:?} key of {} bytes, value {len:?}",
+            self.family,
+            self.key.len()
+        )
     }
 }
 
@@ -181,12 +186,20 @@ impl Batch {
 
     /// Writes a record, in place of an older one with the same key.
     pub fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.changes.push(Change { family, key: key.into(), value: Some(value.into()) });
+        self.changes.push(Change {
+            family,
+            key: key.into(),
+            value: Some(value.into()),
+        });
     }
 
     /// Deletes a record, if there is one.
     pub fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
-        self.changes.push(Change { family, key: key.into(), value: None });
+        self.changes.push(Change {
+            family,
+            key: key.into(),
+            value: None,
+        });
     }
 
     /// Adds all changes of `other` after these.
@@ -236,7 +249,10 @@ impl Store {
         let families = Family::ALL
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
         let db = DB::open_cf_descriptors(&options, folder, families).map_err(fails)?;
-        let store = Self { db, folder: folder.to_owned() };
+        let store = Self {
+            db,
+            folder: folder.to_owned(),
+        };
         if store.get(Family::Meta, FORMAT_KEY)?.is_none() {
             let mut batch = Batch::new();
             batch.put(Family::Meta, FORMAT_KEY, FORMAT.to_be_bytes());
@@ -268,7 +284,9 @@ impl Store {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(write, &options).map_err(|error| StoreError::of(&self.folder, error))
+        self.db
+            .write_opt(write, &options)
+            .map_err(|error| StoreError::of(&self.folder, error))
     }
 
     /// The value of a record, if there is one.
@@ -305,7 +323,9 @@ impl Store {
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
-        self.db.cf_handle(family.name()).expect("every family was opened with the database")
+        self.db
+            .cf_handle(family.name())
+            .expect("every family was opened with the database")
     }
 }
 
@@ -345,7 +365,10 @@ fn check_families(folder: &Path, options: &Options) -> Result<(), StoreError> {
         names.into_iter().find(|name| !known(name)),
         has_meta.then(|| check_format(folder).is_err()),
     ) {
-        return Err(StoreError::UnknownFamily { folder: folder.to_owned(), name });
+        return Err(StoreError::UnknownFamily {
+            folder: folder.to_owned(),
+            name,
+        });
     }
     Ok(())
 }
@@ -359,12 +382,20 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
     let Ok(db) = DB::open_cf_for_read_only(&options, folder, families, false) else {
         return Ok(());
     };
-    let meta = db.cf_handle(Family::Meta.name()).expect("the family was opened");
-    let value = db.get_cf(meta, FORMAT_KEY).map_err(|error| StoreError::of(folder, error))?;
-    match value.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes) {
-        Some(found) if found > FORMAT => {
-            Err(StoreError::Newer { folder: folder.to_owned(), found })
-        }
+    let meta = db
+        .cf_handle(Family::Meta.name())
+        .expect("the family was opened");
+    let value = db
+        .get_cf(meta, FORMAT_KEY)
+        .map_err(|error| StoreError::of(folder, error))?;
+    match value
+        .and_then(|value| value.try_into().ok())
+        .map(u32::from_be_bytes)
+    {
+        Some(found) if found > FORMAT => Err(StoreError::Newer {
+            folder: folder.to_owned(),
+            found,
+        }),
         Some(_) | None => Ok(()),
     }
 }
@@ -490,9 +521,17 @@ mod tests {
         put(&store, Family::Job, "two", "2");
         copy(&live, &crashed);
         let is_log = |path: &Path| path.extension().is_some_and(|end| end == "log");
-        let (log, (len, _)) =
-            state(&crashed).into_iter().filter(|(path, _)| is_log(path)).next_back().unwrap();
-        fs::File::options().write(true).open(log).unwrap().set_len(len - 3).unwrap();
+        let (log, (len, _)) = state(&crashed)
+            .into_iter()
+            .filter(|(path, _)| is_log(path))
+            .next_back()
+            .unwrap();
+        fs::File::options()
+            .write(true)
+            .open(log)
+            .unwrap()
+            .set_len(len - 3)
+            .unwrap();
         let store = Store::open(&crashed).unwrap();
         assert_eq!(records(&store, Family::Job, ""), ["one=1"]);
     }
@@ -503,7 +542,10 @@ mod tests {
         let _store = Store::open(home.path()).unwrap();
         let error = Store::open(home.path()).unwrap_err();
         assert!(matches!(error, StoreError::InUse { .. }), "{error:?}");
-        assert!(error.to_string().contains(home.path().to_str().unwrap()), "{error}");
+        assert!(
+            error.to_string().contains(home.path().to_str().unwrap()),
+            "{error}"
+        );
     }
 
     #[test]
@@ -516,7 +558,10 @@ mod tests {
         drop(store);
         let before = state(home.path());
         let error = Store::open(home.path()).unwrap_err().to_string();
-        assert!(error.contains("format 7") && error.contains("knows 1"), "{error}");
+        assert!(
+            error.contains("format 7") && error.contains("knows 1"),
+            "{error}"
+        );
         assert_eq!(state(home.path()), before);
     }
 

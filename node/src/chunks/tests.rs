@@ -385,6 +385,8 @@ fn a_disk_that_is_really_full_is_said_and_loses_nothing() {
         return;
     }
     let home = Path::new("/mnt");
+    let ballast = home.join("ballast");
+    fs::write(&ballast, vec![1; 4 << 20]).unwrap();
     let settings = Settings {
         segment_bytes: 64 << 20,
         ..settings()
@@ -401,11 +403,6 @@ fn a_disk_that_is_really_full_is_said_and_loses_nothing() {
         matches!(full, Some(ChunkError::DiskFull { .. })),
         "{full:?}"
     );
-    let small = Path::new("/mnt/ballast");
-    let mut ballast = Vec::new();
-    while fs::write(small, &ballast).is_ok() {
-        ballast.resize(ballast.len() + 1000, 0);
-    }
     let refused = (0..10_000).find_map(|number| {
         let mut batch = Batch::new();
         batch.put(Family::Job, format!("{number}"), vec![1; 5000]);
@@ -416,8 +413,8 @@ fn a_disk_that_is_really_full_is_said_and_loses_nothing() {
         "{refused:?}"
     );
     assert!(get(&chunks, &first));
-    fs::remove_file(small).unwrap();
     drop(chunks);
+    fs::remove_file(ballast).unwrap();
     let chunks = open_with(home, settings);
     assert!(get(&chunks, &first));
 }

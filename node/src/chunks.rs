@@ -1,0 +1,726 @@
+//! Chunk bytes on disk: append-only segments, indexed by address, durable in groups.
+//!
+//! A chunk is appended to the newest segment and can be read at once. A commit syncs the segments and
+//! then writes the index in one synced batch, so the index never points at bytes that a crash could
+//! take. What lies behind the committed length of a segment after a crash is cut off and fetched again.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use meshfarm_protocol::id::ChunkId;
+use meshfarm_protocol::seal::{self, OpenError};
+
+use crate::store::{Batch, Family, Store, StoreError};
+
+/// What stands before each chunk: a mark, its length and the beginning of its address, so that a
+/// segment can be read without the index. In bytes.
+const HEADER: u64 = 16;
+const MARK: [u8; 4] = *b"mfc1";
+
+/// A commit is due after so many chunks, which bounds the memory for those not yet indexed.
+const MAX_PENDING: usize = 1 << 16;
+
+/// Free space is asked for again after so many appended bytes.
+const ASK_SPACE_EVERY: u64 = 16 << 20;
+
+/// Segments kept open for reading.
+const MAX_OPEN: usize = 64;
+
+/// How chunks are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// A segment ends before it passes this many bytes.
+    pub segment_bytes: u64,
+    /// A commit is due after so many appended bytes.
+    pub commit_bytes: u64,
+    /// A commit is due so long after the first append since the last one.
+    pub commit_after: Duration,
+    /// So many bytes of the disk stay free for everything else.
+    pub keep_free: u64,
+    /// How many bytes are free on the disk of a folder.
+    pub free_bytes: fn(&Path) -> io::Result<u64>,
+}
+
+impl Settings {
+    /// What a node uses: segments of 1 GiB, a commit every 128 MiB or 500 ms, 1 GiB kept free.
+    #[must_use]
+    pub fn new(free_bytes: fn(&Path) -> io::Result<u64>) -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            commit_bytes: 128 << 20,
+            commit_after: Duration::from_millis(500),
+            keep_free: 1 << 30,
+            free_bytes,
+        }
+    }
+}
+
+/// Why a chunk was not stored, found or made durable.
+#[derive(Debug, thiserror::Error)]
+pub enum ChunkError {
+    /// The bytes are not those of the address. Nothing was stored; blame who sent them.
+    #[error(transparent)]
+    Wrong(#[from] OpenError),
+    /// The disk is nearly full. Nothing was stored; make room, or lower what is kept free.
+    #[error(
+        "the disk of {} is full: {free} bytes are free and {keep} are kept for other uses",
+        .folder.display()
+    )]
+    DiskFull {
+        /// The segments' folder.
+        folder: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are to stay free.
+        keep: u64,
+    },
+    /// The disk refused. A chunk of this call may be lost; those that were flushed are not.
+    #[error("cannot {doing} {}", .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A sync failed earlier, and what is on the disk is unknown since. Restart the node.
+    #[error("a write to {} failed earlier: check the disk and restart the node", .folder.display())]
+    Broken {
+        /// The segments' folder.
+        folder: PathBuf,
+    },
+    /// The index refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where a chunk lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    segment: u32,
+    offset: u32,
+    len: u32,
+}
+
+impl Place {
+    fn to_bytes(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&self.segment.to_be_bytes());
+        bytes[4..8].copy_from_slice(&self.offset.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.len.to_be_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 12] = bytes.try_into().ok()?;
+        let part = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| bytes[at + i]));
+        Some(Self {
+            segment: part(0),
+            offset: part(4),
+            len: part(8),
+        })
+    }
+
+    /// Bytes that the chunk takes in its segment.
+    fn span(self) -> u64 {
+        HEADER + u64::from(self.len)
+    }
+}
+
+/// What the index says about a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Extent {
+    /// Bytes that are durable.
+    committed: u64,
+    /// Bytes of chunks that were not removed.
+    live: u64,
+}
+
+impl Extent {
+    fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.committed.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.live.to_be_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (committed, live) = bytes.split_at_checked(8)?;
+        let part = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+        Some(Self {
+            committed: part(committed)?,
+            live: part(live)?,
+        })
+    }
+}
+
+/// All chunks of a node. Shared between threads; every call blocks on the disk.
+#[derive(Debug)]
+pub struct Chunks {
+    shared: Arc<Shared>,
+    committer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<Store>,
+    folder: PathBuf,
+    settings: Settings,
+    state: Mutex<State>,
+    /// A commit ended, or the first chunk after one arrived, or the node stops.
+    changed: Condvar,
+    open: Mutex<HashMap<u32, Arc<File>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the index says about each segment, or will after the commit under way.
+    extents: HashMap<u32, Extent>,
+    /// The segment that grows.
+    active: Option<(u32, Arc<File>)>,
+    tail: u64,
+    /// Appended since the last commit began.
+    pending: HashMap<ChunkId, Place>,
+    pending_bytes: u64,
+    /// When the first of them was appended.
+    since: Option<Instant>,
+    /// Segments that grew since the last commit began.
+    dirty: HashMap<u32, Arc<File>>,
+    /// Being committed now.
+    committing: Option<HashMap<ChunkId, Place>>,
+    /// How many commits have begun.
+    begun: u64,
+    /// The last one that was not refused by the index.
+    ended: u64,
+    unasked_bytes: u64,
+    free_was_asked: bool,
+    broken: bool,
+    stopping: bool,
+}
+
+impl Chunks {
+    /// Opens the chunks in `folder`, which is created when it is absent, and cuts off what a crash
+    /// left undone. Their index is in `store`.
+    ///
+    /// # Errors
+    /// When the disk or the index refuses.
+    pub fn open(folder: &Path, store: Arc<Store>, settings: Settings) -> Result<Self, ChunkError> {
+        fs::create_dir_all(folder).map_err(|source| io_error("create", folder, source))?;
+        let shared = Arc::new(Shared {
+            store,
+            folder: folder.to_owned(),
+            settings,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            open: Mutex::default(),
+        });
+        shared.recover()?;
+        let committer = std::thread::Builder::new()
+            .name("chunk-commit".into())
+            .spawn({
+                let shared = shared.clone();
+                move || shared.commit_in_time()
+            })
+            .map_err(|source| io_error("start a thread for", folder, source))?;
+        Ok(Self {
+            shared,
+            committer: Some(committer),
+        })
+    }
+
+    /// Whether the chunk is here, durable or not.
+    ///
+    /// # Errors
+    /// When the index refuses.
+    pub fn has(&self, cid: &ChunkId) -> Result<bool, ChunkError> {
+        Ok(self.shared.place(cid)?.is_some())
+    }
+
+    /// The sealed bytes of a chunk, if it is here and undamaged. One that is damaged is forgotten,
+    /// so that it is fetched again.
+    ///
+    /// # Errors
+    /// When the disk or the index refuses.
+    pub fn get(&self, cid: &ChunkId) -> Result<Option<Vec<u8>>, ChunkError> {
+        let Some(place) = self.shared.place(cid)? else {
+            return Ok(None);
+        };
+        let bytes = self.shared.read(place)?;
+        if let Some(bytes) = bytes.filter(|bytes| seal::check_chunk(cid, bytes).is_ok()) {
+            return Ok(Some(bytes));
+        }
+        // A chunk that was removed meanwhile has lost its place, and perhaps its segment.
+        if self.shared.place(cid)? == Some(place) {
+            tracing::warn!(%cid, ?place, "a stored chunk is damaged and will be fetched again");
+            self.remove(&[*cid])?;
+        }
+        Ok(None)
+    }
+
+    /// Stores a chunk after checking its address, and says whether it was new. It can be read at
+    /// once, and is durable after the next commit: at the latest when [`Chunks::flush`] returns.
+    ///
+    /// # Errors
+    /// When the bytes are not those of `cid`, or the disk is full or refuses.
+    pub fn put(&self, cid: &ChunkId, bytes: &[u8]) -> Result<bool, ChunkError> {
+        seal::check_chunk(cid, bytes)?;
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        if state.find(cid).is_some() || shared.indexed(cid)?.is_some() {
+            return Ok(false);
+        }
+        shared.append(&mut state, cid, bytes)?;
+        let due = state.pending_bytes >= shared.settings.commit_bytes
+            || state.pending.len() >= MAX_PENDING;
+        drop(state);
+        if due {
+            shared.commit()?;
+        }
+        Ok(true)
+    }
+
+    /// Makes all chunks durable that were put before. Callers at the same time share one commit.
+    ///
+    /// # Errors
+    /// When the disk or the index refuses.
+    pub fn flush(&self) -> Result<(), ChunkError> {
+        self.shared.commit()
+    }
+
+    /// Removes chunks, and deletes segments in which none is left. The room of a removed chunk
+    /// returns with its whole segment.
+    ///
+    /// # Errors
+    /// When the disk or the index refuses.
+    pub fn remove(&self, cids: &[ChunkId]) -> Result<(), ChunkError> {
+        self.shared.commit()?;
+        let mut state = self.shared.settled()?;
+        let mut batch = Batch::new();
+        let mut touched = HashMap::new();
+        for cid in cids {
+            let Some(place) = self.shared.indexed(cid)? else {
+                continue;
+            };
+            batch.delete(Family::Chunk, cid.0);
+            touched
+                .entry(place.segment)
+                .or_insert_with(HashMap::new)
+                .insert(*cid, place);
+        }
+        let mut changed = Vec::new();
+        for (segment, places) in touched {
+            let span: u64 = places.values().map(|place| place.span()).sum();
+            let mut extent = state.extents.get(&segment).copied().unwrap_or_default();
+            extent.live = extent.live.saturating_sub(span);
+            let grows = state.dirty.contains_key(&segment)
+                || state
+                    .active
+                    .as_ref()
+                    .is_some_and(|(active, _)| *active == segment);
+            if extent.live == 0 && !grows {
+                batch.delete(Family::Segment, segment.to_be_bytes());
+                changed.push((segment, None));
+            } else {
+                batch.put(Family::Segment, segment.to_be_bytes(), extent.to_bytes());
+                changed.push((segment, Some(extent)));
+            }
+        }
+        self.shared.store.commit(batch)?;
+        for (segment, extent) in changed {
+            if let Some(extent) = extent {
+                state.extents.insert(segment, extent);
+            } else {
+                state.extents.remove(&segment);
+                self.shared.forget(segment)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Chunks {
+    /// Commits what is pending. After a failure the chunks are fetched again, so it is only logged.
+    fn drop(&mut self) {
+        if let Err(error) = self.shared.commit() {
+            tracing::warn!(%error, "the newest chunks were not made durable");
+        }
+        self.shared.lock().stopping = true;
+        self.shared.changed.notify_all();
+        if let Some(committer) = self.committer.take() {
+            drop(committer.join());
+        }
+    }
+}
+
+impl State {
+    fn find(&self, cid: &ChunkId) -> Option<Place> {
+        let committing = self.committing.as_ref().and_then(|places| places.get(cid));
+        self.pending.get(cid).or(committing).copied()
+    }
+}
+
+impl Shared {
+    /// A panic while the lock is held leaves counters that no longer match the segments' bytes, but
+    /// bytes are only believed once their commit succeeded, so going on is safe.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self) -> ChunkError {
+        ChunkError::Broken {
+            folder: self.folder.clone(),
+        }
+    }
+
+    fn path(&self, segment: u32) -> PathBuf {
+        self.folder.join(format!("{segment:08x}.seg"))
+    }
+
+    fn place(&self, cid: &ChunkId) -> Result<Option<Place>, ChunkError> {
+        // A commit moves places from memory to the index, so the index is asked second.
+        let found = self.lock().find(cid);
+        if found.is_some() {
+            Ok(found)
+        } else {
+            self.indexed(cid)
+        }
+    }
+
+    fn indexed(&self, cid: &ChunkId) -> Result<Option<Place>, ChunkError> {
+        let value = self.store.get(Family::Chunk, &cid.0)?;
+        Ok(value.and_then(|value| Place::from_bytes(&value)))
+    }
+
+    /// Nothing when the segment is gone or shorter than it should be.
+    fn read(&self, place: Place) -> Result<Option<Vec<u8>>, ChunkError> {
+        let path = self.path(place.segment);
+        let file = match self.segment(place.segment, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|source| io_error("open", &path, source))?,
+        };
+        if place.len as usize > seal::MAX_SEALED {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; place.len as usize];
+        match file.read_exact_at(&mut bytes, u64::from(place.offset) + HEADER) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(source) => Err(io_error("read", &path, source)),
+        }
+    }
+
+    fn segment(&self, segment: u32, path: &Path) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&segment) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(File::open(path)?);
+        if open.len() >= MAX_OPEN {
+            open.clear();
+        }
+        open.insert(segment, file.clone());
+        Ok(file)
+    }
+
+    fn append(&self, state: &mut State, cid: &ChunkId, bytes: &[u8]) -> Result<(), ChunkError> {
+        if state.broken {
+            return Err(self.broken());
+        }
+        let len = u32::try_from(bytes.len()).expect("a chunk's length was checked");
+        let span = HEADER + u64::from(len);
+        self.ask_space(state, span)?;
+        let (segment, file) = self.active(state, span)?;
+        let offset = u32::try_from(state.tail).expect("segments are shorter than 4 GiB");
+        let mut record = Vec::with_capacity(bytes.len() + 16);
+        record.extend_from_slice(&MARK);
+        record.extend_from_slice(&len.to_be_bytes());
+        record.extend_from_slice(&cid.0[..8]);
+        record.extend_from_slice(bytes);
+        // Bytes of a write that ended halfway lie behind the tail, and the next write covers them.
+        file.write_all_at(&record, state.tail)
+            .map_err(|source| self.full(segment, source))?;
+        state.tail += span;
+        state.pending_bytes += span;
+        state.unasked_bytes += span;
+        state.pending.insert(
+            *cid,
+            Place {
+                segment,
+                offset,
+                len,
+            },
+        );
+        state.dirty.insert(segment, file);
+        if state.since.is_none() {
+            state.since = Some(Instant::now());
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    fn ask_space(&self, state: &mut State, span: u64) -> Result<(), ChunkError> {
+        if state.free_was_asked && state.unasked_bytes + span <= ASK_SPACE_EVERY {
+            return Ok(());
+        }
+        state.free_was_asked = false;
+        let free = (self.settings.free_bytes)(&self.folder)
+            .map_err(|source| io_error("see the free space of", &self.folder, source))?;
+        let keep = self.settings.keep_free;
+        if free < keep.saturating_add(span) {
+            return Err(ChunkError::DiskFull {
+                folder: self.folder.clone(),
+                free,
+                keep,
+            });
+        }
+        // Near the mark every append asks again.
+        state.free_was_asked = free > keep.saturating_add(ASK_SPACE_EVERY);
+        state.unasked_bytes = 0;
+        Ok(())
+    }
+
+    fn full(&self, segment: u32, source: io::Error) -> ChunkError {
+        if source.kind() == io::ErrorKind::StorageFull {
+            let keep = self.settings.keep_free;
+            return ChunkError::DiskFull {
+                folder: self.folder.clone(),
+                free: 0,
+                keep,
+            };
+        }
+        io_error("write", &self.path(segment), source)
+    }
+
+    /// The segment that grows, a new one when `span` more bytes would be too many for the last.
+    fn active(&self, state: &mut State, span: u64) -> Result<(u32, Arc<File>), ChunkError> {
+        if let Some((segment, file)) = &state.active {
+            if state.tail + span <= self.settings.segment_bytes || state.tail == 0 {
+                return Ok((*segment, file.clone()));
+            }
+        }
+        let segment = state.extents.keys().max().map_or(0, |last| last + 1);
+        let path = self.path(segment);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| self.full(segment, source))?;
+        sync_folder(&self.folder)?;
+        let file = Arc::new(file);
+        state.extents.insert(segment, Extent::default());
+        state.active = Some((segment, file.clone()));
+        state.tail = 0;
+        Ok((segment, file))
+    }
+
+    /// Waits until no commit is under way.
+    fn settled(&self) -> Result<MutexGuard<'_, State>, ChunkError> {
+        let mut state = self.lock();
+        while state.committing.is_some() {
+            state = self.wait(state);
+        }
+        if state.broken {
+            Err(self.broken())
+        } else {
+            Ok(state)
+        }
+    }
+
+    /// Makes durable what is pending now, or waits for another caller who does.
+    fn commit(&self) -> Result<(), ChunkError> {
+        let mut state = self.lock();
+        if state.broken {
+            return Err(self.broken());
+        }
+        // What is pending now is covered by the next commit that begins.
+        let covered_by = state.begun + u64::from(!state.pending.is_empty());
+        while state.committing.is_some() {
+            state = self.wait(state);
+        }
+        if state.broken {
+            return Err(self.broken());
+        }
+        if state.ended >= covered_by || state.pending.is_empty() {
+            return Ok(());
+        }
+        self.commit_pending(state)
+    }
+
+    fn commit_pending(&self, mut state: MutexGuard<'_, State>) -> Result<(), ChunkError> {
+        let places = std::mem::take(&mut state.pending);
+        let bytes = std::mem::take(&mut state.pending_bytes);
+        let dirty = std::mem::take(&mut state.dirty);
+        let mut batch = Batch::new();
+        for (cid, place) in &places {
+            batch.put(Family::Chunk, cid.0, place.to_bytes());
+        }
+        for place in places.values() {
+            let extent = state.extents.entry(place.segment).or_default();
+            extent.committed = extent.committed.max(u64::from(place.offset) + place.span());
+            extent.live += place.span();
+        }
+        for segment in dirty.keys() {
+            let extent = state.extents.get(segment).copied().unwrap_or_default();
+            batch.put(Family::Segment, segment.to_be_bytes(), extent.to_bytes());
+        }
+        state.committing = Some(places);
+        state.since = None;
+        state.begun += 1;
+        drop(state);
+
+        let synced = dirty.iter().try_for_each(|(segment, file)| {
+            file.sync_data()
+                .map_err(|source| io_error("sync", &self.path(*segment), source))
+        });
+        let written = match &synced {
+            Ok(()) => self.store.commit(batch),
+            Err(_) => Ok(()),
+        };
+
+        let mut state = self.lock();
+        let places = state.committing.take().unwrap_or_default();
+        if written.is_err() {
+            // The bytes are durable, only the index is not: the next commit tries again.
+            for place in places.values() {
+                let extent = state.extents.entry(place.segment).or_default();
+                extent.live = extent.live.saturating_sub(place.span());
+            }
+            state.pending.extend(places);
+            state.pending_bytes += bytes;
+            state.dirty.extend(dirty);
+            state.since = Some(Instant::now());
+        } else {
+            state.ended = state.begun;
+        }
+        // After a failed sync the kernel may drop the bytes and report success next time.
+        state.broken |= synced.is_err();
+        self.changed.notify_all();
+        drop(state);
+        synced?;
+        Ok(written?)
+    }
+
+    /// Runs on a thread of its own: sleeps until a commit is due, for ever when nothing is pending.
+    fn commit_in_time(&self) {
+        let mut state = self.lock();
+        while !state.stopping {
+            let Some(since) = state.since.filter(|_| state.committing.is_none()) else {
+                state = self.wait(state);
+                continue;
+            };
+            let left = self.settings.commit_after.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                drop(state);
+                if let Err(error) = self.commit() {
+                    tracing::warn!(%error, "chunks are not durable yet");
+                }
+                state = self.lock();
+            } else {
+                let waited = self.changed.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    /// Reads how far each segment is durable, and cuts off or deletes what is not.
+    fn recover(&self) -> Result<(), ChunkError> {
+        let mut extents = HashMap::new();
+        self.store.scan(Family::Segment, &[], |key, value| {
+            if let (Ok(key), Some(extent)) = (key.try_into(), Extent::from_bytes(value)) {
+                extents.insert(u32::from_be_bytes(key), extent);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let listing = |source| io_error("list", &self.folder, source);
+        for file in fs::read_dir(&self.folder).map_err(listing)? {
+            let path = file.map_err(listing)?.path();
+            let Some(segment) = segment_number(&path) else {
+                continue;
+            };
+            let Some(extent) = extents.get(&segment) else {
+                fs::remove_file(&path).map_err(|source| io_error("delete", &path, source))?;
+                continue;
+            };
+            let file = OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .map_err(|source| io_error("open", &path, source))?;
+            let len = file
+                .metadata()
+                .map_err(|source| io_error("read", &path, source))?
+                .len();
+            if len > extent.committed {
+                file.set_len(extent.committed)
+                    .map_err(|source| io_error("shorten", &path, source))?;
+            }
+            // A segment that lost bytes must not grow again over the hole.
+            if len < extent.committed {
+                tracing::warn!(path = %path.display(), len, "a segment is shorter than it was");
+            } else if Some(&segment) == extents.keys().max() {
+                let mut state = self.lock();
+                state.tail = extent.committed;
+                state.active = Some((segment, Arc::new(file)));
+            }
+        }
+        sync_folder(&self.folder)?;
+        self.lock().extents = extents;
+        Ok(())
+    }
+
+    fn forget(&self, segment: u32) -> Result<(), ChunkError> {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&segment);
+        let path = self.path(segment);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("delete", &path, source))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn segment_number(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".seg")?;
+    if name.len() == 8 {
+        u32::from_str_radix(name, 16).ok()
+    } else {
+        None
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), ChunkError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|source| io_error("sync", folder, source))
+}
+
+fn io_error(doing: &'static str, path: &Path, source: io::Error) -> ChunkError {
+    ChunkError::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! Chunks become files: a private tree for a session, or results in the folders people named.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use meshfarm_protocol::id::{ChunkId, hex};
+use meshfarm_protocol::manifest::{self, Body, Entry, Limits, Reader, RootLink};
+use meshfarm_protocol::seal;
+
+use super::ContentError;
+use crate::beneath::{Descent, Folder};
+use crate::chunks::Chunks;
+
+/// A manifest whose chunks are all here.
+#[derive(Clone, Debug)]
+pub struct Files<'a> {
+    /// Where the chunks are.
+    pub chunks: &'a Chunks,
+    /// What finds and opens the manifest.
+    pub link: RootLink,
+    /// What is accepted from it.
+    pub limits: Limits,
+}
+
+/// How much was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A file that is at its destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Landed {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Whether it was written. One that was there already with the same contents is left alone.
+    pub is_new: bool,
+}
+
+impl Files<'_> {
+    /// Writes the tree, or only what lies beneath one root, into a private folder that no other
+    /// program writes to. Nothing there is replaced: a file that exists is an error.
+    ///
+    /// # Errors
+    /// When a chunk is missing, the manifest is refused or the folder cannot be written. What was
+    /// written stays, for the caller to remove with the folder.
+    pub fn materialise(&self, into: &Path, root: Option<&str>) -> Result<Written, ContentError> {
+        let top = Folder::create_private(into).map_err(ContentError::target("create", into))?;
+        let mut folders = Descent::new(top);
+        let mut written = Written::default();
+        let mut reader = self.reader()?;
+        while let Some(file) = reader.next_file()? {
+            let (names, name) = split(&file.path);
+            if root.is_some_and(|root| names.first().copied().unwrap_or(name) != root) {
+                continue;
+            }
+            let path = into.join(&file.path);
+            let mut out = folders
+                .enter(&names, |_| Ok(()))
+                .and_then(|folder| folder.create_file(name, file.executable))
+                .map_err(ContentError::target("create", &path))?;
+            let mut write = |bytes: &[u8]| {
+                out.write_all(bytes)
+                    .map_err(ContentError::target("write", &path))
+            };
+            match &file.body {
+                Body::Inline(bytes) => write(bytes)?,
+                Body::Chunks(_) => {
+                    while let Some(entry) = reader.next_entry()? {
+                        write(&self.open(&entry)?)?;
+                    }
+                }
+            }
+            stamp(&out, &file).map_err(ContentError::target("date", &path))?;
+            written.files += 1;
+            written.bytes += file.size;
+        }
+        Ok(written)
+    }
+
+    /// Writes each file beneath the destination of its root: aside, synced, then renamed, so that
+    /// nobody ever sees half a file. When this returns, all of them survive a crash.
+    ///
+    /// # Errors
+    /// When a chunk is missing, the manifest is refused, a destination cannot be written, or a
+    /// file's root has none. Files that landed before stay; landing again is harmless.
+    pub fn land(
+        &self,
+        destinations: &BTreeMap<String, PathBuf>,
+    ) -> Result<Vec<Landed>, ContentError> {
+        let mut landed = Vec::new();
+        let mut reader = self.reader()?;
+        let mut folders: Option<(String, Descent)> = None;
+        while let Some(file) = reader.next_file()? {
+            let no_place = || ContentError::NoPlace {
+                path: file.path.clone(),
+            };
+            let (root, rest) = file.path.split_once('/').ok_or_else(no_place)?;
+            let destination = destinations.get(root).ok_or_else(no_place)?;
+            let (names, name) = split(rest);
+            if folders.as_ref().is_none_or(|(open, _)| open != root) {
+                if let Some((_, folders)) = &mut folders {
+                    leave_all(folders)?;
+                }
+                let top = Folder::create(destination)
+                    .map_err(ContentError::target("write into", destination))?;
+                folders = Some((root.to_owned(), Descent::new(top)));
+            }
+            let Some((_, folders)) = &mut folders else {
+                continue;
+            };
+            let path = destination.join(rest);
+            let folder = folders
+                .enter(&names, Folder::sync)
+                .map_err(ContentError::target("create the folder of", &path))?;
+            let mut entries = Vec::new();
+            while let Some(entry) = reader.next_entry()? {
+                entries.push(entry);
+            }
+            let is_new = !self.is_there(folder, name, &file, &entries)?;
+            if is_new {
+                self.replace(folder, name, &file, &entries)?;
+            }
+            landed.push(Landed {
+                path,
+                bytes: file.size,
+                is_new,
+            });
+        }
+        if let Some((_, mut folders)) = folders {
+            leave_all(&mut folders)?;
+        }
+        Ok(landed)
+    }
+
+    fn reader(
+        &self,
+    ) -> Result<Reader<impl FnMut(&ChunkId) -> Result<Vec<u8>, ContentError> + '_>, ContentError>
+    {
+        Ok(Reader::new(&self.link, self.limits, |cid| {
+            self.sealed(cid)
+        })?)
+    }
+
+    fn sealed(&self, cid: &ChunkId) -> Result<Vec<u8>, ContentError> {
+        self.chunks.get(cid)?.ok_or(ContentError::Missing(*cid))
+    }
+
+    /// The plain bytes of a chunk, which are as many as its entry says.
+    fn open(&self, entry: &Entry) -> Result<Vec<u8>, ContentError> {
+        let plain = seal::open_chunk(&entry.cid, &entry.key, &self.sealed(&entry.cid)?)?;
+        if plain.len() as u64 == u64::from(entry.len) {
+            Ok(plain)
+        } else {
+            let lie = "a chunk has another length than it says";
+            Err(manifest::ManifestError::Contradiction(lie).into())
+        }
+    }
+
+    fn is_there(
+        &self,
+        folder: &Folder,
+        name: &str,
+        file: &manifest::File,
+        entries: &[Entry],
+    ) -> Result<bool, ContentError> {
+        let Ok(mut there) = folder.file(name) else {
+            return Ok(false);
+        };
+        if there.metadata().is_ok_and(|about| about.len() != file.size) {
+            return Ok(false);
+        }
+        let mut same = |bytes: &[u8]| {
+            let mut found = vec![0; bytes.len()];
+            there.read_exact(&mut found).is_ok() && found == bytes
+        };
+        if let Body::Inline(bytes) = &file.body {
+            return Ok(same(bytes));
+        }
+        for entry in entries {
+            if !same(&self.open(entry)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn replace(
+        &self,
+        folder: &Folder,
+        name: &str,
+        file: &manifest::File,
+        entries: &[Entry],
+    ) -> Result<(), ContentError> {
+        let path = folder.path().join(name);
+        let fails = |doing| ContentError::target(doing, &path);
+        let random = getrandom::u64().map_err(|error| fails("name a part of")(error.into()))?;
+        let part = format!(".meshfarm-{}.part", hex(&random.to_be_bytes()));
+        let mut out = folder
+            .create_file(&part, file.executable)
+            .map_err(fails("write"))?;
+        let done = self.write(&mut out, file, entries, &path).and_then(|()| {
+            stamp(&out, file).map_err(fails("date"))?;
+            out.sync_all().map_err(fails("sync"))?;
+            folder.rename(&part, name).map_err(fails("write"))
+        });
+        if done.is_err() {
+            // The first error says more than a second one could.
+            drop(folder.remove_file(&part));
+        }
+        done
+    }
+
+    fn write(
+        &self,
+        out: &mut File,
+        file: &manifest::File,
+        entries: &[Entry],
+        path: &Path,
+    ) -> Result<(), ContentError> {
+        let mut write = |bytes: &[u8]| {
+            out.write_all(bytes)
+                .map_err(ContentError::target("write", path))
+        };
+        if let Body::Inline(bytes) = &file.body {
+            write(bytes)?;
+        }
+        for entry in entries {
+            write(&self.open(entry)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The folders of a path, and the name of the file.
+fn split(path: &str) -> (Vec<&str>, &str) {
+    let mut names: Vec<_> = path.split('/').collect();
+    let name = names.pop().unwrap_or_default();
+    (names, name)
+}
+
+/// Syncs every folder that is still open, the top one last.
+fn leave_all(folders: &mut Descent) -> Result<(), ContentError> {
+    let path = folders.here().path().to_owned();
+    folders
+        .enter(&[], Folder::sync)
+        .and_then(Folder::sync)
+        .map_err(ContentError::target("sync", &path))
+}
+
+/// Gives a file its date. One before 1970 or beyond the system's range stays as it is.
+fn stamp(out: &File, file: &manifest::File) -> io::Result<()> {
+    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(file.modified.0)) {
+        Some(modified) if file.modified.0 > 0 => match out.set_modified(modified) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,1 +1,3 @@
-//! Empty.
+//! What one site does.
+
+pub mod job_bundle;

@@ -1,3 +1,4 @@
 //! What one site does.
 
 pub mod job_bundle;
+pub mod probe;

@@ -362,40 +362,144 @@ fn a_broken_job_or_environment_or_node_ends_the_session_with_the_reason() {
     assert!(runner.until_ended().1.unwrap().contains("malformed"));
 }
 
-#[test]
-fn two_frames_come_out_of_pov_ray() {
-    let template = r#"
-specificationVersion: jobtemplate-2023-09
-name: Frames
-parameterDefinitions:
-  - {name: Scene, type: PATH, objectType: FILE, dataFlow: IN}
-  - {name: Out, type: PATH, dataFlow: OUT}
-steps:
-  - name: Render
-    parameterSpace:
-      taskParameterDefinitions: [{name: Frame, type: INT, range: "1-4"}]
-    script:
-      actions:
-        onRun:
-          command: povray
-          args: ["+I{{Param.Scene}}", "+O{{Param.Out}}/ball.png", "+FN", "-D", "+WT1", "+W32", "+H24",
-                 "+KFI1", "+KFF4", "+SF{{Task.Param.Frame}}", "+EF{{Task.Param.Frame}}"]
-"#;
-    let scene = tempfile::Builder::new().suffix(".pov").tempfile().unwrap();
-    let text = "#version 3.7; global_settings { assumed_gamma 1 } camera { location -3*z look_at 0 }
-        light_source { <2, 4, -3> rgb 1 } sphere { <clock - 0.5, 0, 0>, 0.5 pigment { rgb <1, clock, 0> } }";
-    fs::write(scene.path(), text).unwrap();
-    let mut runner = Runner::start(template, &[("Scene", scene.path().to_str().unwrap())], 0);
-    runner.until_ready();
-    for task in [0, 3] {
-        runner.run(task);
-        let (said, outcome, outputs) = runner.until_task_ended();
-        assert_eq!(outcome, Outcome::Done, "{:?}", log_of(&said));
-        let name = format!("ball{}.png", task + 1);
-        assert_eq!(outputs, [name.as_str()]);
-        let frame = fs::read(runner.path("out").join(Path::new(&name))).unwrap();
-        assert!(frame.starts_with(b"\x89PNG"));
+const BALL: &str = "#version 3.7; global_settings { assumed_gamma 1 } camera { location -3*z look_at 0 }
+    light_source { <2, 4, -3> rgb 1 } sphere { <clock - 0.5, 0, 0>, 0.5 pigment { rgb <1, clock, 0> } }";
+
+/// A folder with the scene and its settings, and in `native` the frames that POV-Ray renders by itself.
+fn animation() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ball.pov"), BALL).unwrap();
+    let settings = "Input_File_Name=ball.pov\nInitial_Frame=1\nFinal_Frame=12\n\
+                    Initial_Clock=0\nFinal_Clock=1\nAntialias=On\n";
+    fs::write(folder.path().join("ball.ini"), settings).unwrap();
+    fs::create_dir(folder.path().join("native")).unwrap();
+    folder
+}
+
+fn native(folder: &TempDir, arguments: &[&str]) {
+    let ran = Command::new("povray")
+        .current_dir(folder.path())
+        .args(arguments)
+        .args(["+Onative/ball.png", "+FN", "+W32", "+H24", "-D", "+WT1"])
+        .stderr(Stdio::null())
+        .status();
+    assert!(ran.expect("POV-Ray is installed").success());
+}
+
+/// Size and pixels of a PNG, without the date that POV-Ray writes into it: the same pixels are
+/// packed into the same bytes by the same program.
+fn picture(path: &Path) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap();
+    assert!(bytes.starts_with(b"\x89PNG"));
+    let mut rest = &bytes[8..];
+    let mut kept = Vec::new();
+    while let Some((head, tail)) = rest.split_at_checked(8) {
+        let len = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
+        if [&b"IHDR"[..], b"IDAT"].contains(&&head[4..]) {
+            kept.extend_from_slice(&tail[..len]);
+        }
+        rest = &tail[len + 4..];
     }
+    kept
+}
+
+fn renders_as_native(template: &str, folder: &TempDir, extra: &[(&str, &str)]) {
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let out = tempfile::tempdir().unwrap();
+    let (scene, top, to) = (
+        at("ball.pov"),
+        at(""),
+        out.path().to_str().unwrap().to_owned(),
+    );
+    let mut parameters = vec![
+        ("Scene", scene.as_str()),
+        ("SceneFolder", top.as_str()),
+        ("Name", "ball"),
+        ("OutputDir", to.as_str()),
+        ("Frames", "1-12"),
+        ("Width", "32"),
+        ("Height", "24"),
+    ];
+    parameters.extend(extra);
+    let mut runner = Runner::start(template, &parameters, 0);
+    runner.until_ready();
+    for task in [2, 11] {
+        runner.run(task);
+        let (said, outcome, _) = runner.until_task_ended();
+        assert_eq!(outcome, Outcome::Done, "{:?}", log_of(&said));
+        let name = format!("ball{:02}.png", task + 1);
+        let ours = picture(&out.path().join(&name));
+        let theirs = picture(&folder.path().join("native").join(&name));
+        assert!(
+            !ours.is_empty() && ours == theirs,
+            "{name} is another picture"
+        );
+    }
+    let n_files = fs::read_dir(out.path()).unwrap().count();
+    assert_eq!(n_files, 2, "one task leaves one frame and nothing else");
     runner.tell(&ToRunner::Finish);
     assert_eq!(runner.until_ended().1, None);
+}
+
+#[test]
+fn frames_of_a_pov_ray_scene_are_the_ones_of_a_native_animation() {
+    let folder = animation();
+    native(&folder, &["ball.pov", "+KFI1", "+KFF12"]);
+    let template = include_str!("../../../node/bundles/povray/template.yaml");
+    renders_as_native(
+        template,
+        &folder,
+        &[("FirstFrame", "1"), ("LastFrame", "12")],
+    );
+}
+
+#[test]
+fn frames_of_pov_ray_settings_are_the_ones_of_a_native_animation() {
+    let folder = animation();
+    native(&folder, &["ball.ini"]);
+    let template = include_str!("../../../node/bundles/povray/animation.yaml");
+    let settings = folder.path().join("ball.ini");
+    renders_as_native(
+        template,
+        &folder,
+        &[("Settings", settings.to_str().unwrap())],
+    );
+}
+
+#[test]
+fn the_command_bundles_run_in_the_output_folder_with_the_frame() {
+    let out = tempfile::tempdir().unwrap();
+    let to = out.path().to_str().unwrap();
+    let template = include_str!("../../../node/bundles/command/template.yaml");
+    let command = "echo \"it's {frame}\" > f{frame4}.txt";
+    let parameters = [("Command", command), ("OutputDir", to), ("Frames", "7")];
+    let mut runner = Runner::start(template, &parameters, 0);
+    runner.until_ready();
+    runner.run(0);
+    assert_eq!(runner.until_task_ended().1, Outcome::Done);
+    let text = fs::read_to_string(out.path().join("f0007.txt")).unwrap();
+    assert_eq!(text, "it's 7\n");
+
+    let script = out.path().join("do it.sh");
+    fs::write(&script, "echo $1 > \"script $1\"; exit 3").unwrap();
+    let template = include_str!("../../../node/bundles/command/script.yaml");
+    let script = script.to_str().unwrap();
+    let parameters = [
+        ("Script", script),
+        ("Name", "do"),
+        ("OutputDir", to),
+        ("Frames", "9"),
+    ];
+    let mut runner = Runner::start(template, &parameters, 0);
+    runner.until_ready();
+    runner.run(0);
+    let outcome = runner.until_task_ended().1;
+    assert!(matches!(
+        outcome,
+        Outcome::Failed {
+            exit_code: Some(3),
+            ..
+        }
+    ));
+    assert!(out.path().join("script 9").exists());
 }

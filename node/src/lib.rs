@@ -1,1 +1,4 @@
-//! Empty.
+//! What one site does: its secrets, its place on the network.
+
+pub mod identity;
+pub mod net;

@@ -108,11 +108,7 @@ pub(crate) struct World<'a> {
 }
 
 /// Run a scenario with a seed, handing every event to `show` as a line of text.
-pub fn run<'a>(
-    scenario: &'a Scenario,
-    seed: u64,
-    show: Option<&'a mut dyn FnMut(&str)>,
-) -> Report {
+pub fn run<'a>(scenario: &'a Scenario, seed: u64, show: Option<&'a mut dyn FnMut(&str)>) -> Report {
     let mut world = World::new(scenario, seed, show);
     let ran = catch_unwind(AssertUnwindSafe(|| world.run()));
     let ended = ran.unwrap_or_else(|panic| {
@@ -352,6 +348,10 @@ impl<'a> World<'a> {
     fn boot(&mut self, at: usize) {
         let seed = self.streams.bytes("site", at as u64, self.nodes[at].life);
         let node = &mut self.nodes[at];
+        // What a session had stored before its end was recorded belongs to nobody.
+        let disk = &node.disk;
+        node.kept
+            .retain(|attempt| disk.contains_key(&Key::Finished(*attempt)));
         let config = Config {
             me: node.id,
             name: node.name.clone(),

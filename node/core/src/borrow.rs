@@ -1,8 +1,8 @@
 //! The borrower's side: offers, leases that we hold, and the attempts of our tasks under them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::lease::{
     Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Outputs, Phase, RENEW_EVERY, RESERVATION,
     Status, Usage, Want,
@@ -37,6 +37,8 @@ pub(crate) struct Held {
     pub(crate) running: BTreeSet<AttemptId>,
     pub(crate) phase: Phase,
     pub(crate) heard: Millis,
+    /// Whether the lender ever had the content in place.
+    prepared: bool,
     version: u64,
     said: Millis,
     /// What was last said, to see whether it has changed.
@@ -59,16 +61,27 @@ pub(crate) struct Landing {
     pub(crate) since: Millis,
     /// Why the last try to put them in place failed.
     pub(crate) blocked: Option<String>,
+    /// Since when its lender cannot be reached, or has not got them.
+    pub(crate) unreachable: Option<Millis>,
 }
 
 /// How long the outputs of a lender that has fallen silent are waited for.
 const LANDING_GRACE: Millis = LENDER_GRACE;
+
+/// How long outputs are asked for that a connected lender does not hand out: it has lost them, or never had them.
+const REFUSED_GRACE: Millis = LENDER_GRACE.times(10);
+
+/// So many attempts that were given up are remembered, in case that their results arrive after all.
+const MAX_GIVEN_UP: usize = 10_000;
 
 /// The borrower's side of a site.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Borrow {
     leases: BTreeMap<LeaseId, Borrowed>,
     landing: BTreeMap<AttemptId, Landing>,
+    /// Attempts that were given up and whose results would still be welcome, and their order in time.
+    given_up: BTreeMap<AttemptId, TaskRef>,
+    given_up_order: VecDeque<AttemptId>,
 }
 
 /// What a lease leaves behind that the lender has given back.
@@ -78,6 +91,8 @@ pub(crate) struct Lost {
     pub(crate) tasks: Vec<(TaskRef, AttemptId)>,
     /// Whether nothing of it is left.
     pub(crate) over: bool,
+    /// Whether its content had arrived there.
+    pub(crate) prepared: bool,
 }
 
 impl Borrow {
@@ -200,6 +215,7 @@ impl Borrow {
                 )
             })
             .collect();
+        let prepared = held.prepared;
         held.phase = Phase::Gone;
         held.running.clear();
         let over = held.attempts.is_empty();
@@ -210,6 +226,7 @@ impl Borrow {
             lender,
             tasks,
             over,
+            prepared,
         })
     }
 
@@ -222,6 +239,7 @@ impl Borrow {
         };
         held.heard = now;
         held.phase = status.phase;
+        held.prepared |= status.phase == Phase::Active;
         let mine: BTreeMap<_, _> = held.attempts.iter().map(|a| (a.attempt, a.task)).collect();
         let running: BTreeSet<_> = status
             .running
@@ -318,14 +336,18 @@ impl Borrow {
             .collect()
     }
 
-    /// Attempts whose outputs a silent lender still has, after the grace.
-    pub(crate) fn given_up(
+    /// Attempts whose outputs a lender still has that was silent, or refused them, for too long.
+    pub(crate) fn lost_landings(
         &self,
         now: Millis,
         connected: impl Fn(SiteId) -> bool,
     ) -> Vec<AttemptId> {
         let lost = |l: &Landing| {
-            l.again.is_some() && !connected(l.lender) && now.since(l.since) >= LANDING_GRACE
+            let silent = !connected(l.lender) && now.since(l.since) >= LANDING_GRACE;
+            let refused = l
+                .unreachable
+                .is_some_and(|since| now.since(since) >= REFUSED_GRACE);
+            l.again.is_some() && (silent || refused)
         };
         self.landing
             .iter()
@@ -334,11 +356,29 @@ impl Borrow {
             .collect()
     }
 
-    /// Offers without an answer and leases of silent lenders.
-    pub(crate) fn overdue(&self, now: Millis) -> Vec<LeaseId> {
+    /// Remember an attempt that was given up.
+    pub(crate) fn give_up(&mut self, attempt: AttemptId, at: TaskRef) {
+        if self.given_up.insert(attempt, at).is_none() {
+            self.given_up_order.push_back(attempt);
+        }
+        if self.given_up_order.len() > MAX_GIVEN_UP
+            && let Some(oldest) = self.given_up_order.pop_front()
+        {
+            self.given_up.remove(&oldest);
+        }
+    }
+
+    /// The task of an attempt that was given up.
+    pub(crate) fn given_up(&self, attempt: AttemptId) -> Option<TaskRef> {
+        self.given_up.get(&attempt).copied()
+    }
+
+    /// Offers without an answer and leases of silent lenders. We are never silent to ourselves, even when
+    /// the machine has slept.
+    pub(crate) fn overdue(&self, now: Millis, me: SiteId) -> Vec<LeaseId> {
         let overdue = |borrowed: &Borrowed| match &borrowed.state {
             State::Offered { until, .. } => *until <= now,
-            State::Held(held) => now.since(held.heard) >= LENDER_GRACE,
+            State::Held(held) => borrowed.lender != me && now.since(held.heard) >= LENDER_GRACE,
         };
         self.all()
             .filter(|(_, b)| overdue(b))
@@ -375,7 +415,7 @@ impl Borrow {
 
     pub(crate) fn restore(&mut self, record: &BorrowedRecord, now: Millis) {
         let mut held = Held::new(record.slots, now);
-        held.phase = Phase::Active;
+        (held.phase, held.prepared) = (Phase::Active, true);
         // Before the restart less was said than in so many milliseconds: later versions count.
         held.version = now.0;
         let (job, step, lender) = (record.job, record.step, record.lender);
@@ -391,24 +431,35 @@ impl Borrow {
         );
     }
 
+    /// An attempt goes on under its lease. Returns false when there is no such lease.
     pub(crate) fn restore_attempt(
         &mut self,
         lease: LeaseId,
         attempt: AttemptId,
-        task: TaskNo,
+        at: TaskRef,
     ) -> bool {
-        self.held_mut(lease)
-            .map(|held| held.attempts.push(Assignment { attempt, task }))
-            .is_some()
+        let Some(borrowed) = self.leases.get_mut(&lease) else {
+            return false;
+        };
+        match &mut borrowed.state {
+            State::Held(held) if (borrowed.job, borrowed.step) == (at.job, at.step) => {
+                let task = at.task;
+                held.attempts.push(Assignment { attempt, task });
+                true
+            }
+            State::Held(_) | State::Offered { .. } => false,
+        }
     }
 
-    pub(crate) fn wake_at(&self) -> Option<Millis> {
+    pub(crate) fn wake_at(&self, me: SiteId) -> Option<Millis> {
         let leases = self.leases.values().map(|borrowed| match &borrowed.state {
             State::Offered { until, .. } => *until,
-            State::Held(held) => held
-                .said
-                .plus(RENEW_EVERY)
-                .min(held.heard.plus(LENDER_GRACE)),
+            State::Held(held) => {
+                let renew = held.said.plus(RENEW_EVERY);
+                let silent = held.heard.plus(LENDER_GRACE);
+                let own = borrowed.lender == me;
+                if own { renew } else { renew.min(silent) }
+            }
         });
         let landing = self.landing.values().filter_map(|landing| landing.again);
         leases.chain(landing).min()
@@ -440,6 +491,7 @@ impl Held {
             running: BTreeSet::new(),
             phase: Phase::Preparing,
             heard: now,
+            prepared: false,
             // A node that restarts goes on above what it said before: see `Borrow::restore`.
             version: now.0,
             said: Millis(0),

@@ -1,15 +1,16 @@
 //! Jobs, steps and tasks of this site: their states, what waits, what is done, what is tried again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
-use meshfarm_protocol::job::{JobSpec, Order, Place, StepSpec};
+use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
 
 use crate::door::{Event, Output, TaskRef};
 use crate::record::{Change, JobRecord, Key, Record};
+use crate::step::{Counts, Inputs, Step};
 
 /// How long a task that has failed waits before its second try; doubled with each further one.
 const RETRY_PAUSE: Millis = Millis::seconds(1);
@@ -82,7 +83,7 @@ pub enum Task {
 }
 
 impl Task {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self::Waiting {
             failed_on: Vec::new(),
             last: None,
@@ -102,28 +103,6 @@ impl Task {
     }
 }
 
-/// The content of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inputs {
-    /// Its predecessors are not done, or are done and nobody has begun to assemble it.
-    NotYet,
-    /// It is being assembled.
-    Building,
-    /// It is there.
-    Ready { root: ChunkId, bytes: u64 },
-}
-
-/// A step at work.
-#[derive(Clone, Debug)]
-pub(crate) struct Step {
-    inputs: Inputs,
-    tasks: Vec<Task>,
-    /// Task numbers in the order in which they start.
-    order: Vec<TaskNo>,
-    /// Sum and count of the wall times of done tasks, to learn how long one takes.
-    wall: (u64, u64),
-}
-
 /// A job at work.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -139,31 +118,6 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// Whether it counts against the task's retries. A lost lease is nobody's fault.
     pub(crate) counts: bool,
-}
-
-impl Step {
-    fn new(spec: &StepSpec, order: Order) -> Self {
-        let n = spec.n_tasks();
-        Self {
-            inputs: Inputs::NotYet,
-            tasks: vec![Task::new(); spec.labels.len()],
-            order: start_order(n, order),
-            wall: (0, 0),
-        }
-    }
-
-    fn waits(&self, task: TaskNo, now: Millis) -> Option<&[SiteId]> {
-        match self.tasks.get(index(task))? {
-            Task::Waiting {
-                failed_on, after, ..
-            } if *after <= now => Some(failed_on),
-            Task::Waiting { .. }
-            | Task::Leased { .. }
-            | Task::Done { .. }
-            | Task::Failed { .. }
-            | Task::Canceled => None,
-        }
-    }
 }
 
 impl Job {
@@ -214,12 +168,12 @@ impl Job {
         self.spec.steps.get(step.0 as usize)
     }
 
-    fn step(&self, step: StepNo) -> Option<&Step> {
+    pub(crate) fn step(&self, step: StepNo) -> Option<&Step> {
         self.steps.get(step.0 as usize)
     }
 
     pub(crate) fn tasks(&self, step: StepNo) -> &[Task] {
-        self.step(step).map_or(&[], |step| &step.tasks)
+        self.step(step).map_or(&[], Step::tasks)
     }
 
     /// Root and bytes of a step's content, once it is there.
@@ -230,53 +184,84 @@ impl Job {
         }
     }
 
+    /// A step whose tasks can start: the job is active and the step's content is there.
+    pub(crate) fn ready(&self, step: StepNo) -> Option<&Step> {
+        let step = self.step(step).filter(|_| self.is_active())?;
+        matches!(step.inputs, Inputs::Ready { .. }).then_some(step)
+    }
+
     /// Tasks of a step that could start now, in their order, with the sites where they failed.
     pub(crate) fn waiting(
         &self,
         step: StepNo,
         now: Millis,
     ) -> impl Iterator<Item = (TaskNo, &[SiteId])> {
-        let step = self.step(step).filter(|_| self.is_active());
-        let step = step.filter(|step| matches!(step.inputs, Inputs::Ready { .. }));
-        step.into_iter().flat_map(move |step| {
-            step.order
-                .iter()
-                .filter_map(move |task| Some((*task, step.waits(*task, now)?)))
-        })
+        let step = self.ready(step).into_iter();
+        step.flat_map(move |step| step.waiting(now))
     }
 
     /// Mean wall time of the step's done tasks.
     pub(crate) fn task_time(&self, step: StepNo) -> Option<Millis> {
-        let (sum, n) = self.step(step)?.wall;
-        sum.checked_div(n).map(Millis)
+        self.step(step)?.task_time()
     }
 
     /// The next moment at which a task that pauses after a failure may start.
     fn wake_at(&self, now: Millis) -> Option<Millis> {
-        let tasks = self.steps.iter().flat_map(|step| &step.tasks);
-        let after = tasks.filter_map(|task| match task {
-            Task::Waiting { after, .. } if *after > now => Some(*after),
-            Task::Waiting { .. }
-            | Task::Leased { .. }
-            | Task::Done { .. }
-            | Task::Failed { .. }
-            | Task::Canceled => None,
-        });
-        after.min()
+        let steps = self.steps.iter().filter_map(|step| step.wake_at(now));
+        steps.min()
     }
 
     fn step_done(&self, step: StepNo) -> bool {
-        self.tasks(step)
-            .iter()
-            .all(|task| matches!(task, Task::Done { .. }))
+        self.step(step).is_none_or(Step::is_done)
     }
 
-    fn count(&self, what: impl Fn(&Task) -> bool) -> usize {
-        self.steps
-            .iter()
-            .flat_map(|step| &step.tasks)
-            .filter(|task| what(task))
-            .count()
+    fn counts(&self) -> Counts {
+        let mut all = Counts::default();
+        for counts in self.steps.iter().map(Step::counts) {
+            all.open += counts.open;
+            all.done += counts.done;
+            all.failed += counts.failed;
+            all.canceled += counts.canceled;
+        }
+        all
+    }
+
+    /// Active again. Steps that read the outputs of a repeated step get new content when it is done again.
+    fn reopen(&mut self, repeated: &BTreeSet<StepNo>) {
+        for n in 0..self.steps.len() {
+            let needs = &self.spec.steps[n].needs;
+            if needs.iter().any(|need| repeated.contains(need)) {
+                self.steps[n].inputs = Inputs::NotYet;
+                self.record.inputs.retain(|(step, ..)| step.0 as usize != n);
+            }
+        }
+        self.record.phase = JobPhase::Active;
+        self.record.ended = None;
+    }
+
+    /// Whether a task can still run: one is open in a step of which no predecessor, however early, has a
+    /// task that failed or was canceled.
+    fn can_go_on(&self) -> bool {
+        let mut blocked = vec![false; self.steps.len()];
+        loop {
+            let mut grown = false;
+            for (n, spec) in self.spec.steps.iter().enumerate() {
+                let blocks = |need: &StepNo| {
+                    let counts = self.step(*need).map(Step::counts).unwrap_or_default();
+                    let before = blocked.get(need.0 as usize).copied().unwrap_or_default();
+                    before || counts.failed + counts.canceled > 0
+                };
+                if !blocked[n] && spec.needs.iter().any(blocks) {
+                    blocked[n] = true;
+                    grown = true;
+                }
+            }
+            if !grown {
+                break;
+            }
+        }
+        let mut steps = self.steps.iter().zip(blocked);
+        steps.any(|(step, blocked)| !blocked && step.counts().open > 0)
     }
 }
 
@@ -325,42 +310,54 @@ impl Jobs {
         self.jobs.insert(record.job, Job::new(spec, record));
     }
 
+    /// How a task stood. A job that had ended has no open tasks, even if the node died while it said so.
     pub(crate) fn restore_task(&mut self, at: TaskRef, task: Task) {
-        if let Some(slot) = self.slot(at) {
-            *slot = task.clone();
-        }
         if let Task::Done { wall, .. } = task {
             self.learn(at, wall);
         }
+        if let Some(step) = self.step_mut(at) {
+            step.set(at.task, task);
+        }
+    }
+
+    /// Every record was restored: what an ended job had left open is canceled.
+    pub(crate) fn restored(&mut self) {
+        for (id, job) in &mut self.jobs {
+            if job.is_active() || job.counts().open == 0 {
+                continue;
+            }
+            for at in refs(*id, job, is_open) {
+                job.steps[at.step.0 as usize].set(at.task, Task::Canceled);
+            }
+        }
+    }
+
+    pub(crate) fn is_active(&self, job: JobId) -> bool {
+        self.get(job).is_some_and(Job::is_active)
     }
 
     pub(crate) fn task(&self, at: TaskRef) -> Option<&Task> {
-        self.jobs.get(&at.job)?.tasks(at.step).get(index(at.task))
+        self.jobs
+            .get(&at.job)?
+            .tasks(at.step)
+            .get(at.task.0 as usize)
     }
 
-    fn slot(&mut self, at: TaskRef) -> Option<&mut Task> {
-        let step = self
-            .jobs
-            .get_mut(&at.job)?
-            .steps
-            .get_mut(at.step.0 as usize)?;
-        step.tasks.get_mut(index(at.task))
+    fn step_mut(&mut self, at: TaskRef) -> Option<&mut Step> {
+        let job = self.jobs.get_mut(&at.job)?;
+        job.steps.get_mut(at.step.0 as usize)
     }
 
     fn set(&mut self, at: TaskRef, task: Task, out: &mut Vec<Output>) {
         put(out, Record::Task(at, task.clone()));
-        if let Some(slot) = self.slot(at) {
-            *slot = task;
+        if let Some(step) = self.step_mut(at) {
+            step.set(at.task, task);
         }
     }
 
     fn learn(&mut self, at: TaskRef, wall: Millis) {
-        let step = self
-            .jobs
-            .get_mut(&at.job)
-            .and_then(|job| job.steps.get_mut(at.step.0 as usize));
-        if let Some(step) = step {
-            step.wall = (step.wall.0.saturating_add(wall.0), step.wall.1 + 1);
+        if let Some(step) = self.step_mut(at) {
+            step.learn(wall);
         }
     }
 
@@ -510,10 +507,11 @@ impl Jobs {
             return;
         };
         for step in job.step_numbers() {
-            let needs = job.spec.steps[step.0 as usize].needs.clone();
-            let ready = needs.iter().all(|need| job.step_done(*need));
-            let run = &mut job.steps[step.0 as usize];
-            if ready && run.inputs == Inputs::NotYet {
+            let needs = &job.spec.steps[step.0 as usize].needs;
+            let waits = job.steps[step.0 as usize].inputs == Inputs::NotYet;
+            if waits && needs.iter().all(|need| job.step_done(*need)) {
+                let needs = needs.clone();
+                let run = &mut job.steps[step.0 as usize];
                 run.inputs = Inputs::Building;
                 let root = job.record.root;
                 out.push(Output::BuildInputs {
@@ -524,29 +522,25 @@ impl Jobs {
                 });
             }
         }
-        let (done, failed) = (
-            job.count(|task| matches!(task, Task::Done { .. })),
-            job.count(|task| matches!(task, Task::Failed { .. })),
-        );
-        let all = job.count(|_| true);
-        let open = job.steps.iter().enumerate().any(|(n, step)| {
-            let reachable = job.spec.steps[n].needs.iter().all(|need| {
-                let failed = |task: &Task| matches!(task, Task::Failed { .. });
-                !job.tasks(*need).iter().any(failed)
-            });
-            reachable && step.tasks.iter().any(is_open)
-        });
-        let most = job
-            .spec
-            .policy
-            .max_failed_tasks
-            .map_or(usize::MAX, |most| most as usize);
+        let Counts {
+            open,
+            done,
+            failed,
+            canceled,
+        } = job.counts();
+        let all = open + done + failed + canceled;
+        let most = job.spec.policy.max_failed_tasks;
+        let too_many = most.is_some_and(|most| failed > most as usize);
         let hopeless = done == 0 && failed >= HOPELESS;
+        // Without failed or canceled tasks every open one can run sooner or later.
+        let stuck = failed + canceled > 0 && !job.can_go_on();
         if done == all {
             self.end(id, JobPhase::Done, now, out);
-        } else if failed > 0 && (!open || failed > most || hopeless) {
+        } else if failed > 0 && (stuck || too_many || hopeless) {
             let reason = format!("{failed} of {all} tasks failed, {done} are done");
             self.end(id, JobPhase::Failed(reason), now, out);
+        } else if stuck {
+            self.end(id, JobPhase::Canceled, now, out);
         }
     }
 
@@ -558,10 +552,8 @@ impl Jobs {
         job.record.phase = phase.clone();
         job.record.ended = Some(now);
         put(out, Record::Job(job.record.clone()));
-        for (at, open) in refs(id, job) {
-            if open {
-                self.set(at, Task::Canceled, out);
-            }
+        for at in refs(id, job, is_open) {
+            self.set(at, Task::Canceled, out);
         }
         out.push(Output::Tell(Event::JobEnded { job: id, phase }));
     }
@@ -607,50 +599,29 @@ impl Jobs {
         let Some(job) = self.jobs.get(&id) else {
             return 0;
         };
-        let again: Vec<_> = refs(id, job)
-            .into_iter()
-            .map(|(at, _)| at)
-            .filter(|at| self.task(*at).is_some_and(|task| wanted(*at, task)))
-            .collect();
+        let mut again = refs(id, job, |_| true);
+        again.retain(|at| self.task(*at).is_some_and(|task| wanted(*at, task)));
+        if let Some(job) = self.jobs.get_mut(&id).filter(|_| !again.is_empty()) {
+            job.reopen(&again.iter().map(|at| at.step).collect());
+            // First the job, then its tasks: an ended job with tasks that wait would never run them.
+            put(out, Record::Job(job.record.clone()));
+        }
         for at in &again {
             put_delete(out, Key::Task(*at));
-            if let Some(slot) = self.slot(*at) {
-                *slot = Task::new();
+            if let Some(step) = self.step_mut(*at) {
+                step.set(at.task, Task::new());
             }
-        }
-        if let Some(job) = self.jobs.get_mut(&id).filter(|_| !again.is_empty()) {
-            // Steps that read the outputs of a repeated step get new content when it is done again.
-            let redone: Vec<_> = again.iter().map(|at| at.step).collect();
-            for n in 0..job.steps.len() {
-                if job.spec.steps[n]
-                    .needs
-                    .iter()
-                    .any(|need| redone.contains(need))
-                {
-                    job.steps[n].inputs = Inputs::NotYet;
-                    job.record.inputs.retain(|(step, ..)| step.0 as usize != n);
-                }
-            }
-            job.record.phase = JobPhase::Active;
-            job.record.ended = None;
-            put(out, Record::Job(job.record.clone()));
         }
         u32::try_from(again.len()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn check(&self) {
         for job in self.jobs.values() {
-            let open = job.count(is_open);
-            if !job.is_active() {
-                assert_eq!(open, 0, "an ended job has open tasks");
-            }
+            let open = job.counts().open;
+            assert!(job.is_active() || open == 0, "an ended job has open tasks");
             for (step, spec) in job.steps.iter().zip(&job.spec.steps) {
-                assert_eq!(step.tasks.len(), spec.labels.len(), "a step lost tasks");
-                assert_eq!(
-                    step.order.len(),
-                    step.tasks.len(),
-                    "a task would never start"
-                );
+                assert_eq!(step.tasks().len(), spec.labels.len(), "a step lost tasks");
+                step.check();
             }
         }
     }
@@ -660,39 +631,22 @@ fn is_open(task: &Task) -> bool {
     matches!(task, Task::Waiting { .. } | Task::Leased { .. })
 }
 
-fn refs(id: JobId, job: &Job) -> Vec<(TaskRef, bool)> {
+/// The tasks of a job that stand so.
+fn refs(job_id: JobId, job: &Job, how: impl Fn(&Task) -> bool) -> Vec<TaskRef> {
     let mut refs = Vec::new();
     for step in job.step_numbers() {
-        for (task, state) in (0..).map(TaskNo).zip(job.tasks(step)) {
-            refs.push((
-                TaskRef {
-                    job: id,
+        let numbered = (0..).map(TaskNo).zip(job.tasks(step));
+        refs.extend(
+            numbered
+                .filter(|(_, task)| how(task))
+                .map(|(task, _)| TaskRef {
+                    job: job_id,
                     step,
                     task,
-                },
-                is_open(state),
-            ));
-        }
+                }),
+        );
     }
     refs
-}
-
-const fn index(task: TaskNo) -> usize {
-    task.0 as usize
-}
-
-/// Task numbers from zero to `n` in the order in which they start.
-fn start_order(n: u32, order: Order) -> Vec<TaskNo> {
-    let given = (0..n).map(TaskNo);
-    match order {
-        Order::Given => given.collect(),
-        Order::FirstLastMiddle => {
-            let mut early = vec![0, n.saturating_sub(1), n / 2];
-            early.dedup();
-            let rest = given.filter(|task| !early.contains(&task.0));
-            early.iter().copied().map(TaskNo).chain(rest).collect()
-        }
-    }
 }
 
 pub(crate) fn put(out: &mut Vec<Output>, record: Record) {
@@ -701,22 +655,4 @@ pub(crate) fn put(out: &mut Vec<Output>, record: Record) {
 
 pub(crate) fn put_delete(out: &mut Vec<Output>, key: Key) {
     out.push(Output::Persist(Change::Delete(key)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_early_look_is_first_last_middle_and_every_task_once() {
-        for n in 1..9 {
-            let mut order = start_order(n, Order::FirstLastMiddle);
-            assert_eq!(order[0], TaskNo(0));
-            if n > 2 {
-                assert_eq!(order[1..3], [TaskNo(n - 1), TaskNo(n / 2)]);
-            }
-            order.sort();
-            assert_eq!(order, (0..n).map(TaskNo).collect::<Vec<_>>());
-        }
-    }
 }

@@ -12,7 +12,7 @@ use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::HostClass;
 use meshfarm_protocol::seal::SealingKey;
 
-use crate::door::{Content, Ended, Output, PrepareError, Session};
+use crate::door::{Content, Ended, Event, Output, PrepareError, Session};
 use crate::jobs::{put, put_delete};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
 
@@ -25,14 +25,20 @@ const BUSY_PAUSE: Millis = Millis::seconds(3);
 /// When a borrower that we cannot serve may ask again.
 const LONG_PAUSE: Millis = Millis::seconds(60);
 
-/// More leases than this at a time are declined.
+/// More leases than this of one borrower are declined, counting those of which only finished work is left.
 const MAX_LEASES: usize = 256;
+
+/// More leases than this of all other sites together are declined.
+const MAX_LEASES_OF_ALL: usize = 4096;
 
 /// One lease that we gave.
 #[derive(Clone, Debug)]
 struct Lent {
     borrower: SiteId,
     tenant: TenantId,
+    /// Slots that were promised.
+    granted: u32,
+    /// Slots that it has of them now.
     slots: u32,
     state: State,
     heard: Millis,
@@ -44,6 +50,8 @@ struct Lent {
     /// Attempts whose runner in the jail has begun with them.
     started: Vec<AttemptId>,
     finished: BTreeMap<AttemptId, Finished>,
+    /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
+    accepted: VecDeque<AttemptId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +97,42 @@ impl Lent {
         }
     }
 
-    /// Give up slots for which nothing waits, when nothing more will come. They do not return: they
-    /// may be another's by then.
+    fn new((borrower, tenant): (SiteId, TenantId), slots: u32, state: State, now: Millis) -> Self {
+        Self {
+            borrower,
+            tenant,
+            granted: slots,
+            slots,
+            state,
+            heard: now,
+            version: 0,
+            more: true,
+            queue: VecDeque::new(),
+            running: BTreeMap::new(),
+            started: Vec::new(),
+            finished: BTreeMap::new(),
+            accepted: VecDeque::new(),
+        }
+    }
+
+    /// Give up slots for which nothing waits, when nothing more will come.
     fn shrink(&mut self) {
         if !self.more {
-            let busy = self.running.len() + self.queue.len();
-            self.slots = self.slots.min(u32::try_from(busy).unwrap_or(u32::MAX));
+            self.slots = self.slots.min(self.busy());
         }
+    }
+
+    /// Take back slots that were given up, of those that are free, when something waits for them after all.
+    /// Returns how many.
+    fn grow(&mut self, free: u32) -> u32 {
+        let lacks = self.granted.min(self.busy()).saturating_sub(self.slots);
+        let grown = lacks.min(free);
+        self.slots += grown;
+        grown
+    }
+
+    fn busy(&self) -> u32 {
+        u32::try_from(self.running.len() + self.queue.len()).unwrap_or(u32::MAX)
     }
 
     fn status(&self, lease: LeaseId) -> Status {
@@ -115,7 +152,9 @@ impl Lent {
 
     fn knows(&self, attempt: AttemptId) -> bool {
         let mut open = self.queue.iter().chain(self.running.values().flatten());
-        self.finished.contains_key(&attempt) || open.any(|known| known.attempt == attempt)
+        self.finished.contains_key(&attempt)
+            || self.accepted.contains(&attempt)
+            || open.any(|known| known.attempt == attempt)
     }
 
     /// Stop everything that runs or waits. What is finished stays.
@@ -185,28 +224,21 @@ impl Lend {
             return decline(Declined::Misfit, LONG_PAUSE);
         }
         let free = self.free();
-        if free == 0 || self.leases.len() >= MAX_LEASES {
+        if free == 0 || (!own && self.has_too_many_of(from)) {
             return decline(Declined::Busy, BUSY_PAUSE);
         }
         let slots = free.min(offer.slots);
         let state = State::Reserved {
             until: now.plus(RESERVATION),
         };
-        let lent = Lent {
-            borrower: from,
-            tenant: offer.tenant,
-            slots,
-            state,
-            heard: now,
-            version: 0,
-            more: true,
-            queue: VecDeque::new(),
-            running: BTreeMap::new(),
-            started: Vec::new(),
-            finished: BTreeMap::new(),
-        };
+        let lent = Lent::new((from, offer.tenant), slots, state, now);
         self.leases.insert(lease, lent);
         self.grant(lease, slots)
+    }
+
+    fn has_too_many_of(&self, borrower: SiteId) -> bool {
+        let of_it = self.leases.values().filter(|l| l.borrower == borrower);
+        self.leases.len() >= MAX_LEASES_OF_ALL || of_it.count() >= MAX_LEASES
     }
 
     fn grant(&self, lease: LeaseId, slots: u32) -> Message {
@@ -283,15 +315,16 @@ impl Lend {
             for (session, run) in &lent.running {
                 if !run.iter().any(|running| wanted(running.attempt)) {
                     out.push(Output::Stop(*session));
+                    // Said to run no more, so that nobody asks again to stop it.
+                    let stops = |started: &AttemptId| run.iter().any(|run| run.attempt == *started);
+                    lent.started.retain(|started| !stops(started));
                 }
             }
-            let unknown: Vec<_> = want
-                .attempts
-                .iter()
-                .filter(|want| !lent.knows(want.attempt))
-                .copied()
-                .collect();
-            lent.queue.extend(unknown);
+            for assignment in &want.attempts {
+                if !lent.knows(assignment.attempt) {
+                    lent.queue.push_back(*assignment);
+                }
+            }
             lent.shrink();
         }
         let status = lent.status(lease);
@@ -315,7 +348,13 @@ impl Lend {
         }
         match result {
             Ok(shared_sessions) => lent.state = State::Active { shared_sessions },
-            Err(_reason) => lent.stop(out),
+            Err(error) => {
+                if let PrepareError::Bad(what) = error {
+                    let site = lent.borrower;
+                    out.push(Output::Tell(Event::Blame { site, what }));
+                }
+                lent.stop(out);
+            }
         }
         let message = Message::Status(lent.status(lease));
         out.push(Output::Send {
@@ -324,12 +363,26 @@ impl Lend {
         });
     }
 
-    /// Start what can start.
+    /// Start what can start. A lease that has given up its last slot and finds none gives its tasks back.
     pub(crate) fn fill(&mut self, out: &mut Vec<Output>) {
+        let mut free = self.free();
         for (lease, lent) in &mut self.leases {
             let State::Active { shared_sessions } = lent.state else {
                 continue;
             };
+            // A borrower that fetches nothing gets nothing more: what is finished stays here until it does.
+            if lent.queue.is_empty() || lent.finished.len() >= MAX_ATTEMPTS {
+                continue;
+            }
+            free -= lent.grow(free);
+            if lent.slots == 0 {
+                lent.stop(out);
+                let message = Message::Status(lent.status(*lease));
+                out.push(Output::Send {
+                    to: lent.borrower,
+                    message,
+                });
+            }
             while lent.running.len() < lent.slots as usize && !lent.queue.is_empty() {
                 let idle = lent.slots as usize - lent.running.len();
                 let share = lent.queue.len().div_ceil(idle);
@@ -356,6 +409,10 @@ impl Lend {
                 .any(|run| run.attempt == attempt)
         };
         if let Some((lease, lent)) = self.leases.iter_mut().find(|(_, lent)| runs(lent)) {
+            // The word comes from the jail, which may repeat itself.
+            if lent.started.contains(&attempt) {
+                return;
+            }
             lent.started.push(attempt);
             let message = Message::Status(lent.status(*lease));
             out.push(Output::Send {
@@ -430,6 +487,10 @@ impl Lend {
         if lent.finished.remove(&attempt).is_some() {
             put_delete(out, Key::Finished(attempt));
             out.push(Output::Forget(attempt));
+            lent.accepted.push_back(attempt);
+            if lent.accepted.len() > MAX_ATTEMPTS {
+                lent.accepted.pop_front();
+            }
         }
         self.forget_if_over(lease, out);
     }
@@ -474,7 +535,9 @@ impl Lend {
         });
         let mut over = Vec::new();
         for (lease, lent) in &mut self.leases {
-            let live = matches!(lent.state, State::Preparing | State::Active { .. });
+            // We are never silent to ourselves, even when the machine has slept.
+            let live = matches!(lent.state, State::Preparing | State::Active { .. })
+                && lent.borrower != self.me;
             if live && now.since(lent.heard) >= BORROWER_GRACE {
                 lent.stop(out);
                 let message = Message::Status(lent.status(*lease));
@@ -527,8 +590,10 @@ impl Lend {
         let moments = self.leases.values().flat_map(|lent| {
             let grace = match lent.state {
                 State::Reserved { until } => Some(until),
-                State::Preparing | State::Active { .. } => Some(lent.heard.plus(BORROWER_GRACE)),
-                State::Ended => None,
+                State::Preparing | State::Active { .. } if lent.borrower != self.me => {
+                    Some(lent.heard.plus(BORROWER_GRACE))
+                }
+                State::Preparing | State::Active { .. } | State::Ended => None,
             };
             let again = connected(lent.borrower);
             let tell = lent.finished.values().map(move |finished| {
@@ -546,19 +611,8 @@ impl Lend {
 
     /// A lease from before a restart: its sessions are dead, so it is over but for what is finished.
     pub(crate) fn restore_lease(&mut self, record: &LentRecord) {
-        let lent = Lent {
-            borrower: record.borrower,
-            tenant: record.tenant,
-            slots: 0,
-            state: State::Ended,
-            heard: Millis(0),
-            version: 0,
-            more: false,
-            queue: VecDeque::new(),
-            running: BTreeMap::new(),
-            started: Vec::new(),
-            finished: BTreeMap::new(),
-        };
+        let whose = (record.borrower, record.tenant);
+        let lent = Lent::new(whose, 0, State::Ended, Millis(0));
         self.leases.insert(record.lease, lent);
     }
 

@@ -16,6 +16,7 @@ mod place;
 mod record;
 mod site;
 mod sites;
+mod step;
 mod view;
 
 pub use door::{

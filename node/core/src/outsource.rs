@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{
-    Assignment, Done, Grant, Offer, Outcome, Phase, Status, Usage, Want,
+    Assignment, Done, Grant, MAX_REASON, Offer, Outcome, Phase, Status, Usage, Want,
 };
 use meshfarm_protocol::message::Message;
 
 use crate::borrow::{Landing, State};
 use crate::door::{CollectError, Content, Event, Output, TaskRef};
-use crate::jobs::{Failure, Task, put, put_delete};
+use crate::jobs::{Failure, Job, Task, put, put_delete};
 use crate::place::{self, Demand, Supply};
 use crate::record::{BorrowedRecord, Key, Record};
 use crate::site::Site;
@@ -25,40 +25,86 @@ const FETCH_AGAIN: Millis = Millis::seconds(2);
 /// When outputs are placed again that could not be written.
 const WRITE_AGAIN: Millis = Millis::seconds(10);
 
-/// So many attempts that were given up are remembered, in case that their results arrive after all.
-const MAX_GIVEN_UP: usize = 10_000;
+/// How long our own slots are left alone after a session could not be prepared here.
+const OWN_PAUSE: Millis = Millis::seconds(5);
 
 impl Site {
-    /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough.
-    pub(crate) fn seek(&mut self, id: JobId, now: Millis, out: &mut Vec<Output>) {
-        let Some(job) = self.jobs.get(id) else { return };
+    /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough. Returns
+    /// whether tasks of it wait for one of our own slots.
+    ///
+    /// With `yields`, somebody more urgent waits for our own slots: this job gives them up as its tasks end.
+    pub(crate) fn seek(
+        &mut self,
+        id: JobId,
+        yields: bool,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(job) = self.jobs.get(id) else {
+            return false;
+        };
+        let mut waits = false;
         for step in job.step_numbers() {
-            self.top_up((id, step), now, out);
-            self.ask((id, step), now, out);
+            self.top_up((id, step), yields, now, out);
+            self.ask((id, step), yields, now, out);
             self.hear_ourselves(now, out);
+            waits |= self.waits_for_own((id, step), now);
         }
+        waits
     }
 
-    pub(crate) fn supply<'a>(&'a self, engaged: &'a BTreeSet<SiteId>) -> Supply<'a> {
+    pub(crate) fn supply<'a>(&'a self, engaged: &'a BTreeSet<SiteId>, now: Millis) -> Supply<'a> {
+        let pauses = self.own_pause > now;
         Supply {
             me: self.config.me,
             my_name: &self.config.name,
             host: &self.lend.host,
-            free: self.lend.free(),
+            free: if pauses { 0 } else { self.lend.free() },
             sites: &self.sites,
             engaged,
         }
     }
 
+    /// Whether tasks of a step wait that our own slots could run, were one free.
+    fn waits_for_own(&self, (id, step): (JobId, StepNo), now: Millis) -> bool {
+        let Some(job) = self.jobs.get(id) else {
+            return false;
+        };
+        let me = self.config.me;
+        job.waiting(step, now).next().is_some() && self.runs(job, step, me, now)
+    }
+
+    /// Whether a task of the step waits that `lender` could run.
+    fn runs(&self, job: &Job, step: StepNo, lender: SiteId, now: Millis) -> bool {
+        let Some(ready) = job.ready(step) else {
+            return false;
+        };
+        if lender == self.config.me {
+            let none = BTreeSet::new();
+            let own = place::own_fits(job, step, &self.supply(&none, now));
+            if !own || self.own_pause > now {
+                return false;
+            }
+        }
+        if ready.n_fresh() > 0 {
+            return true;
+        }
+        let mut again = ready.again(now).peekable();
+        if again.peek().is_none() {
+            return false;
+        }
+        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now);
+        again.any(|failed_on| place::eligible(failed_on, lender, &fitting))
+    }
+
     /// Assign waiting tasks to the leases that the step holds.
-    fn top_up(&mut self, (id, step): (JobId, StepNo), now: Millis, out: &mut Vec<Output>) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new()));
-        let batch = job
-            .spec
-            .policy
-            .batch
-            .map_or(usize::MAX, |batch| batch.max(1) as usize);
+    fn top_up(
+        &mut self,
+        (id, step): (JobId, StepNo),
+        yields: bool,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         let mut held = Vec::new();
         let mut spare = 0;
         for (lease, borrowed) in self.borrow.of_step(id, step) {
@@ -67,19 +113,39 @@ impl Site {
                 spare += h.slots as usize;
             }
         }
+        let Some(job) = self.jobs.get(id).filter(|_| !held.is_empty()) else {
+            return;
+        };
+        let batch = job.spec.policy.batch;
+        let batch = batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
+        let again = job
+            .ready(step)
+            .is_some_and(|r| r.again(now).next().is_some());
+        let fitting = if again {
+            place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now)
+        } else {
+            Vec::new()
+        };
         for (lease, lender) in held {
             let Some(job) = self.jobs.get(id) else { return };
-            let waiting: Vec<_> = job
-                .waiting(step, now)
-                .filter(|(_, failed_on)| place::eligible(failed_on, lender, &fitting))
-                .map(|(task, _)| task)
-                .collect();
+            let left_alone =
+                self.sites.is_shunned(lender, now) || (yields && lender == self.config.me);
+            let takes = |failed_on: &[SiteId]| {
+                !left_alone
+                    && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
+            };
+            let mut waiting = 0;
+            if let Some(ready) = job.ready(step).filter(|_| !left_alone) {
+                waiting = ready.n_fresh() + ready.again(now).filter(|on| takes(on)).count();
+            }
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
-            let room = held.room(waiting.len(), spare).min(batch);
-            held.set_more(waiting.len() > room);
-            for task in waiting.into_iter().take(room) {
+            let room = held.room(waiting, spare).min(batch);
+            held.set_more(waiting > room);
+            let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
+            let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
+            for task in tasks {
                 let attempt = AttemptId(self.random());
                 let at = TaskRef {
                     job: id,
@@ -95,30 +161,40 @@ impl Site {
     }
 
     /// Ask for slots for the tasks that no lease and no open offer covers.
-    fn ask(&mut self, (id, step): (JobId, StepNo), now: Millis, out: &mut Vec<Output>) {
+    fn ask(
+        &mut self,
+        (id, step): (JobId, StepNo),
+        yields: bool,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         let Some(job) = self.jobs.get(id) else { return };
-        let Some((root, bytes)) = job.content(step) else {
+        let (Some((root, bytes)), Some(ready)) = (job.content(step), job.ready(step)) else {
             return;
         };
-        let failed_on: Vec<_> = job.waiting(step, now).map(|(_, on)| on.to_vec()).collect();
+        let again: Vec<_> = ready.again(now).collect();
+        let fresh = ready.n_fresh();
+        let waiting = u32::try_from(fresh + again.len()).unwrap_or(u32::MAX);
         let mut engaged = BTreeSet::new();
-        let mut covered = 0;
+        let (mut covered, mut leases) = (0u32, 0);
         for (_, borrowed) in self.borrow.of_step(id, step) {
-            engaged.insert(borrowed.lender);
+            leases += 1;
             if let State::Offered { slots, .. } = borrowed.state {
-                covered += slots;
+                engaged.insert(borrowed.lender);
+                covered = covered.saturating_add(slots);
             }
         }
-        let waiting = u32::try_from(failed_on.len()).unwrap_or(u32::MAX);
         let uncovered = waiting.saturating_sub(covered);
         let Some(spec) = job.step_spec(step) else {
             return;
         };
-        if uncovered == 0 || engaged.len() >= MAX_LEASES_OF_A_STEP {
+        if uncovered == 0 || leases >= MAX_LEASES_OF_A_STEP {
             return;
         }
+        if yields {
+            engaged.insert(self.config.me);
+        }
         let (tenant, priority) = (job.spec.tenant, job.spec.policy.priority);
-        let requirement = spec.requirement.clone();
         let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
         let demand = Demand {
@@ -126,10 +202,15 @@ impl Site {
             step,
             root,
             bytes,
-            failed_on: &failed_on,
+            fresh,
+            again: &again,
             uncovered,
         };
-        let asked = place::place(&demand, &self.supply(&engaged), now, &mut rng);
+        let asked = place::place(&demand, &self.supply(&engaged, now), now, &mut rng);
+        if asked.is_empty() {
+            return;
+        }
+        let requirement = spec.requirement.clone();
         self.rng = rng;
         for (lender, slots) in asked {
             let offer = Offer {
@@ -173,8 +254,12 @@ impl Site {
         };
         let own = from == self.config.me;
         let floor = self.jobs.get(job).map(|job| place::floor(job, own));
-        if floor.is_some_and(|floor| grant.isolation >= floor) {
-            self.top_up((job, step), now, out);
+        if grant.slots > 0 && floor.is_some_and(|floor| grant.isolation >= floor) {
+            self.sites.granted(from, grant.slots);
+            self.top_up((job, step), false, now, out);
+        } else {
+            // It promises less than its profile says: no use in asking again at once.
+            self.sites.declined(from, None, now);
         }
         let content = self.jobs.get(job).and_then(|job| job.content(step));
         let session = self.session_spec(job, step);
@@ -271,6 +356,9 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         let lease = status.lease;
+        if self.borrow.is_landing(|landing| landing.lease == lease) {
+            return;
+        }
         let message = match (status.phase, status.finished.is_empty()) {
             (Phase::Gone, _) => return,
             (Phase::Preparing | Phase::Active, true) => Message::Close { lease },
@@ -307,8 +395,14 @@ impl Site {
         if lost.over {
             put_delete(out, Key::Borrowed(lease));
         }
+        if lost.lender == self.config.me {
+            self.own_pause = now.plus(OWN_PAUSE);
+        }
+        if !lost.prepared {
+            self.sites.failed(lost.lender, now);
+        }
         if tasks > 0 {
-            self.sites.declined(lost.lender, None, now);
+            self.sites.pause(lost.lender, now);
             let (lender, reason) = (lost.lender, reason.to_owned());
             out.push(Output::Tell(Event::LeaseLost {
                 lease,
@@ -328,10 +422,7 @@ impl Site {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        if self.given_up.len() >= MAX_GIVEN_UP {
-            self.given_up.pop_front();
-        }
-        self.given_up.push_back((attempt, at));
+        self.borrow.give_up(attempt, at);
         let failure = Failure {
             by,
             reason: reason.to_owned(),
@@ -346,11 +437,7 @@ impl Site {
         if self.borrow.landing(attempt).is_some() {
             return;
         }
-        let late = self
-            .given_up
-            .iter()
-            .find(|(given_up, _)| *given_up == attempt);
-        let late = late.map(|(_, at)| *at);
+        let late = self.borrow.given_up(attempt);
         let at = self.borrow.ended(from, &done, now).or(late);
         let wanted = at.filter(|at| self.jobs.wants_result(*at));
         let Some(at) = wanted else {
@@ -360,7 +447,7 @@ impl Site {
         match (done.outcome, done.outputs) {
             (Outcome::Done, Some(outputs)) => {
                 let (lease, lender, usage) = (done.lease, from, done.usage);
-                let (again, since, blocked) = (Some(now), now, None);
+                let (again, since, blocked, unreachable) = (Some(now), now, None, None);
                 let task = at;
                 let landing = Landing {
                     task,
@@ -371,12 +458,14 @@ impl Site {
                     again,
                     since,
                     blocked,
+                    unreachable,
                 };
                 self.borrow.land(attempt, landing);
             }
             (Outcome::Done, None) => self.complete(at, attempt, from, done.usage, now, out),
-            (Outcome::Failed(reason), _) => {
+            (Outcome::Failed(mut reason), _) => {
                 self.sites.failed(from, now);
+                reason.truncate(reason.floor_char_boundary(MAX_REASON));
                 let failure = Failure {
                     by: from,
                     reason,
@@ -400,7 +489,6 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         self.sites.succeeded(by);
-        self.given_up.retain(|(given_up, _)| *given_up != attempt);
         self.jobs.accept(at, attempt, by, (now, usage.wall), out);
     }
 
@@ -416,8 +504,12 @@ impl Site {
             return;
         };
         match result {
-            Err(CollectError::Unreachable) => landing.again = Some(now.plus(FETCH_AGAIN)),
+            Err(CollectError::Unreachable) => {
+                landing.again = Some(now.plus(FETCH_AGAIN));
+                landing.unreachable.get_or_insert(now);
+            }
             Err(CollectError::Unwritable(reason)) => {
+                landing.unreachable = None;
                 landing.again = Some(now.plus(WRITE_AGAIN));
                 landing.blocked = Some(reason.clone());
                 out.push(Output::Tell(Event::OutputBlocked {
@@ -453,19 +545,22 @@ impl Site {
         }
     }
 
-    /// End what is overdue, fetch what is due, and forget attempts whose tasks need them no more.
+    /// End what is overdue, and fetch what is due.
     pub(crate) fn borrow_upkeep(&mut self, now: Millis, out: &mut Vec<Output>) {
-        for lease in self.borrow.overdue(now) {
+        for lease in self.borrow.overdue(now, self.config.me) {
             let offered = self.borrow.forget_offer(lease);
             match offered {
-                Some(lender) => self.sites.declined(lender, None, now),
+                Some(lender) => {
+                    self.sites.declined(lender, None, now);
+                    self.sites.failed(lender, now);
+                }
                 None => self.lose(lease, &[], "the site fell silent", now, out),
             }
         }
         let (sites, me) = (&self.sites, self.config.me);
         let lost = self
             .borrow
-            .given_up(now, |site| site == me || sites.is_connected(site));
+            .lost_landings(now, |site| site == me || sites.is_connected(site));
         for attempt in lost {
             if let Some(l) = self.borrow.landed(attempt) {
                 let reason = "the site fell silent before its outputs were here";
@@ -473,6 +568,10 @@ impl Site {
             }
         }
         self.collect(now, out);
+    }
+
+    /// Forget attempts whose tasks need them no more.
+    fn let_go(&mut self) {
         let jobs = &self.jobs;
         self.borrow.retain(|at, attempt| match jobs.task(at) {
             Some(Task::Leased {
@@ -503,6 +602,9 @@ impl Site {
                 .borrow
                 .is_landing(|l| l.task == task && l.again.is_none())
             {
+                if let Some(landing) = self.borrow.landing(attempt) {
+                    landing.again = Some(now.plus(FETCH_AGAIN));
+                }
                 continue;
             }
             let Some(landing) = self.borrow.landing(attempt) else {
@@ -521,6 +623,7 @@ impl Site {
 
     /// Say what has changed, renew what is due, close what is not needed.
     pub(crate) fn say_wishes(&mut self, now: Millis, out: &mut Vec<Output>) {
+        self.let_go();
         let idle = self.borrow.idle();
         for (lease, (job, step), lender) in idle {
             let landing = self.borrow.is_landing(|landing| landing.lease == lease);
@@ -556,12 +659,10 @@ impl Site {
         {
             return false;
         }
-        let Some(job) = self.jobs.get(job) else {
-            return false;
-        };
-        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new()));
-        let mut waiting = job.waiting(step, now);
-        waiting.any(|(_, failed_on)| place::eligible(failed_on, lender, &fitting))
+        let left_alone = self.sites.is_shunned(lender, now)
+            || (lender == self.config.me && self.yields.contains(&job));
+        let job = self.jobs.get(job).filter(|_| !left_alone);
+        job.is_some_and(|job| self.runs(job, step, lender, now))
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use rand_core::Rng;
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, StepNo};
+use meshfarm_protocol::job::StepSpec;
 use meshfarm_protocol::matching::{Misfit, fit};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
@@ -34,8 +35,10 @@ pub(crate) struct Demand<'a> {
     pub(crate) step: StepNo,
     pub(crate) root: ChunkId,
     pub(crate) bytes: u64,
-    /// Where each of the waiting tasks has failed before.
-    pub(crate) failed_on: &'a [Vec<SiteId>],
+    /// How many tasks wait that have never failed.
+    pub(crate) fresh: usize,
+    /// Of each other task that waits: where it has failed before.
+    pub(crate) again: &'a [&'a [SiteId]],
     /// Tasks that no open offer covers yet.
     pub(crate) uncovered: u32,
 }
@@ -48,7 +51,7 @@ pub(crate) struct Supply<'a> {
     pub(crate) host: &'a HostClass,
     pub(crate) free: u32,
     pub(crate) sites: &'a Sites,
-    /// Sites that hold a lease or an offer of this step already.
+    /// Sites that are not asked now: they have an open offer of this step, or somebody more urgent waits there.
     pub(crate) engaged: &'a BTreeSet<SiteId>,
 }
 
@@ -75,25 +78,34 @@ pub(crate) fn misfits(need: &Requirement, level: Level, hosts: &[HostClass]) -> 
 }
 
 /// Sites that could run the step at all, whether or not they have a slot free.
-pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>) -> Vec<SiteId> {
+pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>, now: Millis) -> Vec<SiteId> {
     let Some(spec) = job.step_spec(step) else {
         return Vec::new();
     };
-    let own = supply.host.slots > 0
-        && job.allows(supply.my_name, true)
-        && fit(&spec.requirement, floor(job, true), supply.host).is_empty();
-    let others = supply.sites.all().filter(|(_, known)| {
-        let Some(profile) = known.profile.as_ref().filter(|_| known.connected) else {
-            return false;
-        };
-        let level = floor(job, false);
-        let fits = |host: &HostClass| fit(&spec.requirement, level, host).is_empty();
-        profile.lending && job.allows(&known.name, false) && profile.hosts.iter().any(fits)
-    });
+    let own = own_fits(job, step, supply);
+    let others = supply.sites.all();
+    let others = others.filter(|(_, known)| !known.shunned(now) && fits(job, spec, known));
     own.then_some(supply.me)
         .into_iter()
         .chain(others.map(|(site, _)| site))
         .collect()
+}
+
+/// Whether our own machine could run the step at all.
+pub(crate) fn own_fits(job: &Job, step: StepNo, supply: &Supply<'_>) -> bool {
+    let fits = |spec: &StepSpec| fit(&spec.requirement, floor(job, true), supply.host).is_empty();
+    supply.host.slots > 0
+        && job.allows(supply.my_name, true)
+        && job.step_spec(step).is_some_and(fits)
+}
+
+fn fits(job: &Job, spec: &StepSpec, known: &Known) -> bool {
+    let Some(profile) = known.profile.as_ref().filter(|_| known.connected) else {
+        return false;
+    };
+    let level = floor(job, false);
+    let fits = |host: &HostClass| fit(&spec.requirement, level, host).is_empty();
+    profile.lending && job.allows(&known.name, false) && profile.hosts.iter().any(fits)
 }
 
 /// Whether a task that failed on `failed_on` may go to `site`: not where it failed before, unless it has
@@ -109,10 +121,18 @@ pub(crate) fn place(
     now: Millis,
     rng: &mut impl Rng,
 ) -> Vec<(SiteId, u32)> {
-    let fitting = fitting(demand.job, demand.step, supply);
-    let takes = |site: &SiteId| {
-        let mut tasks = demand.failed_on.iter();
-        tasks.any(|failed_on| eligible(failed_on, *site, &fitting))
+    let Some(spec) = demand.job.step_spec(demand.step) else {
+        return Vec::new();
+    };
+    // A fresh task may go anywhere, so nobody needs to know where else it could.
+    let fitting = if demand.fresh > 0 {
+        Vec::new()
+    } else {
+        fitting(demand.job, demand.step, supply, now)
+    };
+    let takes = |site: SiteId| {
+        let mut again = demand.again.iter();
+        demand.fresh > 0 || again.any(|failed_on| eligible(failed_on, site, &fitting))
     };
     let mut left = demand.uncovered;
     let mut asked = Vec::new();
@@ -124,16 +144,18 @@ pub(crate) fn place(
         }
         left > 0
     };
-    let own = fitting.contains(&supply.me) && takes(&supply.me);
+    let own = own_fits(demand.job, demand.step, supply) && takes(supply.me);
     if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.free) {
         return asked;
     }
     let local = own.then(|| local_finish(demand, supply));
-    let mut candidates: Vec<_> = fitting
-        .iter()
-        .filter(|site| **site != supply.me && !supply.engaged.contains(site) && takes(site))
-        .filter_map(|site| candidate(*site, supply.sites.get(*site)?, demand, now))
-        .filter(|candidate| local.is_none_or(|local| candidate.done_after < local))
+    let others = supply.sites.all();
+    let mut candidates: Vec<_> = others
+        .filter(|(site, _)| !supply.engaged.contains(site) && takes(*site))
+        .filter_map(|(site, known)| Some((known, candidate(site, known, demand, now)?)))
+        .filter(|(_, candidate)| local.is_none_or(|local| candidate.done_after < local))
+        .filter(|(known, _)| fits(demand.job, spec, known))
+        .map(|(_, candidate)| candidate)
         .collect();
     sample(&mut candidates, rng);
     candidates.sort_by_key(|candidate| candidate.done_after);
@@ -149,12 +171,15 @@ fn task_time(demand: &Demand<'_>) -> u64 {
     demand.job.task_time(demand.step).unwrap_or(ASSUMED_TASK).0
 }
 
-/// When our own slots alone would be through with the step, in milliseconds from now.
+/// When our own slots alone would be through with the step, in milliseconds from now: what runs there already,
+/// of whomever, comes first.
 fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
     let slots = usize::try_from(supply.host.slots)
         .unwrap_or(usize::MAX)
         .max(1);
-    let rounds = demand.failed_on.len().div_ceil(slots) as u64;
+    let busy = supply.host.slots.saturating_sub(supply.free) as usize;
+    let tasks = demand.fresh + demand.again.len() + busy;
+    let rounds = tasks.div_ceil(slots) as u64;
     rounds.saturating_mul(at_speed(task_time(demand), supply.host.speed))
 }
 

@@ -1,11 +1,11 @@
 //! A site: owns the rooms, routes one input to one of them, then does the same upkeep every time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId};
+use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::{HostClass, PROFILE_VERSION, Profile};
@@ -61,8 +61,10 @@ pub struct Site {
     pub(crate) lend: Lend,
     pub(crate) sites: Sites,
     membership: Membership,
-    /// Attempts that were given up and whose results would still be welcome, the oldest first.
-    pub(crate) given_up: VecDeque<(AttemptId, TaskRef)>,
+    /// Jobs that give up our own slots as their tasks end, because somebody more urgent waits.
+    pub(crate) yields: BTreeSet<JobId>,
+    /// Our own slots are left alone until then, because a session could not be prepared.
+    pub(crate) own_pause: Millis,
     sequence: u64,
     published: Option<(Millis, u32, bool)>,
 }
@@ -79,7 +81,8 @@ impl Site {
             lend: Lend::new(me, key, config.host.clone(), config.lending),
             sites: Sites::default(),
             membership: Membership::default(),
-            given_up: VecDeque::new(),
+            yields: BTreeSet::new(),
+            own_pause: Millis(0),
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
             sequence: now.0 << 20,
             published: None,
@@ -109,23 +112,37 @@ impl Site {
                 Record::Lent(record) => self.lend.restore_lease(&record),
                 Record::Finished(record) => self.lend.restore_finished(record),
                 Record::Invite(record) => self.membership.restore(record),
-                Record::Task(at, task) => {
-                    let held = match &task {
-                        Task::Leased { lease, attempt, .. } => {
-                            self.borrow.restore_attempt(*lease, *attempt, at.task)
-                        }
-                        Task::Waiting { .. }
-                        | Task::Done { .. }
-                        | Task::Failed { .. }
-                        | Task::Canceled => true,
-                    };
-                    // The lease was lost while its outputs were on their way: the task waits again.
-                    if held {
-                        self.jobs.restore_task(at, task);
-                    }
-                }
+                Record::Task(at, task) => self.restore_task(at, task),
             }
         }
+        self.jobs.restored();
+    }
+
+    fn restore_task(&mut self, at: TaskRef, task: Task) {
+        let task = match task {
+            Task::Leased {
+                lease,
+                attempt,
+                failed_on,
+                ..
+            } if !self.jobs.is_active(at.job)
+                || !self.borrow.restore_attempt(lease, attempt, at) =>
+            {
+                // The lease was lost while its outputs were on their way: the task waits again.
+                let (last, after) = (None, Millis(0));
+                Task::Waiting {
+                    failed_on,
+                    last,
+                    after,
+                }
+            }
+            Task::Leased { .. }
+            | Task::Waiting { .. }
+            | Task::Done { .. }
+            | Task::Failed { .. }
+            | Task::Canceled => task,
+        };
+        self.jobs.restore_task(at, task);
     }
 
     /// Apply one input. Pushes what must now happen, in the order in which it must happen.
@@ -305,10 +322,7 @@ impl Site {
         self.lend
             .tick(now, |site| site == me || sites.is_connected(site), out);
         self.borrow_upkeep(now, out);
-        for job in self.jobs.by_urgency() {
-            self.jobs.settle(job, now, out);
-            self.seek(job, now, out);
-        }
+        self.place_jobs(now, out);
         loop {
             self.say_wishes(now, out);
             self.lend.fill(out);
@@ -317,6 +331,28 @@ impl Site {
             }
         }
         self.publish(now, out);
+    }
+
+    /// Find lenders for the tasks of all jobs. What is more urgent gets our own slots first, and those of
+    /// less urgent jobs as their tasks end.
+    fn place_jobs(&mut self, now: Millis, out: &mut Vec<Output>) {
+        let (mut waits, mut waits_above) = (false, false);
+        let mut level = u8::MAX;
+        self.yields.clear();
+        for id in self.jobs.by_urgency() {
+            self.jobs.settle(id, now, out);
+            let Some(job) = self.jobs.get(id) else {
+                continue;
+            };
+            let priority = job.spec.policy.priority;
+            if priority < level {
+                (level, waits_above) = (priority, waits);
+            }
+            if waits_above {
+                self.yields.insert(id);
+            }
+            waits |= self.seek(id, waits_above, now, out);
+        }
     }
 
     /// Take what we have said to ourselves out of `out` and hear it. Returns whether there was anything.
@@ -348,21 +384,26 @@ impl Site {
         }
     }
 
+    /// When our profile is to be told again.
+    fn publish_at(&self) -> Millis {
+        let (free, lending) = (self.offered(), self.lend.lending);
+        self.published
+            .map_or(Millis(0), |(at, old_free, old_lending)| {
+                let changed = (old_free == 0) != (free == 0)
+                    || (old_free != free && old_free.abs_diff(free).saturating_mul(4) >= old_free)
+                    || old_lending != lending;
+                at.plus(if changed {
+                    PUBLISH_PAUSE
+                } else {
+                    PUBLISH_EVERY
+                })
+            })
+    }
+
     fn publish(&mut self, now: Millis, out: &mut Vec<Output>) {
         let free = self.offered();
         let lending = self.lend.lending;
-        let due = self.published.is_none_or(|(at, old_free, old_lending)| {
-            let changed = (old_free == 0) != (free == 0)
-                || old_free.abs_diff(free).saturating_mul(4) >= old_free.max(1)
-                || old_lending != lending;
-            let pause = if changed && old_free != free {
-                PUBLISH_PAUSE
-            } else {
-                PUBLISH_EVERY
-            };
-            now.since(at) >= pause
-        });
-        if !due {
+        if self.publish_at() > now {
             return;
         }
         self.sequence += 1;
@@ -392,20 +433,13 @@ impl Site {
     pub fn wake_at(&self, now: Millis) -> Option<Millis> {
         let (sites, me) = (&self.sites, self.config.me);
         let connected = |site| site == me || sites.is_connected(site);
-        let published = self.published.map_or(Millis(0), |(at, free, _)| {
-            let changed = free != self.offered();
-            at.plus(if changed {
-                PUBLISH_PAUSE
-            } else {
-                PUBLISH_EVERY
-            })
-        });
         let moments = [
             self.jobs.wake_at(now),
-            self.borrow.wake_at(),
+            self.borrow.wake_at(me),
             self.lend.wake_at(connected),
             self.sites.wake_at(now),
-            Some(published),
+            Some(self.publish_at()),
+            Some(self.own_pause).filter(|pause| *pause > now),
         ];
         moments.into_iter().flatten().min()
     }

@@ -41,6 +41,18 @@ pub(crate) struct Known {
     failures: u32,
 }
 
+impl Known {
+    /// Whether it is left alone now: it has failed everything lately, or refuses what its profile offers.
+    /// A task that has failed elsewhere does not wait for such a site.
+    pub(crate) fn shunned(&self, now: Millis) -> bool {
+        let refuses = match self.declined {
+            Some(Declined::Misfit | Declined::Policy | Declined::Malformed) => true,
+            Some(Declined::Busy | Declined::Full) | None => false,
+        };
+        self.ask_after > now && (refuses || self.failures >= FAILURES_IN_A_ROW)
+    }
+}
+
 /// All other sites.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sites {
@@ -86,11 +98,14 @@ impl Sites {
 
     /// Believe a profile if it is news.
     pub(crate) fn hear(&mut self, profile: Profile, now: Millis, out: &mut Vec<Output>) {
-        let known = self.remember(profile.site, profile.name.clone(), now, out);
-        let old = known.profile.as_ref();
+        let old = self
+            .get(profile.site)
+            .and_then(|known| known.profile.as_ref());
+        // A repeated profile is no sign of life.
         if old.is_some_and(|old| old.sequence >= profile.sequence) {
             return;
         }
+        let known = self.remember(profile.site, profile.name.clone(), now, out);
         known.name.clone_from(&profile.name);
         known.profile = Some(profile);
     }
@@ -139,6 +154,27 @@ impl Sites {
         }
     }
 
+    /// A site has given a lease back or was silent: it is not asked again at once.
+    pub(crate) fn pause(&mut self, site: SiteId, now: Millis) {
+        if let Some(known) = self.sites.get_mut(&site) {
+            known.ask_after = known.ask_after.max(now.plus(NO_ANSWER));
+        }
+    }
+
+    /// A site has granted slots: they are no longer free, whatever its last profile said.
+    pub(crate) fn granted(&mut self, site: SiteId, slots: u32) {
+        if let Some(known) = self.sites.get_mut(&site) {
+            known.declined = None;
+            if let Some(profile) = &mut known.profile {
+                profile.free = profile.free.saturating_sub(slots);
+            }
+        }
+    }
+
+    pub(crate) fn is_shunned(&self, site: SiteId, now: Millis) -> bool {
+        self.get(site).is_some_and(|known| known.shunned(now))
+    }
+
     /// A site has fetched this content.
     pub(crate) fn has_content(&mut self, site: SiteId, root: ChunkId) {
         if let Some(known) = self
@@ -163,7 +199,7 @@ impl Sites {
     /// A task has failed there. A host that fails everything is left alone for a while.
     pub(crate) fn failed(&mut self, site: SiteId, now: Millis) {
         if let Some(known) = self.sites.get_mut(&site) {
-            known.failures += 1;
+            known.failures = known.failures.saturating_add(1);
             if let Some(extra) = known.failures.checked_sub(FAILURES_IN_A_ROW) {
                 known.ask_after = now.plus(LEFT_ALONE.times(1 << extra.min(6)));
             }

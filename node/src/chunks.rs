@@ -103,6 +103,18 @@ pub enum ChunkError {
     Store(#[from] StoreError),
 }
 
+impl ChunkError {
+    /// Whether there is no room for it on the disk.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } | Self::Store(StoreError::NoSpace { .. }) => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Wrong(_) | Self::Broken { .. } | Self::Store(_) => false,
+        }
+    }
+}
+
 /// Where a chunk lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {

@@ -1,6 +1,7 @@
 //! Files become chunks and a manifest, and chunks become files again.
 
 pub mod ingest;
+pub mod merge;
 pub mod plan;
 pub mod tree;
 
@@ -63,6 +64,21 @@ pub enum ContentError {
 }
 
 impl ContentError {
+    /// Whether there is no room for it on a disk of ours.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Chunks(error) => error.is_full(),
+            Self::Target { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Source { .. }
+            | Self::Changed { .. }
+            | Self::Cancelled
+            | Self::Manifest(_)
+            | Self::Missing(_)
+            | Self::NoPlace { .. } => false,
+        }
+    }
+
     fn target(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Target {

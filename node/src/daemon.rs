@@ -85,7 +85,6 @@ pub struct Inlets {
 }
 
 /// A running node's loop.
-#[derive(Debug)]
 pub struct Daemon {
     site: Site,
     rooms: Rooms,
@@ -96,6 +95,12 @@ pub struct Daemon {
     looks: Vec<Box<dyn FnOnce(&Site, Millis) + Send>>,
     next_request: u64,
     n_events: u64,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon").field("site", &self.site).finish_non_exhaustive()
+    }
 }
 
 impl Daemon {

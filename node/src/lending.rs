@@ -1,9 +1,10 @@
 //! Tasks on our slots, other sites' and our own: their content, their sessions, and what those leave behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use meshfarm_core::{Content, Ended, Input, PrepareError, Session};
@@ -14,9 +15,11 @@ use meshfarm_protocol::lease::{Assignment, LeaseSecrets, Outcome, Outputs};
 use meshfarm_protocol::manifest::{Limits, RootLink};
 use meshfarm_protocol::message::LaneRequest;
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
+use meshfarm_protocol::session::OutputPath;
 use meshfarm_sandbox::{self as sandbox, CollectLimits, Level, Programs};
 
-use crate::content::{self, Source};
+use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
+use crate::content::tree::Files;
 use crate::logs::Logs;
 use crate::means::{FetchError, Means};
 use crate::net::{self, LaneStream};
@@ -180,9 +183,11 @@ impl Lending {
         let name = format!("content-{}", AttemptId(self.means.machine.random()).short());
         let folder = self.folder.join(name);
         let chunks = Arc::clone(&self.means.chunks);
-        let laid_out = self.means.machine.block(move || {
+        let laid_out = self.means.machine.block(move || -> Result<_, PrepareError> {
             let laid_out = LaidOut(folder);
-            content::materialise(&chunks, &link, limits, &laid_out.0)
+            let files = Files { chunks: &chunks, link, limits };
+            files
+                .materialise(&laid_out.0, None)
                 .map_err(|error| prepare_error(FetchError::Content(error)))?;
             prepare_mount_points(&laid_out.0, &layout)
                 .map_err(|error| PrepareError::Broken(error.to_string()))?;
@@ -268,16 +273,18 @@ impl Lending {
         &self,
         lease: &Lease,
         plan: &Plan,
-        named: &[meshfarm_protocol::session::OutputPath],
+        named: &[OutputPath],
     ) -> Result<(Option<Outputs>, u64), String> {
         let mut sources = Vec::new();
         for root in lease.session.layout.roots.iter().filter(|root| root.access == Access::Out) {
             let folder = session::output_folder(&plan.folder, &root.id);
-            let wanted: std::collections::BTreeSet<_> =
+            let wanted: BTreeSet<_> =
                 named.iter().filter(|file| file.root == root.id).map(|f| f.path.as_str()).collect();
-            let collected = sandbox::collect(&folder, CollectLimits::default(), |path, file, _| {
-                if let Some(path) = path.to_str().filter(|path| wanted.contains(path)) {
-                    sources.push((format!("{}/{path}", root.id), Source::File(file)));
+            let collected = sandbox::collect(&folder, CollectLimits::default(), |path, _, _| {
+                if let Some(name) = path.to_str().filter(|path| wanted.contains(path)) {
+                    let (folder, path) = (folder.clone(), name.to_owned());
+                    let source = Source::Beneath { folder, path };
+                    sources.push(Taken { path: format!("{}/{name}", root.id), source });
                 }
                 Ok(())
             });
@@ -290,8 +297,14 @@ impl Lending {
             return Ok((None, 0));
         }
         let means = &self.means;
-        let now = means.machine.clock.now();
-        let sealed = content::ingest_outputs(&means.chunks, &lease.outputs, now, sources);
+        let ingest = Ingest {
+            chunks: &means.chunks,
+            secret: &lease.outputs,
+            cutting: Cutting::Fixed,
+            created: means.machine.clock.now(),
+            limits: Limits::granting(MAX_CONTENT),
+        };
+        let sealed = ingest.run(sources, |_| ControlFlow::Continue(()));
         let sealed = sealed.map_err(|error| error.to_string())?;
         let link = sealed.link;
         let to = (lease.borrower, lease.outputs_to);
@@ -360,15 +373,15 @@ impl Listen for Listener<'_> {
 
 /// Make the folders at which deeper roots are shown beneath shallower ones, and a folder for every input
 /// root, also where no file of it came.
-fn prepare_mount_points(content: &std::path::Path, layout: &Layout) -> io::Result<()> {
+fn prepare_mount_points(content: &Path, layout: &Layout) -> io::Result<()> {
     let posix = || layout.roots.iter().filter(|root| root.format == PathFormat::Posix);
     for root in &layout.roots {
         fs::create_dir_all(content.join(&root.id))?;
     }
     for outer in posix() {
         for inner in posix() {
-            let beneath = std::path::Path::new(&inner.source).strip_prefix(&outer.source);
-            if let Ok(beneath) = beneath.map(std::path::Path::to_owned)
+            let beneath = Path::new(&inner.source).strip_prefix(&outer.source);
+            if let Ok(beneath) = beneath.map(Path::to_owned)
                 && inner.id != outer.id
             {
                 fs::create_dir_all(content.join(&outer.id).join(beneath))?;
@@ -384,7 +397,10 @@ fn prepare_error(error: FetchError) -> PrepareError {
         FetchError::Chunk(error) if error.is_full() => PrepareError::Full,
         FetchError::Content(error) if error.is_full() => PrepareError::Full,
         FetchError::Thread => panicked(),
-        error @ (FetchError::Missing(_) | FetchError::Chunk(_) | FetchError::Content(_)) => {
+        error @ (FetchError::Missing(_)
+        | FetchError::Nonsense
+        | FetchError::Chunk(_)
+        | FetchError::Content(_)) => {
             PrepareError::Bad(error.to_string())
         }
     }

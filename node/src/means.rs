@@ -8,20 +8,24 @@ use meshfarm_core::Input;
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{ChunkId, JobId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::manifest::{Limits, RootLink};
-use meshfarm_protocol::message::{LaneRequest, MAX_WANTED};
+use meshfarm_protocol::message::LaneRequest;
 use meshfarm_protocol::seal::{
     self, Address, ChunkKey, Envelope, EnvelopeError, EnvelopeSeed, SealingKey, SealingSecret,
     SigningKey,
 };
 
 use crate::chunks::{Chunks, ChunkError};
-use crate::content::{ContentError, Plan};
+use crate::content::ContentError;
+use crate::content::plan::Plan;
 use crate::machine::Machine;
 use crate::net::{LaneError, Net, NetError};
 use crate::store::{Batch, Family, Store, StoreError};
 
 /// How long an envelope can be opened.
 const ENVELOPE_LIFE: Millis = Millis::seconds(24 * 3600);
+
+/// So many chunks are asked for on one lane.
+const WANTED: usize = 1024;
 
 /// So many bytes of pieces are gathered before they are written together.
 const GATHER: usize = 8 << 20;
@@ -38,6 +42,9 @@ pub enum FetchError {
     /// The source does not have a chunk that its manifest names.
     #[error("the source does not have chunk {}", .0.short())]
     Missing(ChunkId),
+    /// The source was silent, or sent what was not asked for.
+    #[error("the source does not keep to the protocol")]
+    Nonsense,
     /// A chunk is not what it should be, or cannot be written.
     #[error(transparent)]
     Chunk(#[from] ChunkError),
@@ -138,11 +145,11 @@ impl Means {
         limits: Limits,
         (source, lease): (SiteId, LeaseId),
     ) -> Result<(), FetchError> {
-        let mut plan = Plan::new(link, limits);
+        let mut plan = Plan::new(link.clone(), limits);
         loop {
             let chunks = Arc::clone(&self.chunks);
             let next = move || {
-                let wanted = plan.next(&chunks, MAX_WANTED.min(1024));
+                let wanted = plan.next(&chunks, WANTED);
                 (plan, wanted)
             };
             let (same, wanted) = self.machine.block(next).await.ok_or(FetchError::Thread)?;
@@ -153,36 +160,38 @@ impl Means {
                 let flushed = self.machine.block(move || chunks.flush()).await;
                 return Ok(flushed.ok_or(FetchError::Thread)??);
             }
-            self.fetch_some(wanted, (source, lease)).await?;
+            self.fetch_some(&wanted, (source, lease)).await?;
+            wanted.iter().for_each(|cid| plan.stored(cid));
         }
     }
 
     async fn fetch_some(
         &self,
-        wanted: Vec<ChunkId>,
+        wanted: &[ChunkId],
         (source, lease): (SiteId, LeaseId),
     ) -> Result<(), FetchError> {
-        let request = LaneRequest { lease, chunks: wanted.clone() };
+        let request = LaneRequest { lease, chunks: wanted.to_vec() };
         let lane = self.net.lane(source, request).await;
         let mut lane = lane.map_err(FetchError::Unreachable)?;
         let mut gathered = Vec::new();
         let mut size = 0;
         loop {
             let piece = lane.next().await.map_err(FetchError::Broken)?;
-            if let Some(piece) = &piece {
+            let over = piece.is_none();
+            if let Some(piece) = piece {
                 let index = usize::try_from(piece.index).unwrap_or(usize::MAX);
-                let cid = *wanted.get(index).ok_or(FetchError::Thread)?;
-                let bytes = piece.bytes.clone().ok_or(FetchError::Missing(cid))?;
+                let cid = *wanted.get(index).ok_or(FetchError::Nonsense)?;
+                let bytes = piece.bytes.ok_or(FetchError::Missing(cid))?;
                 size += bytes.len();
                 gathered.push((cid, bytes));
             }
-            if size >= GATHER || piece.is_none() {
+            if size >= GATHER || over {
                 let (chunks, pieces) = (Arc::clone(&self.chunks), std::mem::take(&mut gathered));
                 size = 0;
-                let write = move || pieces.iter().try_for_each(|(cid, b)| chunks.put(cid, b));
+                let write = move || pieces.iter().try_for_each(|(cid, b)| chunks.put(cid, b).map(drop));
                 self.machine.block(write).await.ok_or(FetchError::Thread)??;
             }
-            if piece.is_none() {
+            if over {
                 return Ok(());
             }
         }

@@ -13,7 +13,9 @@ use meshfarm_protocol::manifest::{Limits, RootLink};
 use meshfarm_protocol::message::Message;
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 
-use crate::content::{self, LandError};
+use crate::content::ContentError;
+use crate::content::merge::merge;
+use crate::content::tree::Files;
 use crate::means::{FetchError, Means};
 use crate::store::{Batch, Family};
 
@@ -89,11 +91,9 @@ impl Returning {
         let places = roots.map(|root| (root.id, PathBuf::from(root.source))).collect();
         let means = Arc::clone(&self.means);
         let landed = self.means.machine.block(move || {
-            let landed = content::land(&means.chunks, &link, limits, &places);
-            let landed = landed.map_err(|error| match error {
-                LandError::Content(error) => collect_error(FetchError::Content(error)),
-                error => CollectError::Unwritable(error.to_string()),
-            })?;
+            let files = Files { chunks: &means.chunks, link: link.clone(), limits };
+            let landed = files.land(&places);
+            let landed = landed.map_err(|error| collect_error(FetchError::Content(error)))?;
             let mut batch = Batch::new();
             batch.put(Family::Output, output_key(task), codec::encode(&link));
             let kept = means.store.commit(batch);
@@ -137,7 +137,7 @@ impl Returning {
         }
         let now = means.machine.clock.now();
         let limits = Limits::granting(u64::MAX);
-        let built = content::merge(&means.chunks, &self.tenant, (now, limits), &links);
+        let built = merge(&means.chunks, &self.tenant, (now, limits), &links);
         let built = built.map_err(|error| error.to_string())?;
         let mut batch = Batch::new();
         Means::keep_root(&mut batch, &built.link);
@@ -156,11 +156,17 @@ fn collect_error(error: FetchError) -> CollectError {
             CollectError::Unreachable
         }
         FetchError::Chunk(error) if error.is_full() => CollectError::Unwritable(error.to_string()),
+        FetchError::Content(ref failed @ ContentError::Target { ref source, .. }) => {
+            CollectError::Unwritable(format!("{failed}: {source}"))
+        }
         FetchError::Content(error) if error.is_full() => {
             CollectError::Unwritable(error.to_string())
         }
-        error @ (FetchError::Missing(_) | FetchError::Chunk(_) | FetchError::Content(_)) => {
-            CollectError::Bad(error.to_string())
-        }
+        // A chunk that is damaged on our disk is fetched again.
+        FetchError::Content(ContentError::Missing(_)) => CollectError::Unreachable,
+        error @ (FetchError::Missing(_)
+        | FetchError::Nonsense
+        | FetchError::Chunk(_)
+        | FetchError::Content(_)) => CollectError::Bad(error.to_string()),
     }
 }

@@ -40,7 +40,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LINES: usize = 256;
 
 /// What one session is made of.
-#[derive(Debug)]
 pub struct Plan {
     /// The session's own folder, which must not exist yet and is removed by the caller.
     pub folder: PathBuf,
@@ -58,6 +57,12 @@ pub struct Plan {
     pub programs: Programs,
     /// Time.
     pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plan({} with {} tasks)", self.folder.display(), self.run.len())
+    }
 }
 
 /// What a session tells while it runs. Called from threads of its own; must not wait long.
@@ -181,7 +186,11 @@ fn prepare(plan: &Plan) -> io::Result<Spec> {
     Ok(spec)
 }
 
-fn private_folder(path: &Path) -> io::Result<()> {
+/// Make a folder that only we enter.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn private_folder(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }

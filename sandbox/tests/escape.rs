@@ -623,6 +623,22 @@ fn a_jail_that_cannot_be_built_is_an_error_that_names_the_step() {
 }
 
 #[test]
+fn a_link_that_an_earlier_job_left_is_not_shown_as_a_folder() {
+    let mut room = Room::new();
+    symlink(room.path("other"), room.path("out/left")).unwrap();
+    let host = room.path("out/left");
+    room.spec
+        .mounts
+        .push(mount(host, "/mnt/left", Access::Write));
+    let error = launch(&launcher(), &room.spec).unwrap_err();
+    assert!(error.to_string().contains("is a link"), "{error}");
+    assert_eq!(
+        fs::read_to_string(room.path("other/secret")).unwrap(),
+        CANARY
+    );
+}
+
+#[test]
 fn a_hostile_link_in_the_inputs_moves_no_mount() {
     let room = Room::new();
     fs::remove_dir(room.path("in/render")).unwrap();

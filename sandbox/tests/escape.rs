@@ -416,6 +416,33 @@ fn dangerous_calls_are_refused() {
     assert!(room.try_act(&["handle", "/usr"]).starts_with("error 1 "));
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_32_bit_interface_ends_the_program() {
+    let (said, exit) = Room::new().run(&["call-32"]);
+    assert_eq!((exit.signal, said.as_str()), (Some(31), ""));
+}
+
+#[test]
+fn many_jails_at_once_keep_apart_and_leave_nothing() {
+    thread::scope(|scope| {
+        for n in 0..8 {
+            scope.spawn(move || {
+                let room = Room::new();
+                for round in 0..5 {
+                    let text = format!("{n}-{round}");
+                    let file = "/home/artist/show/render/mine";
+                    assert_eq!(room.try_act(&["write", file, &text]), "ok \n");
+                    assert_eq!(fs::read_to_string(room.path("out/mine")).unwrap(), text);
+                    assert_eq!(room.try_act(&["list", "/tmp"]), "ok \n");
+                    assert_eq!(room.try_act(&["write", "/tmp/mine", &text]), "ok \n");
+                }
+                assert_eq!(fs::read_dir(room.path("base")).unwrap().count(), 0);
+            });
+        }
+    });
+}
+
 #[test]
 fn set_user_id_bits_cannot_be_set() {
     let room = Room::new();

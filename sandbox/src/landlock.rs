@@ -82,7 +82,7 @@ pub(crate) fn restrict(rules: &[Rule]) -> io::Result<String> {
     }
     let mut ruleset = ruleset.create().map_err(io::Error::other)?;
     for rule in rules {
-        let opened = sys::open_name(&rule.path)
+        let opened = sys::open_name(&rule.path, sys::NAME)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", rule.path.display())))?;
         let folder = std::fs::File::from(opened.try_clone()?)
             .metadata()?

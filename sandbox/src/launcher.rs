@@ -139,7 +139,7 @@ fn stand(spec: &Spec, stdin: OwnedFd) -> Result<Standing, SandboxError> {
 /// Who the job will be: a user of its own if we may give it one.
 fn identity_of(spec: &Spec) -> Identity {
     let uid = spec.tenant_uid.unwrap_or(TENANT_UID_BASE);
-    let may_mount = || sys::clone_mount(std::path::Path::new("/usr"), false).is_ok();
+    let may_mount = || sys::clone_mount(std::path::Path::new("/usr"), false, true).is_ok();
     if sys::effective_uid() == 0 && is_mapped(uid) && may_mount() {
         Identity::Tenant(uid)
     } else {
@@ -240,7 +240,7 @@ fn give_away(layout: &Layout, identity: Identity) -> Result<(), SandboxError> {
         return Ok(());
     };
     for source in layout.sources.iter().filter(|s| s.given) {
-        sys::open_name(&source.host)
+        sys::open_name(&source.host, sys::LOOK)
             .and_then(|file| sys::give_to(file.as_fd(), uid, uid))
             .during(Step::Source, source.host.display())?;
     }

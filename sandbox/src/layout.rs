@@ -38,6 +38,8 @@ pub(crate) struct Source {
     pub(crate) attributes: u64,
     /// Whether the job owns it, as far as the daemon may give files away.
     pub(crate) given: bool,
+    /// Whether the path may be a link: not where jobs have been before.
+    pub(crate) linked: bool,
 }
 
 /// The empty root on the host and the list of what comes into it. Dropping it removes the root.
@@ -196,6 +198,7 @@ impl Layout {
                 rights: Rights::RUN,
             });
         }
+        unlinked(&spec.work)?;
         let at = PathBuf::from(WORK_AT.trim_start_matches('/'));
         self.folder(&at)?;
         let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV;
@@ -204,6 +207,7 @@ impl Layout {
             at,
             attributes,
             given: true,
+            linked: false,
         });
         let rights = Rights {
             exec: true,
@@ -221,7 +225,7 @@ impl Layout {
         // Beneath another mount or a memory folder the root of the jail is not what is seen there.
         let covered = self.sources.iter().any(|s| at.starts_with(&s.at))
             || MEMORY.iter().any(|m| at.starts_with(m));
-        let folder = fs::metadata(&mount.host)?.is_dir();
+        let folder = unlinked(&mount.host)?.is_dir();
         if !covered && folder {
             self.folder(&at)?;
         } else if !covered {
@@ -245,6 +249,7 @@ impl Layout {
             at,
             attributes,
             given,
+            linked: false,
         });
         self.rules.push(Rule {
             path: mount.at.clone(),
@@ -314,6 +319,7 @@ impl Layout {
             at,
             attributes,
             given: false,
+            linked: true,
         });
         Ok(())
     }
@@ -326,6 +332,7 @@ impl Layout {
             at,
             attributes,
             given: false,
+            linked: true,
         });
         Ok(())
     }
@@ -348,6 +355,16 @@ impl Drop for Layout {
 /// The jail path of the started program.
 pub(crate) fn program_at(spec: &Spec) -> PathBuf {
     Path::new(OWN_AT).join(spec.program.file_name().unwrap_or_default())
+}
+
+/// What a host path is, if it is no link: a link could have been left there by an earlier job.
+fn unlinked(host: &Path) -> io::Result<fs::Metadata> {
+    let found = fs::symlink_metadata(host)?;
+    if found.is_symlink() {
+        let text = format!("{} is a link: name the folder itself", host.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(found)
 }
 
 fn relative(path: &Path) -> &Path {

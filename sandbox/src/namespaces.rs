@@ -40,6 +40,7 @@ pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
         at: "".into(),
         attributes: sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC,
         given: false,
+        linked: true,
     };
     std::iter::once(&root)
         .chain(&layout.sources)
@@ -49,10 +50,10 @@ pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
 
 fn hold(source: &Source) -> Result<Held, SandboxError> {
     let named = || source.host.display();
-    let (mount, below) = match sys::clone_mount(&source.host, false) {
+    let (mount, below) = match sys::clone_mount(&source.host, false, source.linked) {
         // In a user namespace the kernel will not uncover what lies under a mount: take it along.
         Err(e) if e.raw_os_error() == Some(sys::EINVAL) => (
-            sys::clone_mount(&source.host, true).during(Step::Source, named())?,
+            sys::clone_mount(&source.host, true, source.linked).during(Step::Source, named())?,
             true,
         ),
         other => (other.during(Step::Source, named())?, false),
@@ -78,7 +79,7 @@ pub(crate) fn enter(
         SandboxError::new(Step::Mount, "root", std::io::ErrorKind::InvalidInput.into())
     })?;
     // Any folder that everybody can reach serves: the pivot below removes it from sight.
-    let seat = sys::open_name(Path::new("/tmp")).during(Step::Mount, "/tmp")?;
+    let seat = sys::open_name(Path::new("/tmp"), sys::NAME).during(Step::Mount, "/tmp")?;
     sys::attach_mount(root.as_fd(), seat.as_fd()).during(Step::Mount, "root")?;
     sys::enter(root.as_fd()).during(Step::Mount, "root")?;
     for name in MEMORY {
@@ -95,7 +96,7 @@ pub(crate) fn enter(
         )?;
     }
     for (at, alias) in &layout.aliases {
-        let copy = sys::clone_mount(at, true).during(Step::Mount, alias.display())?;
+        let copy = sys::clone_mount(at, true, false).during(Step::Mount, alias.display())?;
         attach(&root, &copy, alias, false)?;
     }
     if with_proc {

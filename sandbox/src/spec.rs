@@ -35,7 +35,8 @@ const RESERVED: [&str; 13] = [
 /// Everything that the launcher needs to know to start one program in one jail.
 ///
 /// Folders that are writable in the jail, and `work`, must lie below a host folder that only the
-/// node's user may enter: files in them carry modes that the job chose.
+/// node's user may enter: files in them carry modes that the job chose. No host path may be a link, or lead
+/// through a folder that a job can write.
 /// When the daemon runs as root, the files of readable mounts must be readable by every user (the
 /// folders above them need not be), because the job runs as a user id of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

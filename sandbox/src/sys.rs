@@ -438,12 +438,19 @@ pub(crate) fn pivot_root_here() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_pivot_root, here, here) }).map(drop)
 }
 
-/// A private copy of the mount at a path, attached nowhere.
-pub(crate) fn clone_mount(path: &Path, with_mounts_below: bool) -> io::Result<OwnedFd> {
+/// A private copy of the mount at a path, attached nowhere. The path's last part may be a link or not.
+pub(crate) fn clone_mount(
+    path: &Path,
+    with_mounts_below: bool,
+    may_be_link: bool,
+) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     if with_mounts_below {
         flags |= libc::AT_RECURSIVE as libc::c_uint;
+    }
+    if !may_be_link {
+        flags |= libc::AT_SYMLINK_NOFOLLOW as libc::c_uint;
     }
     let at = libc::AT_FDCWD;
     // SAFETY: the string ends with NUL and outlives the call.
@@ -504,10 +511,10 @@ pub(crate) fn open_below(
     }
 }
 
-/// Open a path relative to the current folder as a mere name.
-pub(crate) fn open_name(path: &Path) -> io::Result<OwnedFd> {
+/// Open a path as a mere name ([`NAME`] or [`LOOK`]).
+pub(crate) fn open_name(path: &Path, how: i32) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    let flags = how | libc::O_CLOEXEC;
     // SAFETY: the string ends with NUL and outlives the call.
     owned(libc::c_long::from(unsafe {
         libc::open(path.as_ptr(), flags)

@@ -416,6 +416,33 @@ fn dangerous_calls_are_refused() {
     assert!(room.try_act(&["handle", "/usr"]).starts_with("error 1 "));
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_32_bit_interface_ends_the_program() {
+    let (said, exit) = Room::new().run(&["call-32"]);
+    assert_eq!((exit.signal, said.as_str()), (Some(31), ""));
+}
+
+#[test]
+fn many_jails_at_once_keep_apart_and_leave_nothing() {
+    thread::scope(|scope| {
+        for n in 0..8 {
+            scope.spawn(move || {
+                let room = Room::new();
+                for round in 0..5 {
+                    let text = format!("{n}-{round}");
+                    let file = "/home/artist/show/render/mine";
+                    assert_eq!(room.try_act(&["write", file, &text]), "ok \n");
+                    assert_eq!(fs::read_to_string(room.path("out/mine")).unwrap(), text);
+                    assert_eq!(room.try_act(&["list", "/tmp"]), "ok \n");
+                    assert_eq!(room.try_act(&["write", "/tmp/mine", &text]), "ok \n");
+                }
+                assert_eq!(fs::read_dir(room.path("base")).unwrap().count(), 0);
+            });
+        }
+    });
+}
+
 #[test]
 fn set_user_id_bits_cannot_be_set() {
     let room = Room::new();
@@ -620,6 +647,22 @@ fn a_jail_that_cannot_be_built_is_an_error_that_names_the_step() {
     assert_eq!(error.step, Step::Exec);
     assert!(error.to_string().contains("permission denied"), "{error}");
     assert_eq!(fs::read_dir(room.path("base")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_link_that_an_earlier_job_left_is_not_shown_as_a_folder() {
+    let mut room = Room::new();
+    symlink(room.path("other"), room.path("out/left")).unwrap();
+    let host = room.path("out/left");
+    room.spec
+        .mounts
+        .push(mount(host, "/mnt/left", Access::Write));
+    let error = launch(&launcher(), &room.spec).unwrap_err();
+    assert!(error.to_string().contains("is a link"), "{error}");
+    assert_eq!(
+        fs::read_to_string(room.path("other/secret")).unwrap(),
+        CANARY
+    );
 }
 
 #[test]

@@ -185,6 +185,95 @@ fn without_the_library_only_the_drive_alias_is_left() {
     assert_eq!(room.try_act(&["read", "/c/show/scene.txt"]), "ok a scene\n");
 }
 
+/// The names of a shared object's dynamic symbols, as `readelf` prints them: (defined, name).
+fn symbols(library: &Path) -> Vec<(bool, String)> {
+    let done = Command::new("readelf")
+        .args(["--dyn-syms", "--wide"])
+        .arg(library)
+        .output()
+        .unwrap();
+    String::from_utf8(done.stdout)
+        .unwrap()
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let name = fields.get(7)?.split('@').next()?;
+            fields.first()?.trim_end_matches(':').parse::<u32>().ok()?;
+            Some((*fields.get(6)? != "UND", name.to_owned()))
+        })
+        .collect()
+}
+
+#[test]
+fn the_library_needs_little_of_its_host_and_covers_the_calls_that_it_says() {
+    let symbols = symbols(&preload());
+    let mut needed: Vec<&str> = symbols
+        .iter()
+        .filter(|s| !s.0)
+        .map(|s| s.1.as_str())
+        .collect();
+    needed.sort_unstable();
+    // Every libc has these; an allocator, thread-local data or the unwinder would show here.
+    let usual = [
+        "__errno_location",
+        "dlsym",
+        "memcmp",
+        "memcpy",
+        "memmove",
+        "memset",
+    ];
+    assert!(needed.iter().all(|n| usual.contains(n)), "{needed:?}");
+    let covered = "open open64 __open __open64 __open_2 __open64_2 openat openat64 __openat_2 __openat64_2 creat creat64 \
+        fopen fopen64 freopen freopen64 stat stat64 lstat lstat64 fstatat fstatat64 statx __xstat __xstat64 \
+        __lxstat __lxstat64 __fxstatat __fxstatat64 access faccessat eaccess euidaccess statfs statfs64 statvfs \
+        statvfs64 link linkat symlink symlinkat readlink __readlink_chk readlinkat __readlinkat_chk unlink unlinkat \
+        remove rmdir rename renameat renameat2 realpath __realpath_chk canonicalize_file_name mkdir mkdirat chdir \
+        opendir scandir scandir64 glob glob64 chmod fchmodat truncate truncate64 utimensat execve posix_spawn syscall";
+    for name in covered.split_whitespace() {
+        assert!(symbols.iter().any(|s| s.0 && s.1 == name), "{name}");
+    }
+    let exported = symbols.iter().filter(|s| s.0).count();
+    assert_eq!(exported, covered.split_whitespace().count(), "{symbols:?}");
+}
+
+/// Walks through the functions that Python makes of libc's, with Windows paths only.
+const WALK: &str = r#"
+import ctypes, glob, os
+out = 'C:\\show\\Render\\'
+os.mkdir(out + 'New')
+with open(out + 'New/a.txt', 'w') as f: f.write('12345')
+os.chmod(out + 'New\\a.txt', 0o600)
+os.rename(out + 'New\\a.txt', out + 'New\\b.txt')
+os.link(out + 'New\\b.txt', out + 'New\\c.txt')
+os.symlink('b.txt', out + 'New\\l')
+os.truncate(out + 'New\\b.txt', 3)
+os.utime(out + 'New\\b.txt', (1, 2))
+st = os.stat(out + 'New\\c.txt')
+print(st.st_size, int(st.st_mtime), oct(st.st_mode & 0o777), os.readlink(out + 'New\\l'))
+print(sorted(os.listdir(out + 'New')), os.access(out + 'New\\l', os.R_OK), os.path.islink(out + 'New\\l'))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.realpath.restype = ctypes.c_char_p
+libc.fopen.restype = ctypes.c_void_p
+print(libc.realpath(b'C:\\SHOW\\Scene.TXT', None), libc.fopen(b'c:/show/SCENE.txt', b'r') is not None)
+print(libc.syscall(257, -100, b'C:\\show\\scene.txt', 0, 0) > 2, libc.open(b'C:\\show\\none', 0), ctypes.get_errno())
+os.chdir(out + 'New'); print(os.getcwd())
+for name in ['b.txt', 'c.txt', 'l']: os.unlink(out + 'New\\' + name)
+os.rmdir(out + 'New')
+"#;
+
+#[test]
+fn every_kind_of_call_takes_windows_paths() {
+    let mut room = windows_room();
+    fs::write(room.path("work/walk.py"), WALK).unwrap();
+    room.spec.program = "/usr/bin/python3".into();
+    let (said, exit) = room.run(&["walk.py"]);
+    assert!(exit.success(), "{said}");
+    let expected = "3 2 0o600 b.txt\n['b.txt', 'c.txt', 'l'] True True\n\
+        b'/home/artist/show/scene.txt' True\nTrue -1 2\n/home/artist/show/render/New\n";
+    assert_eq!(said, expected);
+    assert_eq!(fs::read_dir(room.path("out")).unwrap().count(), 0);
+}
+
 #[test]
 fn shells_and_python_work_with_the_library_loaded() {
     let mut room = windows_room();

@@ -259,6 +259,57 @@ extern "C" fn __readlinkat_chk(
     readlinkat(folder, path, out, length)
 }
 
+/// Programs that make system calls through libc, by number: the same mapping for those that take a path.
+#[unsafe(export_name = "syscall")]
+extern "C" fn by_number(
+    nr: usize,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    // open, stat, lstat, access, truncate, chdir, mkdir, unlink, readlink: the older forms.
+    let path_first = [
+        2,
+        4,
+        6,
+        21,
+        nr::TRUNCATE,
+        nr::CHDIR,
+        83,
+        87,
+        89,
+        nr::EXECVE,
+        nr::STATFS,
+    ]
+    .contains(&nr);
+    #[cfg(not(target_arch = "x86_64"))]
+    let path_first = [nr::TRUNCATE, nr::CHDIR, nr::EXECVE, nr::STATFS].contains(&nr);
+    let path_second = [
+        nr::OPENAT,
+        nr::MKDIRAT,
+        nr::NEWFSTATAT,
+        nr::UNLINKAT,
+        nr::READLINKAT,
+        nr::FCHMODAT,
+        nr::FACCESSAT,
+        nr::UTIMENSAT,
+        nr::STATX,
+        nr::FACCESSAT2,
+    ]
+    .contains(&nr);
+    if path_first {
+        mapped(a, FAILED, |a| ask(nr, &[a, b, c, d, e, f]))
+    } else if path_second {
+        mapped(b, FAILED, |b| ask(nr, &[a, b, c, d, e, f]))
+    } else {
+        ask(nr, &[a, b, c, d, e, f])
+    }
+}
+
 /// Removes a file, or a folder when it is one.
 #[unsafe(no_mangle)]
 extern "C" fn remove(path: usize) -> usize {

@@ -103,6 +103,8 @@ fn act_on_others(words: &[&str]) -> io::Result<String> {
             std::hint::spin_loop();
         },
         ["call", rest @ ..] => call(rest),
+        #[cfg(target_arch = "x86_64")]
+        ["call-32"] => Ok(call_32().to_string()),
         ["handle", path] => by_handle(path),
         ["run", program, rest @ ..] => {
             let done = std::process::Command::new(program).args(rest).output()?;
@@ -146,6 +148,15 @@ fn call(words: &[&str]) -> io::Result<String> {
     } else {
         Ok(n.to_string())
     }
+}
+
+/// `getpid` through the interface of 32-bit programs, whose numbers no 64-bit filter knows.
+#[cfg(target_arch = "x86_64")]
+fn call_32() -> u64 {
+    let result: u64;
+    // SAFETY: takes no argument and changes the result's register only.
+    unsafe { std::arch::asm!("int 0x80", inlateout("rax") 20_u64 => result) };
+    result
 }
 
 fn descriptors() -> String {

@@ -75,13 +75,13 @@ pub struct Rooms {
 
 /// What comes in.
 #[derive(Debug)]
-pub struct Inlets {
+pub(crate) struct Inlets {
     /// From our own tasks.
-    pub input_rx: mpsc::Receiver<Input>,
+    pub(crate) input_rx: mpsc::Receiver<Input>,
     /// From people.
-    pub question_rx: mpsc::Receiver<Question>,
+    pub(crate) question_rx: mpsc::Receiver<Question>,
     /// From the network.
-    pub net_rx: mpsc::Receiver<net::Event>,
+    pub(crate) net_rx: mpsc::Receiver<net::Event>,
 }
 
 /// A running node's loop.
@@ -106,7 +106,7 @@ impl std::fmt::Debug for Daemon {
 impl Daemon {
     /// A loop around `site`.
     #[must_use]
-    pub fn new(site: Site, rooms: Rooms, inlets: Inlets) -> Self {
+    pub(crate) fn new(site: Site, rooms: Rooms, inlets: Inlets) -> Self {
         Self {
             site,
             rooms,
@@ -236,7 +236,8 @@ impl Daemon {
             }
             net::Event::Lane { from, request, stream } => {
                 if self.site.may_read(from, request.lease) {
-                    self.rooms.lending.serve(stream, request);
+                    let job = self.site.job_of(request.lease);
+                    self.rooms.lending.serve(stream, request, from, job);
                 } else {
                     tracing::warn!(site = %from.short(), "a lane without a lease was refused");
                 }
@@ -349,7 +350,12 @@ impl Daemon {
 
     async fn publish(&self, profile: &Profile) {
         for (mesh, certificate) in self.rooms.meshes.all() {
-            let signed = SignedProfile::sign(profile, certificate, &self.rooms.key);
+            // A site may have another name in each mesh.
+            let mut profile = profile.clone();
+            if let Ok(body) = certificate.open() {
+                profile.name = body.name;
+            }
+            let signed = SignedProfile::sign(&profile, certificate, &self.rooms.key);
             self.rooms.net.publish(mesh, signed).await;
         }
     }

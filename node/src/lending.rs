@@ -115,10 +115,14 @@ impl Lending {
     }
 
     /// Send chunks to a site that has the right to them.
-    pub fn serve(&self, stream: LaneStream, request: LaneRequest) {
-        let chunks = Arc::clone(&self.means.chunks);
+    pub fn serve(&self, stream: LaneStream, request: LaneRequest, to: SiteId, job: Option<JobId>) {
+        let (chunks, meter) = (Arc::clone(&self.means.chunks), Arc::clone(&self.means.meter));
         tokio::spawn(async move {
-            let get = move |cid: &ChunkId| chunks.get(cid).ok().flatten();
+            let get = move |cid: &ChunkId| {
+                let bytes = chunks.get(cid).ok().flatten()?;
+                meter.sent(to, job, bytes.len() as u64);
+                Some(bytes)
+            };
             if let Err(error) = net::serve(stream, request, get).await {
                 tracing::debug!(%error, "a lane ended early");
             }
@@ -159,7 +163,7 @@ impl Lending {
         secrets.session.layout.check().map_err(PrepareError::Bad)?;
         let link = RootLink { cid: root, key: secrets.root_key };
         let limits = Limits::granting(MAX_CONTENT);
-        means.fetch(&link, limits, (borrower, lease)).await.map_err(prepare_error)?;
+        means.fetch(&link, limits, (borrower, lease, None)).await.map_err(prepare_error)?;
         let content = self.lay_out(link, limits, secrets.session.layout.clone()).await?;
         let environments = secrets.session.environments;
         let outputs = TenantSecret::new(TenantId(means.machine.random()), 0, means.machine.random());

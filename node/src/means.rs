@@ -18,6 +18,7 @@ use crate::chunks::{Chunks, ChunkError};
 use crate::content::ContentError;
 use crate::content::plan::Plan;
 use crate::machine::Machine;
+use crate::meter::Meter;
 use crate::net::{LaneError, Net, NetError};
 use crate::store::{Batch, Family, Store, StoreError};
 
@@ -73,6 +74,8 @@ pub struct Means {
     pub chunks: Arc<Chunks>,
     /// The network.
     pub net: Net,
+    /// Bytes moved.
+    pub meter: Arc<Meter>,
     /// Where the loop hears what has come of its outputs.
     pub input_tx: mpsc::Sender<Input>,
 }
@@ -143,7 +146,7 @@ impl Means {
         &self,
         link: &RootLink,
         limits: Limits,
-        (source, lease): (SiteId, LeaseId),
+        (source, lease, job): (SiteId, LeaseId, Option<JobId>),
     ) -> Result<(), FetchError> {
         let mut plan = Plan::new(link.clone(), limits);
         loop {
@@ -160,7 +163,7 @@ impl Means {
                 let flushed = self.machine.block(move || chunks.flush()).await;
                 return Ok(flushed.ok_or(FetchError::Thread)??);
             }
-            self.fetch_some(&wanted, (source, lease)).await?;
+            self.fetch_some(&wanted, (source, lease, job)).await?;
             wanted.iter().for_each(|cid| plan.stored(cid));
         }
     }
@@ -168,7 +171,7 @@ impl Means {
     async fn fetch_some(
         &self,
         wanted: &[ChunkId],
-        (source, lease): (SiteId, LeaseId),
+        (source, lease, job): (SiteId, LeaseId, Option<JobId>),
     ) -> Result<(), FetchError> {
         let request = LaneRequest { lease, chunks: wanted.to_vec() };
         let lane = self.net.lane(source, request).await;
@@ -183,6 +186,7 @@ impl Means {
                 let cid = *wanted.get(index).ok_or(FetchError::Nonsense)?;
                 let bytes = piece.bytes.ok_or(FetchError::Missing(cid))?;
                 size += bytes.len();
+                self.meter.received(source, job, bytes.len() as u64);
                 gathered.push((cid, bytes));
             }
             if size >= GATHER || over {

@@ -86,7 +86,7 @@ impl Returning {
         let key: Result<ChunkKey, _> = self.means.open(&outputs.envelope, lender, cid);
         let link = RootLink { cid, key: key.map_err(CollectError::Bad)? };
         let limits = Limits::granting(MAX_OUTPUTS);
-        self.means.fetch(&link, limits, (lender, lease)).await.map_err(collect_error)?;
+        self.means.fetch(&link, limits, (lender, lease, Some(task.job))).await.map_err(collect_error)?;
         let roots = layout.roots.into_iter().filter(|root| root.access == Access::Out);
         let places = roots.map(|root| (root.id, PathBuf::from(root.source))).collect();
         let means = Arc::clone(&self.means);

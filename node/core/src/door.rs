@@ -9,7 +9,7 @@ use meshfarm_protocol::job::{JobSpec, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, Outcome, Outputs, Usage, Want};
 use meshfarm_protocol::membership::{CertificateBody, Role};
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::Profile;
+use meshfarm_protocol::profile::{HostClass, Profile};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
 use crate::record::Change;
@@ -110,6 +110,8 @@ pub enum Input {
         /// Root and bytes of the content.
         result: Result<(ChunkId, u64), String>,
     },
+    /// Our machine offers something else than before.
+    Host(Box<HostClass>),
     /// The store has room again, or none.
     Disk {
         /// Whether it is full.

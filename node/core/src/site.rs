@@ -197,6 +197,10 @@ impl Site {
             Input::InputsReady { job, step, result } => {
                 self.jobs.inputs_ready((job, step), result, now, out);
             }
+            Input::Host(host) => {
+                self.lend.host = *host;
+                self.published = None;
+            }
             Input::Disk { full } => self.lend.full = full,
         }
     }

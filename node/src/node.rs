@@ -1,0 +1,403 @@
+//! A node put together: a home opened, its rooms made, its loop run, its local API served.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use meshfarm_core::{self as core, Input, Site};
+use meshfarm_protocol::codec;
+use meshfarm_protocol::id::{Millis, SiteId, TenantId};
+use meshfarm_protocol::job::MeshPolicy;
+use meshfarm_protocol::profile::{HostClass, Level};
+use meshfarm_protocol::seal::{self, SealingSecret, SigningKey, TenantSecret};
+use meshfarm_sandbox::{self as sandbox, Programs};
+
+use crate::api::{Problem, Status, causes};
+use crate::backend::NodeBackend;
+use crate::chunks::{Chunks, Settings as ChunkSettings};
+use crate::command;
+use crate::config::{Config, Home};
+use crate::daemon::{Daemon, INPUTS, Inlets, Rooms};
+use crate::doctor::{Found, Mechanism};
+use crate::gate::Gate;
+use crate::identity::{IdentityError, SecretFolder};
+use crate::job_bundle::Catalog;
+use crate::lending::{Ground, Lending};
+use crate::logs::Logs;
+use crate::machine::Machine;
+use crate::means::Means;
+use crate::mesh::Meshes;
+use crate::meter::Meter;
+use crate::net::{self, Outside, transport};
+use crate::probe;
+use crate::records;
+use crate::returning::Returning;
+use crate::store::{Batch, Family, Store};
+use crate::{sys, web};
+
+/// The project of jobs that name none.
+pub const DEFAULT_PROJECT: &str = "default";
+
+/// Where the last probe of this machine is remembered.
+const HOST_KEY: &[u8] = b"host";
+
+/// A remembered probe longer than this was not written by us.
+const MAX_HOST: usize = 1 << 20;
+
+/// How often the disk is looked at.
+const LOOK_AT_DISK: Millis = Millis::seconds(5);
+
+/// Other sites' content is not taken when less than this is free: our own records need room.
+const KEEP_FREE: u64 = 2 << 30;
+
+/// Room comes back when this much is free: not at every byte.
+const ROOM_AGAIN: u64 = 3 << 30;
+
+/// The rooms beneath the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct Node;
+
+impl command::Rooms for Node {
+    fn create_keys(&self, home: &Home) -> Result<(), Problem> {
+        let machine = Machine::real();
+        Keys::make(&SecretFolder::new(home.secrets()), &machine)
+            .map(drop)
+            .map_err(|error| Problem::refused(causes(&error)))
+    }
+
+    fn run_node(
+        &self,
+        home: &Home,
+        config: Config,
+        ready: &dyn Fn(&Status),
+    ) -> Result<(), Problem> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Problem::broken(&error))?;
+        runtime.block_on(run(home, config, ready))
+    }
+
+    fn look(&self, home: &Home) -> Found {
+        let report = sandbox::probe();
+        let catalog = Catalog::open(Some(&home.bundles())).or_else(|_| Catalog::open(None));
+        let Ok(catalog) = catalog else { return Found::default() };
+        let level = level_of(report.level);
+        let scratch = home.root();
+        let ask = probe::Ask { catalog: &catalog, scratch, slots: None, speed: Some(1), level };
+        let host = probe::probe(&ask);
+        let mechanisms = report.mechanisms.into_iter().map(|mechanism| Mechanism {
+            name: mechanism.name.to_string(),
+            in_force: mechanism.in_force,
+            evidence: mechanism.evidence,
+            better: mechanism.better,
+        });
+        Found {
+            level,
+            mechanisms: mechanisms.collect(),
+            software: host.software,
+            known: catalog.renderers.keys().cloned().collect(),
+        }
+    }
+}
+
+/// Who a node is, and what it seals with.
+struct Keys {
+    key: SigningKey,
+    sealing: SealingSecret,
+    tenant: TenantSecret,
+}
+
+impl Keys {
+    /// The keys in the folder; those that are not there yet are made.
+    fn make(secrets: &SecretFolder, machine: &Machine) -> Result<Self, IdentityError> {
+        let key = or_make(secrets.load_key(), || secrets.create_key(&machine.seed()))?;
+        let sealing = secrets.load_sealing();
+        let sealing = or_make(sealing, || secrets.create_sealing(&machine.seed()))?;
+        let tenant = tenant_of(key.site(), DEFAULT_PROJECT);
+        let secret = secrets.load_tenant(tenant, 0);
+        let secret = or_make(secret, || secrets.create_tenant(tenant, 0, &machine.seed()))?;
+        Ok(Self { key, sealing, tenant: secret })
+    }
+}
+
+fn or_make<T>(
+    loaded: Result<T, IdentityError>,
+    make: impl FnOnce() -> Result<T, IdentityError>,
+) -> Result<T, IdentityError> {
+    match loaded {
+        Err(IdentityError::Absent(_)) => make(),
+        loaded => loaded,
+    }
+}
+
+/// The tenant that a project of a site is.
+#[must_use]
+pub fn tenant_of(site: SiteId, project: &str) -> TenantId {
+    let hash = seal::content_hash(&[b"meshfarm tenant", &site.0[..], project.as_bytes()].concat());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    TenantId(id)
+}
+
+fn level_of(level: sandbox::Level) -> Level {
+    match level {
+        sandbox::Level::S0 => Level::S0,
+        sandbox::Level::S1 => Level::S1,
+        sandbox::Level::S2 => Level::S2,
+        sandbox::Level::S3 => Level::S3,
+    }
+}
+
+/// A home whose records are open.
+struct Opened {
+    machine: Machine,
+    keys: Keys,
+    store: Arc<Store>,
+    chunks: Arc<Chunks>,
+    meshes: Arc<Meshes>,
+    catalog: Arc<Catalog>,
+    programs: Programs,
+    level: sandbox::Level,
+}
+
+fn open(home: &Home) -> Result<Opened, Problem> {
+    let machine = Machine::real();
+    let secrets = SecretFolder::new(home.secrets());
+    let keys = Keys::make(&secrets, &machine).map_err(|e| Problem::refused(causes(&e)))?;
+    let records = home.store().join("records");
+    fs::create_dir_all(&records).map_err(|error| Problem::broken(&error))?;
+    let store = Store::open(&records).map_err(|error| Problem::refused(causes(&error)))?;
+    let store = Arc::new(store);
+    let segments = home.store().join("segments");
+    let settings = ChunkSettings::new(sys::free_bytes);
+    let chunks = Chunks::open(&segments, Arc::clone(&store), settings);
+    let chunks = Arc::new(chunks.map_err(|error| Problem::refused(causes(&error)))?);
+    let meshes = Meshes::load(Arc::clone(&store), secrets);
+    let meshes = meshes.map_err(|error| Problem::refused(causes(&error)))?;
+    meshes.renew(&machine).map_err(|error| Problem::refused(causes(&error)))?;
+    let catalog = Catalog::open(Some(&home.bundles()));
+    let catalog = catalog.map_err(|error| Problem::bad_input(causes(&error)))?;
+    let programs = sandbox::find_programs().map_err(|error| Problem::refused(causes(&error)))?;
+    let level = sandbox::probe_with(&programs.launcher).level;
+    let (meshes, catalog) = (Arc::new(meshes), Arc::new(catalog));
+    Ok(Opened { machine, keys, store, chunks, meshes, catalog, programs, level })
+}
+
+impl Opened {
+    /// What the machine offers: as remembered, and looked at anew in the background; at the first start
+    /// looked at before anything else.
+    fn host(&self, home: &Home, config: &Config, input_tx: &mpsc::Sender<Input>) -> HostClass {
+        let remembered = self.store.get(Family::Meta, HOST_KEY).ok().flatten();
+        let remembered = remembered.and_then(|bytes| codec::decode::<HostClass>(&bytes, MAX_HOST).ok());
+        let (catalog, store) = (Arc::clone(&self.catalog), Arc::clone(&self.store));
+        let (scratch, level) = (home.root().to_owned(), level_of(self.level));
+        let (slots, speed) = (config.n_slots(), remembered.as_ref().map(|host| host.speed));
+        let look = move || {
+            let (catalog, scratch) = (&*catalog, scratch.as_path());
+            let host = probe::probe(&probe::Ask { catalog, scratch, slots: Some(slots), speed, level });
+            let mut batch = Batch::new();
+            batch.put(Family::Meta, HOST_KEY, codec::encode(&host));
+            if let Err(error) = store.commit(batch) {
+                tracing::warn!(%error, "the probe of this machine is not remembered");
+            }
+            host
+        };
+        match remembered {
+            None => look(),
+            Some(host) => {
+                let input_tx = input_tx.clone();
+                self.machine.blocking.run(Box::new(move || {
+                    drop(input_tx.blocking_send(Input::Host(Box::new(look()))));
+                }));
+                HostClass { slots, level, ..host }
+            }
+        }
+    }
+
+    fn start_net(&self, config: &Config) -> Result<(net::Net, mpsc::Receiver<net::Event>), Problem> {
+        let transport = transport::transport(&self.keys.key);
+        let outside = Outside {
+            transport: transport.map_err(|error| Problem::broken(&error))?,
+            clock: Arc::clone(&self.machine.clock),
+            seed: self.machine.random(),
+            is_free: transport::is_free,
+        };
+        let settings = net::Settings {
+            listen: addresses(&config.listen, "listen")?,
+            bootstrap: addresses(&config.bootstrap, "bootstrap")?,
+            mdns: config.mdns,
+            ..net::Settings::default()
+        };
+        net::start(&self.keys.key, &settings, outside)
+            .map_err(|error| Problem::refused(causes(&error)))
+    }
+}
+
+fn addresses(texts: &[String], key: &str) -> Result<Vec<net::Multiaddr>, Problem> {
+    let parse = |text: &String| {
+        text.parse().map_err(|error| {
+            Problem::bad_input(format!("meshfarm.toml: {key}: {text:?} is no multiaddress: {error}"))
+                .with_help("write it like /ip4/0.0.0.0/tcp/4510")
+        })
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// Run a node on `home` until a signal ends it.
+async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(), Problem> {
+    let opened = open(home)?;
+    let started = opened.machine.clock.now();
+    let records = records::load(&opened.store).map_err(|e| Problem::refused(causes(&e)))?;
+    let (input_tx, input_rx) = mpsc::channel(INPUTS);
+    let host = opened.host(home, &config, &input_tx);
+    let (net, net_rx) = opened.start_net(&config)?;
+    for (mesh, certificate) in opened.meshes.all() {
+        net.add_mesh(mesh, certificate).await;
+    }
+    let me = opened.keys.key.site();
+    let site = Site::new(
+        core::Config {
+            me,
+            name: config.name.clone(),
+            host,
+            sealing_key: opened.keys.sealing.public(),
+            addresses: Vec::new(),
+            lending: config.lend,
+            seed: opened.machine.random(),
+        },
+        started,
+        records,
+    );
+    let (gate, question_rx) = Gate::new();
+    let means = Arc::new(Means {
+        me,
+        key: opened.keys.key.clone(),
+        sealing: opened.keys.sealing.clone(),
+        machine: opened.machine.clone(),
+        store: Arc::clone(&opened.store),
+        chunks: Arc::clone(&opened.chunks),
+        net: net.clone(),
+        meter: Arc::new(Meter::default()),
+        input_tx: input_tx.clone(),
+    });
+    let logs = Logs::open(home.logs()).map_err(|error| Problem::broken(&error))?;
+    let logs = Arc::new(logs);
+    logs.resume(&net).map_err(|error| Problem::broken(&error))?;
+    let ground = Ground {
+        programs: opened.programs.clone(),
+        level: opened.level,
+        root: sys::is_root(),
+        folder: home.work(),
+    };
+    let lending = Lending::new(Arc::clone(&means), Arc::clone(&logs), ground);
+    let lending = Arc::new(lending.map_err(|error| Problem::broken(&error))?);
+    let returning = Arc::new(Returning::new(Arc::clone(&means), opened.keys.tenant.clone()));
+    let rooms = Rooms {
+        machine: opened.machine.clone(),
+        store: Arc::clone(&opened.store),
+        net: net.clone(),
+        meshes: Arc::clone(&opened.meshes),
+        key: opened.keys.key.clone(),
+        lending,
+        returning,
+        logs: Arc::clone(&logs),
+        gate: gate.clone(),
+    };
+    let daemon = Daemon::new(site, rooms, Inlets { input_rx, question_rx, net_rx });
+    let backend = NodeBackend {
+        means,
+        gate: gate.clone(),
+        meshes: opened.meshes,
+        catalog: opened.catalog,
+        logs,
+        tenant: opened.keys.tenant,
+        policy: MeshPolicy { place: config.default_place(), ..MeshPolicy::default() },
+        name: config.name,
+        home: home.clone(),
+        started,
+    };
+    serve(home, daemon, (gate, Arc::new(backend), input_tx), ready).await
+}
+
+/// Serve the API and run the loop until a signal comes.
+async fn serve(
+    home: &Home,
+    daemon: Daemon,
+    (gate, backend, input_tx): (Gate, Arc<NodeBackend>, mpsc::Sender<Input>),
+    ready: &dyn Fn(&Status),
+) -> Result<(), Problem> {
+    let listener = web::bind(&home.socket()).map_err(|error| Problem::broken(&error))?;
+    let (stop_tx, stop_rx) = oneshot::channel::<()>();
+    let (loop_tx, loop_rx) = oneshot::channel::<()>();
+    let api = Arc::clone(&backend) as Arc<dyn web::Backend>;
+    let api = tokio::spawn(web::serve(listener, gate, api, async { drop(stop_rx.await) }));
+    let daemon = tokio::spawn(daemon.run(async { drop(loop_rx.await) }));
+    let clock = Arc::clone(&backend.means.machine.clock);
+    tokio::spawn(watch_disk(home.store(), clock, input_tx));
+    backend.until_listening().await;
+    ready(&backend.status_now().await);
+    let mut daemon = daemon;
+    let ended = tokio::select! {
+        biased;
+        ended = &mut daemon => Some(ended),
+        () = signalled() => None,
+    };
+    drop(stop_tx);
+    drop(loop_tx);
+    let ended = match ended {
+        Some(ended) => ended,
+        None => daemon.await,
+    };
+    drop(api.await);
+    drop(fs::remove_file(home.socket()));
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Problem::broken(&error)),
+        Err(error) => Err(Problem::broken(&error)),
+    }
+}
+
+async fn signalled() {
+    let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
+    match signals {
+        Ok((mut interrupt, mut terminate)) => {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be awaited; only a kill ends this node");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Tell the loop when the disk is full, and when there is room again.
+async fn watch_disk(
+    folder: std::path::PathBuf,
+    clock: Arc<dyn net::Clock>,
+    input_tx: mpsc::Sender<Input>,
+) {
+    let mut full = false;
+    loop {
+        let free = free_or_none(&folder);
+        let now_full = free.is_ok_and(|free| free < if full { ROOM_AGAIN } else { KEEP_FREE });
+        if now_full != full {
+            full = now_full;
+            tracing::warn!(full, "the disk of this node's home");
+            if input_tx.send(Input::Disk { full }).await.is_err() {
+                return;
+            }
+        }
+        clock.wait_until(clock.now().plus(LOOK_AT_DISK)).await;
+    }
+}
+
+fn free_or_none(folder: &Path) -> io::Result<u64> {
+    sys::free_bytes(folder)
+}

@@ -523,8 +523,7 @@ mod tests {
         let is_log = |path: &Path| path.extension().is_some_and(|end| end == "log");
         let (log, (len, _)) = state(&crashed)
             .into_iter()
-            .filter(|(path, _)| is_log(path))
-            .next_back()
+            .rfind(|(path, _)| is_log(path))
             .unwrap();
         fs::File::options()
             .write(true)

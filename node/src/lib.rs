@@ -1,6 +1,9 @@
 //! What one site does.
 
-pub mod beneath;
-pub mod chunks;
-pub mod content;
 pub mod store;
+
+pub mod chunks;
+
+pub mod content;
+
+pub mod beneath;

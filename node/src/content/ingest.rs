@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -19,7 +19,7 @@ use meshfarm_protocol::manifest::{self, Body, Entry, INLINE_BELOW, Limits};
 use meshfarm_protocol::seal::{self, ChunkSecret, MAX_PLAIN, TenantSecret};
 
 use super::ContentError;
-use crate::beneath::Folder;
+use crate::beneath::{self, Folder};
 use crate::chunks::Chunks;
 
 /// Smallest and average cut of file contents, in bytes; the largest is [`MAX_PLAIN`].
@@ -490,22 +490,7 @@ impl Source {
     fn open(&self) -> io::Result<File> {
         match self {
             Self::Bytes(_) => Err(io::ErrorKind::Unsupported.into()),
-            Self::File(path) => {
-                let mut options = File::options();
-                // A pipe would block the opening until somebody writes into it.
-                let file = options
-                    .read(true)
-                    .custom_flags(libc::O_NONBLOCK)
-                    .open(path)?;
-                if file.metadata()?.is_file() {
-                    Ok(file)
-                } else {
-                    Err(io::Error::new(
-                        io::ErrorKind::InvalidInput,
-                        "not a plain file",
-                    ))
-                }
-            }
+            Self::File(path) => beneath::open_file(path),
             Self::Beneath { folder, path } => {
                 let mut here = Folder::open(folder)?;
                 let mut names = path.split('/').peekable();

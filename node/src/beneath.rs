@@ -100,20 +100,7 @@ impl Folder {
     /// # Errors
     /// When there is none, or anything but a plain file in its place.
     pub fn file(&self, name: &str) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        // A pipe would block the opening until somebody writes into it.
-        options
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = options.open(self.entry(name)?)?;
-        if file.metadata()?.is_file() {
-            Ok(file)
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a plain file",
-            ))
-        }
+        open_plain(&self.entry(name)?, libc::O_NOFOLLOW)
     }
 
     /// Gives an entry of this folder another name, in place of what had that name.
@@ -150,6 +137,30 @@ impl Folder {
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         path.push(name);
         Ok(path)
+    }
+}
+
+/// Opens a plain file that its owner named, for reading; links are followed.
+///
+/// # Errors
+/// When there is none, or a folder, pipe or device in its place.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    open_plain(path, 0)
+}
+
+fn open_plain(path: &Path, flags: i32) -> io::Result<File> {
+    // A pipe would hold up the opening until somebody writes into it.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags | libc::O_NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a plain file",
+        ))
     }
 }
 

@@ -4,10 +4,12 @@
 //! then writes the index in one synced batch, so the index never points at bytes that a crash could
 //! take. What lies behind the committed length of a segment after a crash is cut off and fetched again.
 
+mod commit;
+mod place;
+
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,7 @@ use meshfarm_protocol::id::ChunkId;
 use meshfarm_protocol::seal::{self, OpenError};
 
 use crate::store::{Batch, Family, Store, StoreError};
+use place::{Extent, Place};
 
 /// What stands before each chunk: a mark, its length and the beginning of its address, so that a
 /// segment can be read without the index. In bytes.
@@ -103,6 +106,7 @@ pub enum ChunkError {
     Store(#[from] StoreError),
 }
 
+<<<<<<< HEAD
 impl ChunkError {
     /// Whether there is no room for it on the disk.
     #[must_use]
@@ -175,6 +179,8 @@ impl Extent {
     }
 }
 
+=======
+>>>>>>> content
 /// All chunks of a node. Shared between threads; every call blocks on the disk.
 #[derive(Debug)]
 pub struct Chunks {
@@ -520,10 +526,9 @@ impl Shared {
 
     /// The segment that grows, a new one when `span` more bytes would be too many for the last.
     fn active(&self, state: &mut State, span: u64) -> Result<(u32, Arc<File>), ChunkError> {
-        if let Some((segment, file)) = &state.active {
-            if state.tail + span <= self.settings.segment_bytes || state.tail == 0 {
-                return Ok((*segment, file.clone()));
-            }
+        let fits = state.tail == 0 || state.tail + span <= self.settings.segment_bytes;
+        if let Some((segment, file)) = state.active.as_ref().filter(|_| fits) {
+            return Ok((*segment, file.clone()));
         }
         let segment = state.extents.keys().max().map_or(0, |last| last + 1);
         let path = self.path(segment);
@@ -542,160 +547,6 @@ impl Shared {
         Ok((segment, file))
     }
 
-    /// Waits until no commit is under way.
-    fn settled(&self) -> Result<MutexGuard<'_, State>, ChunkError> {
-        let mut state = self.lock();
-        while state.committing.is_some() {
-            state = self.wait(state);
-        }
-        if state.broken {
-            Err(self.broken())
-        } else {
-            Ok(state)
-        }
-    }
-
-    /// Makes durable what is pending now, or waits for another caller who does.
-    fn commit(&self) -> Result<(), ChunkError> {
-        let mut state = self.lock();
-        if state.broken {
-            return Err(self.broken());
-        }
-        // What is pending now is covered by the next commit that begins.
-        let covered_by = state.begun + u64::from(!state.pending.is_empty());
-        while state.committing.is_some() {
-            state = self.wait(state);
-        }
-        if state.broken {
-            return Err(self.broken());
-        }
-        if state.ended >= covered_by || state.pending.is_empty() {
-            return Ok(());
-        }
-        self.commit_pending(state)
-    }
-
-    fn commit_pending(&self, mut state: MutexGuard<'_, State>) -> Result<(), ChunkError> {
-        let places = std::mem::take(&mut state.pending);
-        let bytes = std::mem::take(&mut state.pending_bytes);
-        let dirty = std::mem::take(&mut state.dirty);
-        let mut batch = Batch::new();
-        for (cid, place) in &places {
-            batch.put(Family::Chunk, cid.0, place.to_bytes());
-        }
-        for place in places.values() {
-            let extent = state.extents.entry(place.segment).or_default();
-            extent.committed = extent.committed.max(u64::from(place.offset) + place.span());
-            extent.live += place.span();
-        }
-        for segment in dirty.keys() {
-            let extent = state.extents.get(segment).copied().unwrap_or_default();
-            batch.put(Family::Segment, segment.to_be_bytes(), extent.to_bytes());
-        }
-        state.committing = Some(places);
-        state.since = None;
-        state.begun += 1;
-        drop(state);
-
-        let synced = dirty.iter().try_for_each(|(segment, file)| {
-            file.sync_data()
-                .map_err(|source| io_error("sync", &self.path(*segment), source))
-        });
-        let written = match &synced {
-            Ok(()) => self.store.commit(batch),
-            Err(_) => Ok(()),
-        };
-
-        let mut state = self.lock();
-        let places = state.committing.take().unwrap_or_default();
-        if written.is_err() {
-            // The bytes are durable, only the index is not: the next commit tries again.
-            for place in places.values() {
-                let extent = state.extents.entry(place.segment).or_default();
-                extent.live = extent.live.saturating_sub(place.span());
-            }
-            state.pending.extend(places);
-            state.pending_bytes += bytes;
-            state.dirty.extend(dirty);
-            state.since = Some(Instant::now());
-        } else {
-            state.ended = state.begun;
-        }
-        // After a failed sync the kernel may drop the bytes and report success next time.
-        state.broken |= synced.is_err();
-        self.changed.notify_all();
-        drop(state);
-        synced?;
-        Ok(written?)
-    }
-
-    /// Runs on a thread of its own: sleeps until a commit is due, for ever when nothing is pending.
-    fn commit_in_time(&self) {
-        let mut state = self.lock();
-        while !state.stopping {
-            let Some(since) = state.since.filter(|_| state.committing.is_none()) else {
-                state = self.wait(state);
-                continue;
-            };
-            let left = self.settings.commit_after.saturating_sub(since.elapsed());
-            if left.is_zero() {
-                drop(state);
-                if let Err(error) = self.commit() {
-                    tracing::warn!(%error, "chunks are not durable yet");
-                }
-                state = self.lock();
-            } else {
-                let waited = self.changed.wait_timeout(state, left);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
-        }
-    }
-
-    /// Reads how far each segment is durable, and cuts off or deletes what is not.
-    fn recover(&self) -> Result<(), ChunkError> {
-        let mut extents = HashMap::new();
-        self.store.scan(Family::Segment, &[], |key, value| {
-            if let (Ok(key), Some(extent)) = (key.try_into(), Extent::from_bytes(value)) {
-                extents.insert(u32::from_be_bytes(key), extent);
-            }
-            ControlFlow::Continue(())
-        })?;
-        let listing = |source| io_error("list", &self.folder, source);
-        for file in fs::read_dir(&self.folder).map_err(listing)? {
-            let path = file.map_err(listing)?.path();
-            let Some(segment) = segment_number(&path) else {
-                continue;
-            };
-            let Some(extent) = extents.get(&segment) else {
-                fs::remove_file(&path).map_err(|source| io_error("delete", &path, source))?;
-                continue;
-            };
-            let file = OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .map_err(|source| io_error("open", &path, source))?;
-            let len = file
-                .metadata()
-                .map_err(|source| io_error("read", &path, source))?
-                .len();
-            if len > extent.committed {
-                file.set_len(extent.committed)
-                    .map_err(|source| io_error("shorten", &path, source))?;
-            }
-            // A segment that lost bytes must not grow again over the hole.
-            if len < extent.committed {
-                tracing::warn!(path = %path.display(), len, "a segment is shorter than it was");
-            } else if Some(&segment) == extents.keys().max() {
-                let mut state = self.lock();
-                state.tail = extent.committed;
-                state.active = Some((segment, Arc::new(file)));
-            }
-        }
-        sync_folder(&self.folder)?;
-        self.lock().extents = extents;
-        Ok(())
-    }
-
     fn forget(&self, segment: u32) -> Result<(), ChunkError> {
         self.open
             .lock()
@@ -708,15 +559,6 @@ impl Shared {
             }
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-}
-
-fn segment_number(path: &Path) -> Option<u32> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".seg")?;
-    if name.len() == 8 {
-        u32::from_str_radix(name, 16).ok()
-    } else {
-        None
     }
 }
 

@@ -17,8 +17,8 @@ const FORMAT_KEY: &[u8] = b"format";
 /// Memory for all families' newest records together, in bytes. A node at rest has 50 MB in all.
 const WRITE_BUFFERS: usize = 8 << 20;
 
-/// Memory for blocks, indexes and filters read from disk, in bytes.
-const BLOCK_CACHE: usize = 6 << 20;
+/// Memory for what is read from disk, indexes and filters included, in bytes.
+const READ_CACHE: usize = 6 << 20;
 
 /// The log is cut after this many bytes, so that a start replays little.
 const MAX_LOG: u64 = 32 << 20;
@@ -240,12 +240,12 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let fails = |error| StoreError::of(folder, error);
         let options = options();
-        let exists = folder.join("CURRENT").exists();
-        if exists {
-            check_families(folder, &options)?;
+        if folder.join("CURRENT").exists() {
+            // A newer format names its version, which says more than an unknown family does.
             check_format(folder)?;
+            check_families(folder, &options)?;
         }
-        let cache = Cache::new_lru_cache(BLOCK_CACHE);
+        let cache = Cache::new_lru_cache(READ_CACHE);
         let families = Family::ALL
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
         let db = DB::open_cf_descriptors(&options, folder, families).map_err(fails)?;
@@ -359,18 +359,13 @@ fn check_families(folder: &Path, options: &Options) -> Result<(), StoreError> {
         name == rocksdb::DEFAULT_COLUMN_FAMILY_NAME
             || Family::ALL.iter().any(|family| family.name() == name)
     };
-    let has_meta = names.iter().any(|name| name == Family::Meta.name());
-    // A newer format names its version, which says more than an unknown name does.
-    if let (Some(name), Some(false)) = (
-        names.into_iter().find(|name| !known(name)),
-        has_meta.then(|| check_format(folder).is_err()),
-    ) {
-        return Err(StoreError::UnknownFamily {
+    match names.into_iter().find(|name| !known(name)) {
+        Some(name) => Err(StoreError::UnknownFamily {
             folder: folder.to_owned(),
             name,
-        });
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Reads the format without writing anything. A home that cannot be read this way is left to the
@@ -523,8 +518,7 @@ mod tests {
         let is_log = |path: &Path| path.extension().is_some_and(|end| end == "log");
         let (log, (len, _)) = state(&crashed)
             .into_iter()
-            .filter(|(path, _)| is_log(path))
-            .next_back()
+            .rfind(|(path, _)| is_log(path))
             .unwrap();
         fs::File::options()
             .write(true)

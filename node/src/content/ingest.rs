@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -19,7 +19,7 @@ use meshfarm_protocol::manifest::{self, Body, Entry, INLINE_BELOW, Limits};
 use meshfarm_protocol::seal::{self, ChunkSecret, MAX_PLAIN, TenantSecret};
 
 use super::ContentError;
-use crate::beneath::Folder;
+use crate::beneath::{self, Folder};
 use crate::chunks::Chunks;
 
 /// Smallest and average cut of file contents, in bytes; the largest is [`MAX_PLAIN`].
@@ -226,13 +226,12 @@ impl Line<'_> {
         input: Input,
         read: &mut dyn FnMut(u64) -> Result<(), ContentError>,
     ) -> Result<(), ContentError> {
-        let number = self.first + self.waiting.len();
         let Input { path, source } = input;
         let (executable, modified) = match source {
             Source::Bytes(bytes) => {
                 self.begin(path, bytes.len() as u64);
                 let executable = false;
-                self.cut(number, &mut bytes.as_slice(), bytes.len() as u64, read)?;
+                self.cut(&mut bytes.as_slice(), bytes.len() as u64, read)?;
                 (executable, self.ingest.created)
             }
             Source::File(_) | Source::Beneath { .. } => {
@@ -244,7 +243,7 @@ impl Line<'_> {
                 let mut file = source.open().map_err(fails)?;
                 let before = file.metadata().map_err(fails)?;
                 self.begin(path, before.len());
-                let len = self.cut_file(number, &named, &mut file, before.len(), read)?;
+                let len = self.cut_file(&named, &mut file, before.len(), read)?;
                 let after = file.metadata().map_err(fails)?;
                 let stamp = |about: &std::fs::Metadata| {
                     (
@@ -293,7 +292,6 @@ impl Line<'_> {
 
     fn cut_file(
         &mut self,
-        number: usize,
         path: &Path,
         file: &mut File,
         size: u64,
@@ -305,7 +303,7 @@ impl Line<'_> {
             inner: file.take(size + 1),
             error: None,
         };
-        let len = self.cut(number, &mut reader, size, read);
+        let len = self.cut(&mut reader, size, read);
         match reader.error {
             Some(source) => Err(ContentError::Source {
                 path: path.to_owned(),
@@ -317,7 +315,6 @@ impl Line<'_> {
 
     fn cut(
         &mut self,
-        number: usize,
         from: &mut dyn Read,
         size: u64,
         read: &mut dyn FnMut(u64) -> Result<(), ContentError>,
@@ -345,7 +342,7 @@ impl Line<'_> {
             let mut start = 0;
             while start < buffer.len() && (is_end || buffer.len() - start >= MAX_PLAIN) {
                 let end = start + self.next_cut(&buffer[start..]);
-                self.send(number, buffer[start..end].to_vec())?;
+                self.send(buffer[start..end].to_vec())?;
                 read((end - start) as u64)?;
                 start = end;
             }
@@ -373,10 +370,11 @@ impl Line<'_> {
             .expect("a file is begun before it is cut")
     }
 
-    fn send(&mut self, number: usize, plain: Vec<u8>) -> Result<(), ContentError> {
+    fn send(&mut self, plain: Vec<u8>) -> Result<(), ContentError> {
         while self.in_flight >= self.max_in_flight {
             self.receive()?;
         }
+        let number = self.first + self.waiting.len() - 1;
         let waiting = self.back();
         let place = waiting.entries.len();
         waiting.entries.push(None);
@@ -492,22 +490,7 @@ impl Source {
     fn open(&self) -> io::Result<File> {
         match self {
             Self::Bytes(_) => Err(io::ErrorKind::Unsupported.into()),
-            Self::File(path) => {
-                let mut options = File::options();
-                // A pipe would block the opening until somebody writes into it.
-                let file = options
-                    .read(true)
-                    .custom_flags(libc::O_NONBLOCK)
-                    .open(path)?;
-                if file.metadata()?.is_file() {
-                    Ok(file)
-                } else {
-                    Err(io::Error::new(
-                        io::ErrorKind::InvalidInput,
-                        "not a plain file",
-                    ))
-                }
-            }
+            Self::File(path) => beneath::open_file(path),
             Self::Beneath { folder, path } => {
                 let mut here = Folder::open(folder)?;
                 let mut names = path.split('/').peekable();

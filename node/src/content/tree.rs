@@ -25,6 +25,9 @@ pub struct Files<'a> {
     pub limits: Limits,
 }
 
+/// Brings the sealed bytes of a node.
+type Fetch<'a> = Box<dyn FnMut(&ChunkId) -> Result<Vec<u8>, ContentError> + 'a>;
+
 /// How much was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -141,13 +144,9 @@ impl Files<'_> {
         Ok(landed)
     }
 
-    fn reader(
-        &self,
-    ) -> Result<Reader<impl FnMut(&ChunkId) -> Result<Vec<u8>, ContentError> + '_>, ContentError>
-    {
-        Ok(Reader::new(&self.link, self.limits, |cid| {
-            self.sealed(cid)
-        })?)
+    fn reader(&self) -> Result<Reader<Fetch<'_>>, ContentError> {
+        let fetch: Fetch<'_> = Box::new(|cid| self.sealed(cid));
+        Ok(Reader::new(&self.link, self.limits, fetch)?)
     }
 
     fn sealed(&self, cid: &ChunkId) -> Result<Vec<u8>, ContentError> {

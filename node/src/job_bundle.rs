@@ -7,6 +7,7 @@ mod catalog;
 mod error;
 mod files;
 mod parameters;
+mod place;
 mod policy;
 mod scene;
 mod source;
@@ -220,7 +221,7 @@ fn instantiate(
 fn refused(bundle: &Bundle, error: &ModelError) -> BundleError {
     BundleError::Template {
         path: bundle.path.clone(),
-        problem: error::with_line(&bundle.text, &error.to_string()),
+        problem: place::explain(error, &bundle.text, bundle.format),
     }
 }
 

@@ -229,7 +229,10 @@ impl Found {
         let khz = read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq");
         let most = khz.trim().parse::<u64>().ok().map(|khz| khz / 1000);
         let now = value("cpu MHz").and_then(|mhz| mhz.parse::<f64>().ok());
-        if let Some(mhz) = most.map(Amount::whole).or_else(|| now.map(Amount::from_f64)) {
+        if let Some(mhz) = most
+            .map(Amount::whole)
+            .or_else(|| now.map(Amount::from_f64))
+        {
             self.amounts.insert("meshfarm:amount.cpu.mhz".into(), mhz);
         }
     }

@@ -1,6 +1,5 @@
 //! Why a submission is refused, in words for the person who made it. Nothing was queued or written in any case.
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
@@ -164,30 +163,6 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// `problem`, with the line of `text` where the key stands that it calls unknown or missing a type.
-///
-/// The model's first pass names a field but not its place, which helps nobody in a long template.
-pub(super) fn with_line(text: &str, problem: &str) -> String {
-    let mut said = problem.trim().to_owned();
-    let key = problem
-        .split_once("unknown field `")
-        .and_then(|(_, rest)| rest.split_once('`'));
-    if let Some((key, _)) = key {
-        let is_key = |line: &str| {
-            let line = line.trim_start_matches([' ', '-', '{', '"', '\'', ',']);
-            let rest = line.strip_prefix(key);
-            rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'', ' ']).starts_with(':'))
-        };
-        let found = text
-            .lines()
-            .position(|line| is_key(line) || line.split(['{', ',']).skip(1).any(is_key));
-        if let Some(i) = found {
-            let _ = write!(said, " (line {})", i + 1);
-        }
-    }
-    said
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,14 +173,5 @@ mod tests {
         assert_eq!(hint("frame", &known), "did you mean Frames?");
         assert_eq!(hint("OuptutDir", &known), "did you mean OutputDir?");
         assert_eq!(hint("Camera", &known), "there are Frames, OutputDir, Scene");
-    }
-
-    #[test]
-    fn an_unknown_key_gets_its_line() {
-        let text = "name: x\nsteps:\n  - name: A\n    scirpt: {}\n";
-        let said = with_line(text, "unknown field `scirpt`, expected `script`");
-        assert!(said.ends_with("(line 4)"), "{said}");
-        let inline = with_line("a: 1\nb: {c: 1, d: 2}\n", "unknown field `d`");
-        assert!(inline.ends_with("(line 2)"), "{inline}");
     }
 }

@@ -50,11 +50,9 @@ pub(super) fn resolve(
     // Defaults must stay within the template's folder, as the standard wants of templates that others wrote.
     let options = PathParameterOptions::new(&folder, &cwd);
     preprocess_job_parameters(template, &values, &[], &options).map_err(|error| {
-        let problem = error.to_string();
-        let problem = problem.trim_start_matches("Validation error: ").to_owned();
         BundleError::Values {
             path: bundle.path.clone(),
-            problem,
+            problem: super::place::plain(&error),
         }
     })
 }

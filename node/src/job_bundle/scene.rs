@@ -203,6 +203,7 @@ fn named_files(scene: &Path, reads: &[String]) -> Result<NamedFiles, BundleError
     let folder = scene.parent().unwrap_or_else(|| Path::new("/"));
     let mut found = BTreeSet::new();
     let mut elsewhere = BTreeSet::new();
+    let mut warnings = Vec::new();
     let mut to_read = vec![scene.to_owned()];
     while let Some(text_file) = to_read.pop() {
         let extension = text_file
@@ -212,7 +213,13 @@ fn named_files(scene: &Path, reads: &[String]) -> Result<NamedFiles, BundleError
         if !extension.is_some_and(|extension| reads.contains(&extension)) {
             continue;
         }
-        let text = read_lossy(&text_file)?;
+        let Some(text) = read_lossy(&text_file)? else {
+            warnings.push(format!(
+                "{} is too long to be searched for the files that it names; add them with --input",
+                text_file.display()
+            ));
+            continue;
+        };
         for name in quoted(&text) {
             let path = clean(folder, Path::new(name));
             if path == scene || found.contains(&path) || !path.is_file() {
@@ -230,27 +237,27 @@ fn named_files(scene: &Path, reads: &[String]) -> Result<NamedFiles, BundleError
     }
     let who = format!("{} names it", scene.display());
     let files = found.into_iter().map(|path| (path, who.clone()));
-    let warnings = elsewhere.into_iter().map(|path| {
+    warnings.extend(elsewhere.into_iter().map(|path| {
         format!(
             "{} names {}, which lies outside its folder and does not travel; add --input {1} if it is needed",
             scene.display(),
             path.display()
         )
-    });
-    Ok((files.collect(), warnings.collect()))
+    }));
+    Ok((files.collect(), warnings))
 }
 
-/// The text of a scene, which may be in any encoding that agrees with ASCII. Empty when it is too long.
-fn read_lossy(path: &Path) -> Result<String, BundleError> {
+/// The text of a scene, which may be in any encoding that agrees with ASCII. None when it is too long.
+fn read_lossy(path: &Path) -> Result<Option<String>, BundleError> {
     let read = |source| BundleError::Read {
         path: path.to_owned(),
         source,
     };
     if std::fs::metadata(path).map_err(read)?.len() > MAX_SCENE {
-        return Ok(String::new());
+        return Ok(None);
     }
     let bytes = std::fs::read(path).map_err(read)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Texts between quotes on one line that may be file names.

@@ -108,7 +108,7 @@ pub(super) fn parse(path: &Path, text: &str, format: TemplateFormat) -> Result<V
     document_string_to_object(text, format, &CallerLimits::default()).map_err(|error| {
         BundleError::Syntax {
             path: path.to_owned(),
-            problem: error.to_string(),
+            problem: super::place::plain(&error),
         }
     })
 }

@@ -349,10 +349,20 @@ fn a_broken_template_is_refused_with_its_place() {
         ),
         ("jobEnvironments:", "jobEnviroments:", "(line 10)"),
         ("name: Draw", "name: [Draw", "line"),
-        ("dependsOn: Draw", "dependsOn: Drew", "steps[1]"),
-        ("command: \"true\"", "comand: \"true\"", "comand"),
+        (
+            "dependsOn: Draw",
+            "dependsOn: Drew",
+            "steps[1].dependencies[0]: ",
+        ),
+        ("command: \"true\"", "comand: \"true\"", "steps[0].script: "),
         ("{{Param.Frames}}", "{{Param.Franes}}", "Franes"),
-        ("type: INT", "type: INTEGER", "INTEGER"),
+        (
+            "type: INT",
+            "type: INTEGER",
+            "steps[0].parameterSpace.taskParameterDefinitions[0]: ",
+        ),
+        ("name: Env, ", "", "jobEnvironments[0]: "),
+        ("type: STRING, default: \"1-3\"", "type: STRNIG", "(line 9)"),
     ] {
         let template = TEMPLATE.replacen(from, to, 1);
         let studio = Studio::new(&[("b/template.yaml", &template), ("b/scene.txt", "x")]);
@@ -364,6 +374,29 @@ fn a_broken_template_is_refused_with_its_place() {
             "{refusal}"
         );
     }
+}
+
+#[test]
+fn the_tasks_of_chunks_have_numbers() {
+    let chunked = r#"
+specificationVersion: jobtemplate-2023-09
+extensions: [TASK_CHUNKING]
+name: Chunks
+steps:
+  - name: Draw
+    parameterSpace:
+      taskParameterDefinitions:
+        - name: Frames
+          type: CHUNK[INT]
+          range: "1-10"
+          chunks: {defaultTaskCount: 4, targetRuntimeSeconds: 60, rangeConstraint: CONTIGUOUS}
+    script: {actions: {onRun: {command: "true"}}}
+"#;
+    let studio = Studio::new(&[("chunks.yaml", chunked)]);
+    let job = studio.load(&studio.request("chunks.yaml")).unwrap();
+    let labels = &job.spec.steps[0].labels;
+    assert_eq!(labels.len(), 3, "{labels:?}");
+    assert!(labels[0].starts_with("Frames=1-"), "{labels:?}");
 }
 
 #[test]

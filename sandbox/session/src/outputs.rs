@@ -40,9 +40,14 @@ impl Seen {
         let top = Path::new(&root.path);
         let mut folders = vec![top.to_owned()];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).map_err(|error| name(&folder, error))? {
-                let entry = entry?;
-                let kind = entry.file_type()?;
+            let entries = match fs::read_dir(&folder) {
+                // What the job left running may still clear its temporary folders away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && folder != top => continue,
+                listed => listed.map_err(|error| name(&folder, error))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(|error| name(&folder, error))?;
+                let kind = entry.file_type().map_err(|error| name(&folder, error))?;
                 if kind.is_dir() {
                     folders.push(entry.path());
                 } else if kind.is_file() {

@@ -362,6 +362,43 @@ fn a_broken_job_or_environment_or_node_ends_the_session_with_the_reason() {
     assert!(runner.until_ended().1.unwrap().contains("malformed"));
 }
 
+#[test]
+fn the_tasks_of_adaptive_chunks_are_numbered_as_the_node_numbers_them() {
+    let template = r#"
+specificationVersion: jobtemplate-2023-09
+extensions: [TASK_CHUNKING]
+name: Chunks
+steps:
+  - name: Draw
+    parameterSpace:
+      taskParameterDefinitions:
+        - name: Frames
+          type: CHUNK[INT]
+          range: "1-10"
+          chunks: {defaultTaskCount: 4, targetRuntimeSeconds: 60, rangeConstraint: CONTIGUOUS}
+    script: {actions: {onRun: {command: echo, args: ["chunk {{Task.Param.Frames}}"]}}}
+"#;
+    let mut runner = Runner::start(template, &[], 0);
+    runner.until_ready();
+    let mut chunks = Vec::new();
+    for task in 0..3 {
+        runner.run(task);
+        let (said, outcome, _) = runner.until_task_ended();
+        assert_eq!(outcome, Outcome::Done);
+        chunks.extend(log_of(&said));
+    }
+    let frames: Vec<&str> = chunks.iter().map(|line| &line["chunk ".len()..]).collect();
+    assert!(
+        frames[0].starts_with("1-") && frames[2].ends_with("-10"),
+        "{frames:?}"
+    );
+    runner.run(3);
+    assert!(matches!(
+        runner.until_task_ended().1,
+        Outcome::Failed { .. }
+    ));
+}
+
 const BALL: &str = "#version 3.7; global_settings { assumed_gamma 1 } camera { location -3*z look_at 0 }
     light_source { <2, 4, -3> rgb 1 } sphere { <clock - 0.5, 0, 0>, 0.5 pigment { rgb <1, clock, 0> } }";
 

@@ -25,6 +25,8 @@ fn chunks(n: u32, len: usize) -> (Vec<ChunkId>, HashMap<ChunkId, Vec<u8>>) {
 /// Serves every lane that a member opens.
 fn serving(mut node: Node, has: Arc<HashMap<ChunkId, Vec<u8>>>) {
     tokio::spawn(async move {
+        // The node stops when its last handle is gone.
+        let _runs = node.net.clone();
         while let Some(event) = node.events.recv().await {
             if let Event::Lane {
                 request, stream, ..

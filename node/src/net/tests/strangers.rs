@@ -308,7 +308,7 @@ async fn random_bytes_on_the_ports_leave_the_node_working() {
         })
         .collect();
     let noise: Vec<u8> = (0..20_000_u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1])
         .collect();
     let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for n in 0..40_usize {

@@ -84,7 +84,7 @@ impl Gossip {
         let mut inner =
             gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config(mesh))
                 .expect("anonymous gossip without checked signatures is a valid choice");
-        let topic = IdentTopic::new(format!("profiles/{mesh}"));
+        let topic = topic(mesh);
         inner
             .subscribe(&topic)
             .expect("no filter forbids the topic");
@@ -238,8 +238,13 @@ impl Gossip {
     }
 }
 
+/// What the members of `mesh` listen to.
+pub(super) fn topic(mesh: MeshId) -> IdentTopic {
+    IdentTopic::new(format!("profiles/{mesh}"))
+}
+
 /// gossipsub's settings for one mesh.
-fn config(mesh: MeshId) -> gossipsub::Config {
+pub(super) fn config(mesh: MeshId) -> gossipsub::Config {
     gossipsub::ConfigBuilder::default()
         .protocol_id_prefix(format!("/meshfarm/gossip/{mesh}"))
         .validation_mode(gossipsub::ValidationMode::Anonymous)

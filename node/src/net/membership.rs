@@ -9,6 +9,8 @@ use meshfarm_protocol::id::{MeshId, Millis, SiteId};
 use meshfarm_protocol::membership::{Certificate, Role};
 use meshfarm_protocol::message::{Hello, MAX_CERTIFICATES, WIRE_VERSION};
 
+use super::peer::site_of;
+
 /// A connection whose peer has not shown a good certificate by then is closed.
 pub(crate) const HELLO_LIMIT: Millis = Millis::seconds(10);
 
@@ -125,11 +127,13 @@ impl Members {
     pub(crate) fn on_connected(
         &mut self,
         peer: PeerId,
-        site: SiteId,
         id: ConnectionId,
         connection: Connection,
         now: Millis,
     ) -> bool {
+        let Some(site) = site_of(&peer) else {
+            return false;
+        };
         let strangers = |peers: &HashMap<PeerId, Peer>| {
             let unproved = |peer: &&Peer| matches!(peer.standing, Standing::Stranger);
             peers.values().filter(unproved).count()
@@ -322,7 +326,7 @@ fn prove(
                     expires: body.expires,
                 });
             }
-            Err(refused) => why = why.or(Some(refused.to_string())),
+            Err(refused) => why = why.or_else(|| Some(refused.to_string())),
         }
     }
     if proved.is_empty() {
@@ -369,7 +373,7 @@ mod tests {
             dialled: false,
         };
         let id = ConnectionId::new_unchecked(1);
-        assert!(members.on_connected(peer, site, id, connection, Millis(0)));
+        assert!(members.on_connected(peer, id, connection, Millis(0)));
         (members, root, peer, site)
     }
 

@@ -14,7 +14,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{PeerId, Stream, Swarm, TransportError, mdns, ping};
 use libp2p_stream::IncomingStreams;
-use meshfarm_protocol::id::{Millis, SiteId};
+use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::message::Answer;
 use meshfarm_protocol::seal::SigningKey;
 use rand_chacha::ChaCha8Rng;
@@ -26,7 +26,7 @@ use super::clock::{Clock, Outside};
 use super::dial::{Attempt, Book, Target};
 use super::gossip::Gossiped;
 use super::membership::{Connection, Members, Peer, Standing};
-use super::peer::{keypair, site_of};
+use super::peer::keypair;
 use super::profiles::{Profiles, Verdict};
 use super::requests::Requests;
 use super::{
@@ -44,6 +44,9 @@ const LONGEST_SLEEP: Millis = Millis::seconds(60);
 
 /// How long farewells may take.
 const FAREWELL: Millis = Millis(500);
+
+/// How long to wait for the ports: QUIC lets the last packets drain before it lets go.
+const PORTS: Millis = Millis::seconds(3);
 
 /// Lanes that this node serves at one moment.
 const MAX_LANES: usize = 256;
@@ -63,7 +66,6 @@ pub(super) type Answering = BoxFuture<'static, (ResponseChannel<Answer>, Answer)
 
 /// Owns the swarm and everything that is known about its peers.
 pub(super) struct Task {
-    pub(super) me: SiteId,
     pub(super) swarm: Swarm<Behaviour>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) members: Members,
@@ -78,7 +80,8 @@ pub(super) struct Task {
     incoming: IncomingStreams,
     lanes: Arc<Semaphore>,
     lanes_of: HashMap<PeerId, Arc<Semaphore>>,
-    connecting: HashMap<ConnectionId, (PeerId, oneshot::Sender<Result<(), String>>)>,
+    connecting: HashMap<ConnectionId, oneshot::Sender<Result<(), String>>>,
+    is_free: fn(&Multiaddr) -> io::Result<()>,
 }
 
 impl Task {
@@ -111,7 +114,6 @@ impl Task {
             book.add_bootstrap(address, now);
         }
         Ok(Self {
-            me: key.site(),
             swarm,
             clock: outside.clock,
             members: Members::default(),
@@ -127,6 +129,7 @@ impl Task {
             lanes: Arc::new(Semaphore::new(MAX_LANES)),
             lanes_of: HashMap::new(),
             connecting: HashMap::new(),
+            is_free: outside.is_free,
         })
     }
 
@@ -165,7 +168,7 @@ impl Task {
             }
         };
         self.farewell().await;
-        drop(self);
+        self.close().await;
         if let Some(stopped) = stopped {
             let _gone = stopped.send(());
         }
@@ -240,9 +243,8 @@ impl Task {
         let id = opts.connection_id();
         match self.swarm.dial(opts) {
             Ok(()) => {
-                self.connecting
-                    .retain(|_, (_, waiting)| !waiting.is_closed());
-                self.connecting.insert(id, (peer, reply));
+                self.connecting.retain(|_, waiting| !waiting.is_closed());
+                self.connecting.insert(id, reply);
             }
             Err(error) => {
                 let _gone = reply.send(Err(explain(&error)));
@@ -299,7 +301,7 @@ impl Task {
             } => {
                 tracing::debug!(%error, "a call failed");
                 self.book.on_failed(connection_id, self.clock.now());
-                if let Some((_, reply)) = self.connecting.remove(&connection_id) {
+                if let Some(reply) = self.connecting.remove(&connection_id) {
                     let _gone = reply.send(Err(explain(&error)));
                 }
             }
@@ -345,15 +347,11 @@ impl Task {
         };
         let now = self.clock.now();
         self.book.on_connected(id, peer);
-        let Some(site) = site_of(&peer) else {
-            self.swarm.close_connection(id);
-            return;
-        };
-        if !self.members.on_connected(peer, site, id, connection, now) {
+        if !self.members.on_connected(peer, id, connection, now) {
             self.swarm.close_connection(id);
             return;
         }
-        if let Some((_, reply)) = self.connecting.remove(&id) {
+        if let Some(reply) = self.connecting.remove(&id) {
             let _gone = reply.send(Ok(()));
         }
         if self.members.n_meshes() > 0 {
@@ -477,6 +475,19 @@ impl Task {
                 () = &mut limit => break,
                 _ = self.swarm.select_next_some() => {}
             }
+        }
+    }
+}
+
+impl Task {
+    /// Drops everything, and waits until others can listen where we did.
+    async fn close(self) {
+        let (clock, is_free) = (Arc::clone(&self.clock), self.is_free);
+        let addresses = self.listening();
+        drop(self);
+        let limit = clock.now().plus(PORTS);
+        while addresses.iter().any(|address| is_free(address).is_err()) && clock.now() < limit {
+            clock.wait_until(clock.now().plus(Millis(10))).await;
         }
     }
 }

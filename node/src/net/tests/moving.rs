@@ -11,8 +11,8 @@ fn chunks(n: u32, len: usize) -> (Vec<ChunkId>, HashMap<ChunkId, Vec<u8>>) {
     let made: Vec<(ChunkId, Vec<u8>)> = (0..n)
         .map(|seed| {
             let mut bytes = vec![0; len];
-            for (at, word) in bytes.chunks_mut(4).enumerate() {
-                let value = (at as u32).wrapping_mul(2_654_435_761).wrapping_add(seed);
+            for (at, word) in (0_u32..).zip(bytes.chunks_mut(4)) {
+                let value = at.wrapping_mul(2_654_435_761).wrapping_add(seed);
                 word.copy_from_slice(&value.to_be_bytes()[..word.len()]);
             }
             (chunk_id(&bytes), bytes)
@@ -25,6 +25,8 @@ fn chunks(n: u32, len: usize) -> (Vec<ChunkId>, HashMap<ChunkId, Vec<u8>>) {
 /// Serves every lane that a member opens.
 fn serving(mut node: Node, has: Arc<HashMap<ChunkId, Vec<u8>>>) {
     tokio::spawn(async move {
+        // The node stops when its last handle is gone.
+        let _runs = node.net.clone();
         while let Some(event) = node.events.recv().await {
             if let Event::Lane {
                 request, stream, ..

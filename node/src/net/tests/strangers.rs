@@ -21,28 +21,25 @@ struct Intruder {
     swarm: Swarm<Rude>,
     heard: usize,
     closed: bool,
+    /// Questions that it leaves open.
+    asked: Vec<request_response::ResponseChannel<Answer>>,
 }
 
 fn topic() -> gossipsub::IdentTopic {
-    gossipsub::IdentTopic::new(format!("profiles/{}", root().mesh()))
+    gossip::topic(root().mesh())
 }
 
 impl Intruder {
     async fn into(target: &Node, as_key: u8) -> Self {
         let key = key(as_key);
-        let config = gossipsub::ConfigBuilder::default()
-            .protocol_id_prefix(format!("/meshfarm/gossip/{}", root().mesh()))
-            .validation_mode(gossipsub::ValidationMode::Anonymous)
-            .heartbeat_interval(Duration::from_millis(100))
-            .build()
-            .unwrap();
+        let config = gossip::config(root().mesh());
         let anonymous = gossipsub::MessageAuthenticity::Anonymous;
         let mut gossip = gossipsub::Behaviour::new(anonymous, config).unwrap();
         gossip.subscribe(&topic()).unwrap();
         let control = request_response::Behaviour::with_codec(
             codec::ControlCodec::default(),
             [(StreamProtocol::new(CONTROL_PROTOCOL), ProtocolSupport::Full)],
-            request_response::Config::default(),
+            request_response::Config::default().with_request_timeout(DEADLINE),
         );
         let peer = peer::keypair(&key).public().to_peer_id();
         let config = libp2p::swarm::Config::with_tokio_executor()
@@ -54,6 +51,7 @@ impl Intruder {
             swarm,
             heard: 0,
             closed: false,
+            asked: Vec::new(),
         };
         while !intruder
             .swarm
@@ -71,6 +69,13 @@ impl Intruder {
                 message: request_response::Message::Response { response, .. },
                 ..
             })) => Some(response),
+            SwarmEvent::Behaviour(RudeEvent::Control(request_response::Event::Message {
+                message: request_response::Message::Request { channel, .. },
+                ..
+            })) => {
+                self.asked.push(channel);
+                None
+            }
             SwarmEvent::Behaviour(RudeEvent::Gossip(gossipsub::Event::Message { .. })) => {
                 self.heard += 1;
                 None
@@ -187,7 +192,7 @@ async fn members_gossip_and_a_stranger_neither_hears_nor_is_heard() {
     let (a, mut b) = pair(TCP).await;
     let mut intruder = Intruder::into(&a, 66).await;
     let mesh = root().mesh();
-    let sequence = std::sync::atomic::AtomicU64::new(1);
+    let sequence = AtomicU64::new(1);
     let gossip_again = || async {
         let next = sequence.fetch_add(1, Ordering::Relaxed);
         a.net.publish(mesh, profile(&a.key, next)).await;
@@ -238,6 +243,36 @@ async fn members_gossip_and_a_stranger_neither_hears_nor_is_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_is_passed_on_to_members_that_are_not_connected_to_its_site() {
+    let (a, mut b) = pair(TCP).await;
+    let mut c = member(3, TCP).await;
+    c.call(&b).await;
+    c.up(&b).await;
+    b.up(&c).await;
+    let site = a.site();
+    let hearing = c.event("gossip", |event| match event {
+        Event::Profile { profile, .. } if profile.site == site => Some(profile.free),
+        _ => None,
+    });
+    tokio::pin!(hearing);
+    for sequence in 1.. {
+        a.net
+            .publish(root().mesh(), profile(&a.key, sequence))
+            .await;
+        // A site is heard once a second.
+        let pause = tokio::time::sleep(Duration::from_millis(1100));
+        tokio::select! {
+            free = &mut hearing => {
+                assert_eq!(free, 1);
+                break;
+            }
+            () = pause => {}
+        }
+    }
+    assert_eq!(a.net.peers().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_certificate_expires_is_cut() {
     let mut a = member(1, TCP).await;
     let b = stranger(2, TCP);
@@ -273,7 +308,7 @@ async fn random_bytes_on_the_ports_leave_the_node_working() {
         })
         .collect();
     let noise: Vec<u8> = (0..20_000_u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1])
         .collect();
     let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for n in 0..40_usize {

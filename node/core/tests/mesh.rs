@@ -48,6 +48,8 @@ pub(crate) struct Mesh {
     pub(crate) peers: Vec<Peer>,
     pub(crate) wires: VecDeque<(usize, usize, Message)>,
     cuts: BTreeSet<(usize, usize)>,
+    /// What drivers answer: heard when every output before it was performed.
+    answers: VecDeque<(usize, Input)>,
     /// How the next contents that are prepared turn out; in place when empty.
     pub(crate) prepares: VecDeque<PrepareError>,
     /// How the next outputs that are fetched turn out; placed when empty.
@@ -151,6 +153,7 @@ impl Mesh {
             peers: peers.into(),
             wires: VecDeque::new(),
             cuts: BTreeSet::new(),
+            answers: VecDeque::new(),
             prepares: VecDeque::new(),
             collected: VecDeque::new(),
             hold_collects: false,
@@ -238,17 +241,24 @@ impl Mesh {
 
     /// One input, and everything that its outputs ask of a driver.
     pub(crate) fn give(&mut self, at: usize, input: Input) {
-        let mut out = Vec::new();
-        let Some(site) = &mut self.peers[at].site else {
-            return;
-        };
-        site.handle(self.now, input, &mut out);
-        if self.checks {
-            site.check();
+        self.answers.push_back((at, input));
+        while let Some((at, input)) = self.answers.pop_front() {
+            let mut out = Vec::new();
+            let Some(site) = &mut self.peers[at].site else {
+                continue;
+            };
+            site.handle(self.now, input, &mut out);
+            if self.checks {
+                site.check();
+            }
+            for output in out {
+                self.perform(at, output);
+            }
         }
-        for output in out {
-            self.perform(at, output);
-        }
+    }
+
+    fn answer(&mut self, at: usize, input: Input) {
+        self.answers.push_back((at, input));
     }
 
     fn perform(&mut self, at: usize, output: Output) {
@@ -268,7 +278,7 @@ impl Mesh {
             }
             Output::Prepare { lease, .. } => {
                 let result = self.prepares.pop_front().map_or(Ok(false), Err);
-                self.give(at, Input::Prepared { lease, result });
+                self.answer(at, Input::Prepared { lease, result });
             }
             Output::Start {
                 session,
@@ -283,23 +293,23 @@ impl Mesh {
                     lease,
                     run,
                 });
-                self.give(at, Input::AttemptStarted { attempt });
+                self.answer(at, Input::AttemptStarted { attempt });
             }
             Output::Stop(session) => {
                 peer.stopped.push(session);
-                self.end(at, session, Some("stopped"));
+                self.over(at, session, Some("stopped"));
             }
             Output::Release(lease) => peer.released.push(lease),
             Output::Collect { attempt, task, .. } => peer.collects.push_back((attempt, task)),
             Output::BuildInputs { job, step, .. } => {
                 let result = Ok((ChunkId([step.0 as u8 + 100; 32]), 1));
-                self.give(at, Input::InputsReady { job, step, result });
+                self.answer(at, Input::InputsReady { job, step, result });
             }
             Output::Publish(profile) => {
                 peer.profile = Some(profile.clone());
                 for other in 0..self.peers.len() {
                     if other != at && !self.is_cut(at, other) {
-                        self.give(other, Input::Profile(profile.clone()));
+                        self.answer(other, Input::Profile(profile.clone()));
                     }
                 }
             }
@@ -390,6 +400,11 @@ impl Mesh {
 
     /// End a session: well, or with a reason.
     pub(crate) fn end(&mut self, at: usize, session: Session, reason: Option<&str>) {
+        self.over(at, session, reason);
+        self.give(at, Input::Tick);
+    }
+
+    fn over(&mut self, at: usize, session: Session, reason: Option<&str>) {
         let running = &mut self.peers[at].running;
         let Some(n) = running.iter().position(|r| r.session == session) else {
             return;
@@ -408,7 +423,7 @@ impl Mesh {
             },
         });
         let results = results.collect();
-        self.give(at, Input::SessionEnded { session, results });
+        self.answer(at, Input::SessionEnded { session, results });
     }
 
     /// End every session that runs at a site now.

@@ -138,6 +138,7 @@ fn a_lender_that_fails_everything_does_not_swallow_the_job() {
         mesh.peers[1].started.len()
     );
     for _ in 0..60 {
+        mesh.finish(1, Some("the renderer is missing"));
         mesh.finish(2, None);
         mesh.advance(1_000);
     }

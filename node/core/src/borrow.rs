@@ -502,13 +502,13 @@ impl Held {
     }
 
     /// How many further attempts the lender shall get, when `waiting` tasks wait: one for each slot, and
-    /// one more behind each while plenty wait, so that no slot idles for a round trip.
-    pub(crate) fn room(&self, waiting: usize, spare: usize) -> usize {
+    /// with `ahead` one more behind each while plenty wait, so that no slot idles for a round trip.
+    pub(crate) fn room(&self, waiting: usize, spare: usize, ahead: bool) -> usize {
         if self.phase == Phase::Gone {
             return 0;
         }
         let slots = self.slots as usize;
-        let deep = if waiting > spare + slots {
+        let deep = if ahead && waiting > spare + slots {
             slots * 2
         } else {
             slots

@@ -28,12 +28,18 @@ pub(crate) struct Asking {
 }
 
 /// Invitations that this site gave.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Membership {
+    own_name: String,
     invites: BTreeMap<[u8; 32], InviteRecord>,
 }
 
 impl Membership {
+    pub(crate) const fn new(own_name: String) -> Self {
+        let invites = BTreeMap::new();
+        Self { own_name, invites }
+    }
+
     pub(crate) fn restore(&mut self, invite: InviteRecord) {
         self.invites.insert(invite.secret_hash, invite);
     }
@@ -103,11 +109,9 @@ impl Membership {
         if !is_name(&asking.name) {
             return Err("a site's name has 1 to 64 printable characters, no / \\ or :".to_owned());
         }
-        let taken = self.invites.values().flat_map(|invite| &invite.used_by);
-        if taken
-            .clone()
-            .any(|(site, name)| *site != asking.peer && *name == asking.name)
-        {
+        let mut taken = self.invites.values().flat_map(|invite| &invite.used_by);
+        let others = |(site, name): &(SiteId, String)| *site != asking.peer && *name == asking.name;
+        if asking.name == self.own_name || taken.any(others) {
             let name = &asking.name;
             return Err(format!(
                 "the name {name} is taken: choose another with --name"

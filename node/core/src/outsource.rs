@@ -138,10 +138,13 @@ impl Site {
             if let Some(ready) = job.ready(step).filter(|_| !left_alone) {
                 waiting = ready.n_fresh() + ready.again(now).filter(|on| takes(on)).count();
             }
+            // Our own slots are a call away: what waits stays free to go elsewhere, unless it shares sessions.
+            let own = lender == self.config.me;
+            let ahead = !own || job.step_spec(step).is_some_and(|spec| spec.environments);
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
-            let room = held.room(waiting, spare).min(batch);
+            let room = held.room(waiting, spare, ahead).min(batch);
             held.set_more(waiting > room);
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();

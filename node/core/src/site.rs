@@ -80,7 +80,7 @@ impl Site {
             borrow: Borrow::default(),
             lend: Lend::new(me, key, config.host.clone(), config.lending),
             sites: Sites::default(),
-            membership: Membership::default(),
+            membership: Membership::new(config.name.clone()),
             yields: BTreeSet::new(),
             own_pause: Millis(0),
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.

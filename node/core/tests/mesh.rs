@@ -1,0 +1,484 @@
+//! A few sites by hand: messages arrive at once and in order unless a test says otherwise.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use meshfarm_core::{
+    Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Output,
+    PrepareError, Record, Reply, Request, Session, Site, TaskRef,
+};
+use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
+use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
+use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Outputs, Usage};
+use meshfarm_protocol::message::Message;
+use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
+use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
+
+/// Where the clock stands when a test begins: late enough that nothing lies before zero.
+const START: Millis = Millis::seconds(1_000_000);
+
+/// A session that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) session: Session,
+    pub(crate) lease: LeaseId,
+    pub(crate) run: Vec<Assignment>,
+}
+
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) site: Option<Site>,
+    pub(crate) disk: BTreeMap<Key, Record>,
+    pub(crate) running: Vec<Running>,
+    /// Every attempt that was ever started here, in order.
+    pub(crate) started: Vec<AttemptId>,
+    pub(crate) stopped: Vec<Session>,
+    pub(crate) told: Vec<Event>,
+    pub(crate) released: Vec<LeaseId>,
+    pub(crate) collects: VecDeque<(AttemptId, TaskRef)>,
+    pub(crate) replies: Vec<Reply>,
+    pub(crate) admitted: Vec<Result<String, String>>,
+    pub(crate) profile: Option<Profile>,
+    host: HostClass,
+    lives: u8,
+}
+
+/// Sites, the messages between them, and a clock.
+pub(crate) struct Mesh {
+    pub(crate) now: Millis,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) wires: VecDeque<(usize, usize, Message)>,
+    cuts: BTreeSet<(usize, usize)>,
+    /// What drivers answer: heard when every output before it was performed.
+    answers: VecDeque<(usize, Input)>,
+    /// How the next contents that are prepared turn out; in place when empty.
+    pub(crate) prepares: VecDeque<PrepareError>,
+    /// How the next outputs that are fetched turn out; placed when empty.
+    pub(crate) collected: VecDeque<CollectError>,
+    /// Outputs are not fetched until a test says so.
+    pub(crate) hold_collects: bool,
+    /// Whether every step is followed by a look at all invariants.
+    pub(crate) checks: bool,
+}
+
+pub(crate) fn id(n: usize) -> SiteId {
+    SiteId([u8::try_from(n).unwrap() + 1; 32])
+}
+
+pub(crate) fn host(slots: u32) -> HostClass {
+    HostClass {
+        count: 1,
+        description: "test".into(),
+        amounts: BTreeMap::new(),
+        attributes: BTreeMap::new(),
+        software: BTreeMap::new(),
+        slots,
+        speed: 1000,
+        level: Level::S2,
+    }
+}
+
+pub(crate) fn step(n: u32, needs: &[u32]) -> StepSpec {
+    StepSpec {
+        name: format!("step of {n}"),
+        requirement: Requirement::default(),
+        labels: (1..=n).map(|frame| format!("Frame={frame}")).collect(),
+        needs: needs.iter().copied().map(StepNo).collect(),
+        environments: false,
+    }
+}
+
+pub(crate) fn spec(steps: Vec<StepSpec>) -> JobSpec {
+    JobSpec {
+        name: "shot".into(),
+        user: "ada".into(),
+        project: "film".into(),
+        tenant: TenantId([9; 16]),
+        policy: MeshPolicy::default(),
+        steps,
+        layout: Layout::default(),
+    }
+}
+
+pub(crate) fn frames(n: u32) -> JobSpec {
+    spec(vec![step(n, &[])])
+}
+
+pub(crate) fn with(mut spec: JobSpec, policy: impl FnOnce(&mut MeshPolicy)) -> JobSpec {
+    policy(&mut spec.policy);
+    spec
+}
+
+pub(crate) fn envelope(from: SiteId, to: SiteId) -> Envelope {
+    Envelope {
+        address: Address {
+            from,
+            to,
+            key: SealingKey([1; 32]),
+            job: JobId([0; 16]),
+            root: ChunkId([0; 32]),
+            expires: Millis(u64::MAX),
+        },
+        ephemeral: [0; 32],
+        nonce: [0; 24],
+        sealed: Vec::new(),
+        signature: Signature([0; 64]),
+    }
+}
+
+impl Mesh {
+    /// Sites with their slots, connected and acquainted.
+    pub(crate) fn new<const N: usize>(sites: [(&'static str, u32); N]) -> Self {
+        Self::with_hosts(sites.map(|(name, slots)| (name, host(slots))))
+    }
+
+    pub(crate) fn with_hosts<const N: usize>(sites: [(&'static str, HostClass); N]) -> Self {
+        let peers = sites.map(|(name, host)| Peer {
+            name,
+            site: None,
+            disk: BTreeMap::new(),
+            running: Vec::new(),
+            started: Vec::new(),
+            stopped: Vec::new(),
+            told: Vec::new(),
+            released: Vec::new(),
+            collects: VecDeque::new(),
+            replies: Vec::new(),
+            admitted: Vec::new(),
+            profile: None,
+            host,
+            lives: 0,
+        });
+        let mut mesh = Self {
+            now: START,
+            peers: peers.into(),
+            wires: VecDeque::new(),
+            cuts: BTreeSet::new(),
+            answers: VecDeque::new(),
+            prepares: VecDeque::new(),
+            collected: VecDeque::new(),
+            hold_collects: false,
+            checks: true,
+        };
+        for at in 0..N {
+            mesh.boot(at);
+        }
+        mesh.advance(2000);
+        mesh.peers.iter_mut().for_each(|peer| peer.told.clear());
+        mesh
+    }
+
+    pub(crate) fn boot(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        peer.lives += 1;
+        let mut seed = [u8::try_from(at).unwrap(); 32];
+        seed[0] = peer.lives;
+        let config = Config {
+            me: id(at),
+            name: peer.name.into(),
+            host: peer.host.clone(),
+            sealing_key: SealingKey([1; 32]),
+            addresses: Vec::new(),
+            lending: true,
+            seed,
+        };
+        let records = peer.disk.values().cloned().collect();
+        peer.site = Some(Site::new(config, self.now, records));
+        self.give(at, Input::Tick);
+        for other in 0..self.peers.len() {
+            if other != at {
+                self.connect(at, other);
+            }
+        }
+        self.settle();
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        let alive = self.peers[a].site.is_some() && self.peers[b].site.is_some();
+        if !alive || self.is_cut(a, b) {
+            return;
+        }
+        for (a, b) in [(a, b), (b, a)] {
+            let (site, name) = (id(b), self.peers[b].name.to_owned());
+            self.give(a, Input::PeerUp { site, name });
+            if let Some(profile) = self.peers[b].profile.clone() {
+                self.give(a, Input::Profile(profile));
+            }
+        }
+    }
+
+    /// The node dies: only its disk stays.
+    pub(crate) fn kill(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        peer.site = None;
+        peer.running.clear();
+        peer.collects.clear();
+        self.wires.retain(|(from, to, _)| *from != at && *to != at);
+        for other in 0..self.peers.len() {
+            self.give(other, Input::PeerDown { site: id(at) });
+        }
+    }
+
+    pub(crate) fn restart(&mut self, at: usize) {
+        self.kill(at);
+        self.boot(at);
+    }
+
+    pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
+        self.cuts.contains(&(a.min(b), a.max(b)))
+    }
+
+    pub(crate) fn cut(&mut self, a: usize, b: usize) {
+        self.cuts.insert((a.min(b), a.max(b)));
+        self.give(a, Input::PeerDown { site: id(b) });
+        self.give(b, Input::PeerDown { site: id(a) });
+    }
+
+    pub(crate) fn mend(&mut self, a: usize, b: usize) {
+        self.cuts.remove(&(a.min(b), a.max(b)));
+        self.connect(a, b);
+        self.settle();
+    }
+
+    /// One input, and everything that its outputs ask of a driver.
+    pub(crate) fn give(&mut self, at: usize, input: Input) {
+        self.answers.push_back((at, input));
+        while let Some((at, input)) = self.answers.pop_front() {
+            let mut out = Vec::new();
+            let Some(site) = &mut self.peers[at].site else {
+                continue;
+            };
+            site.handle(self.now, input, &mut out);
+            if self.checks {
+                site.check();
+            }
+            for output in out {
+                self.perform(at, output);
+            }
+        }
+    }
+
+    fn answer(&mut self, at: usize, input: Input) {
+        self.answers.push_back((at, input));
+    }
+
+    fn perform(&mut self, at: usize, output: Output) {
+        let peer = &mut self.peers[at];
+        match output {
+            Output::Persist(Change::Put(record)) => drop(peer.disk.insert(record.key(), *record)),
+            Output::Persist(Change::Delete(key)) => drop(peer.disk.remove(&key)),
+            Output::Send { to, message } => self.send(at, to, message),
+            Output::Commit { to, root, want, .. } => {
+                let envelope = envelope(id(at), to);
+                let commit = Commit {
+                    want,
+                    root,
+                    envelope,
+                };
+                self.send(at, to, Message::Commit(Box::new(commit)));
+            }
+            Output::Prepare { lease, .. } => {
+                let result = self.prepares.pop_front().map_or(Ok(false), Err);
+                self.answer(at, Input::Prepared { lease, result });
+            }
+            Output::Start {
+                session,
+                lease,
+                run,
+                ..
+            } => {
+                peer.started.extend(run.iter().map(|a| a.attempt));
+                let attempt = run[0].attempt;
+                peer.running.push(Running {
+                    session,
+                    lease,
+                    run,
+                });
+                self.answer(at, Input::AttemptStarted { attempt });
+            }
+            Output::Stop(session) => {
+                peer.stopped.push(session);
+                self.over(at, session, Some("stopped"));
+            }
+            Output::Release(lease) => peer.released.push(lease),
+            Output::Collect { attempt, task, .. } => peer.collects.push_back((attempt, task)),
+            Output::BuildInputs { job, step, .. } => {
+                let result = Ok((ChunkId([step.0 as u8 + 100; 32]), 1));
+                self.answer(at, Input::InputsReady { job, step, result });
+            }
+            Output::Publish(profile) => {
+                peer.profile = Some(profile.clone());
+                for other in 0..self.peers.len() {
+                    if other != at && !self.is_cut(at, other) {
+                        self.answer(other, Input::Profile(profile.clone()));
+                    }
+                }
+            }
+            Output::Admit(_, body) => peer.admitted.push(Ok(body.name)),
+            Output::Refuse(_, reason) => peer.admitted.push(Err(reason)),
+            Output::Answer(_, reply) => peer.replies.push(reply),
+            Output::Tell(event) => peer.told.push(event),
+            Output::Forget(_) => {}
+        }
+    }
+
+    fn send(&mut self, from: usize, to: SiteId, message: Message) {
+        let to = usize::from(to.0[0]) - 1;
+        assert_ne!(from, to, "what a site says to itself never leaves it");
+        if to < self.peers.len() && !self.is_cut(from, to) {
+            self.wires.push_back((from, to, message));
+        }
+    }
+
+    /// Deliver until nothing is under way.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            if let Some((from, to, message)) = self.wires.pop_front() {
+                if !self.is_cut(from, to) {
+                    let from = id(from);
+                    self.give(to, Input::Heard { from, message });
+                }
+            } else if !self.collect_one() {
+                return;
+            }
+        }
+        panic!("the sites never stop talking");
+    }
+
+    fn collect_one(&mut self) -> bool {
+        if self.hold_collects {
+            return false;
+        }
+        let at = self.peers.iter().position(|peer| !peer.collects.is_empty());
+        let Some(at) = at else { return false };
+        let (attempt, _) = self.peers[at].collects.pop_front().unwrap();
+        let result = self.collected.pop_front().map_or(Ok(1), Err);
+        self.give(at, Input::Collected { attempt, result });
+        true
+    }
+
+    /// Let time pass, waking each site when it asked for it.
+    pub(crate) fn advance(&mut self, ms: u64) {
+        let until = self.now.plus(Millis(ms));
+        for _ in 0..1_000_000 {
+            self.settle();
+            let wakes = self.peers.iter().enumerate().filter_map(|(at, peer)| {
+                Some((peer.site.as_ref()?.wake_at(self.now)?.max(self.now), at))
+            });
+            match wakes.min() {
+                Some((wake, at)) if wake <= until => {
+                    self.now = wake;
+                    self.give(at, Input::Tick);
+                    let again = self.peers[at].site.as_ref().unwrap().wake_at(self.now);
+                    assert!(again.is_none_or(|again| again > self.now), "a site spins");
+                }
+                _ => {
+                    self.now = until;
+                    return;
+                }
+            }
+        }
+        panic!("time does not pass");
+    }
+
+    pub(crate) fn ask(&mut self, at: usize, ask: Ask) -> Reply {
+        self.give(at, Input::Asked(Request(1), ask));
+        self.settle();
+        self.peers[at].replies.pop().unwrap()
+    }
+
+    pub(crate) fn submit(&mut self, at: usize, spec: JobSpec) -> JobId {
+        let ask = Ask::Submit {
+            spec: Box::new(spec),
+            root: ChunkId([5; 32]),
+            bytes: 1000,
+        };
+        match self.ask(at, ask) {
+            Reply::Submitted(job) => job,
+            other => panic!("not submitted: {other:?}"),
+        }
+    }
+
+    /// End a session: well, or with a reason.
+    pub(crate) fn end(&mut self, at: usize, session: Session, reason: Option<&str>) {
+        self.over(at, session, reason);
+        self.give(at, Input::Tick);
+    }
+
+    fn over(&mut self, at: usize, session: Session, reason: Option<&str>) {
+        let running = &mut self.peers[at].running;
+        let Some(n) = running.iter().position(|r| r.session == session) else {
+            return;
+        };
+        let run = running.remove(n).run;
+        let results = run.into_iter().map(|a| Ended {
+            attempt: a.attempt,
+            outcome: reason.map_or(Outcome::Done, |r| Outcome::Failed(r.into())),
+            outputs: reason.is_none().then(|| Outputs {
+                root: ChunkId([3; 32]),
+                envelope: envelope(id(at), id(at)),
+            }),
+            usage: Usage {
+                wall: Millis(1000),
+                ..Usage::default()
+            },
+        });
+        let results = results.collect();
+        self.answer(at, Input::SessionEnded { session, results });
+    }
+
+    /// End every session that runs at a site now.
+    pub(crate) fn finish(&mut self, at: usize, reason: Option<&str>) {
+        for running in self.peers[at].running.clone() {
+            self.end(at, running.session, reason);
+        }
+        self.settle();
+    }
+
+    /// Let everything run to its end.
+    pub(crate) fn finish_all(&mut self) {
+        for _ in 0..200 {
+            for at in 0..self.peers.len() {
+                self.finish(at, None);
+            }
+            self.advance(1000);
+        }
+    }
+
+    pub(crate) fn n_running(&self, at: usize) -> usize {
+        self.peers[at].running.len()
+    }
+
+    pub(crate) fn site(&self, at: usize) -> &Site {
+        self.peers[at].site.as_ref().unwrap()
+    }
+
+    pub(crate) fn job(&self, at: usize, job: JobId) -> JobView {
+        self.site(at).job(job, self.now).unwrap()
+    }
+
+    pub(crate) fn phase(&self, at: usize, job: JobId) -> JobPhase {
+        self.job(at, job).phase
+    }
+
+    /// The states of a job's tasks, step by step.
+    pub(crate) fn states(&self, at: usize, job: JobId) -> Vec<String> {
+        let steps = self.job(at, job).steps;
+        let tasks = steps.into_iter().flat_map(|step| step.tasks);
+        tasks.map(|task| task.state).collect()
+    }
+
+    /// Where each done task of a job was rendered.
+    pub(crate) fn rendered_by(&self, at: usize, job: JobId) -> Vec<Option<String>> {
+        let steps = self.job(at, job).steps;
+        let tasks = steps.into_iter().flat_map(|step| step.tasks);
+        tasks.map(|task| task.site).collect()
+    }
+
+    /// Records of leases and finished work that are still on any disk.
+    pub(crate) fn leftovers(&self) -> usize {
+        let disks = self.peers.iter().flat_map(|peer| peer.disk.keys());
+        disks
+            .filter(|key| matches!(key, Key::Borrowed(_) | Key::Lent(_) | Key::Finished(_)))
+            .count()
+    }
+}

@@ -1,0 +1,303 @@
+//! Any inputs in any order: nothing panics, nothing grows without bound, and every job ends.
+
+use proptest::prelude::*;
+
+use meshfarm_core::{
+    Ask, CollectError, Ended, Input, JobPhase, PrepareError, Request, Session, Tasks,
+};
+use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, StepNo, TaskNo, TenantId};
+use meshfarm_protocol::lease::{
+    Assignment, Commit, Declined, Done, Grant, Offer, Outcome, Outputs, Phase, Status, Usage, Want,
+};
+use meshfarm_protocol::message::Message;
+use meshfarm_protocol::profile::{Level, Requirement};
+use meshfarm_protocol::seal::SealingKey;
+
+use crate::mesh::{Mesh, envelope, frames, id, spec, step};
+
+/// One thing that a driver, a person or a member does; numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Act {
+    Pass(u64),
+    Deliver(usize),
+    Lose(usize),
+    Repeat(usize),
+    End(usize, usize, bool),
+    Restart(usize),
+    Cut(usize, usize),
+    Mend(usize, usize),
+    Submit(usize, u32, bool),
+    Cancel(usize, usize),
+    Retry(usize, usize),
+    Lend(usize, bool),
+    Disk(usize, bool),
+    Hostile(usize, usize, u8, u8, u8),
+    Answer(usize, u8, u8),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let n = 0..3usize;
+    let pick = 0..8usize;
+    prop_oneof![
+        4 => (0..20_000u64).prop_map(Act::Pass),
+        8 => pick.clone().prop_map(Act::Deliver),
+        1 => pick.clone().prop_map(Act::Lose),
+        1 => pick.clone().prop_map(Act::Repeat),
+        6 => (n.clone(), pick.clone(), any::<bool>()).prop_map(|(a, b, c)| Act::End(a, b, c)),
+        1 => n.clone().prop_map(Act::Restart),
+        1 => (n.clone(), n.clone()).prop_map(|(a, b)| Act::Cut(a, b)),
+        1 => (n.clone(), n.clone()).prop_map(|(a, b)| Act::Mend(a, b)),
+        2 => (n.clone(), 1..12u32, any::<bool>()).prop_map(|(a, b, c)| Act::Submit(a, b, c)),
+        1 => (n.clone(), pick.clone()).prop_map(|(a, b)| Act::Cancel(a, b)),
+        1 => (n.clone(), pick).prop_map(|(a, b)| Act::Retry(a, b)),
+        1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Lend(a, b)),
+        1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Disk(a, b)),
+        8 => (n.clone(), n.clone(), 0..12u8, 0..8u8, any::<u8>())
+            .prop_map(|(a, b, c, d, e)| Act::Hostile(a, b, c, d, e)),
+        2 => (n, 0..5u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
+    ]
+}
+
+/// A lease that exists somewhere, or one that does not.
+fn lease(mesh: &Mesh, pick: u8) -> LeaseId {
+    let running = mesh.peers.iter().flat_map(|peer| &peer.running);
+    let leases: Vec<_> = running.map(|running| running.lease).collect();
+    leases
+        .get(usize::from(pick))
+        .copied()
+        .unwrap_or(LeaseId([pick; 16]))
+}
+
+fn attempt(mesh: &Mesh, pick: u8) -> AttemptId {
+    let running = mesh.peers.iter().flat_map(|peer| &peer.running);
+    let attempts: Vec<_> = running.map(|running| running.run[0].attempt).collect();
+    attempts
+        .get(usize::from(pick))
+        .copied()
+        .unwrap_or(AttemptId([pick; 16]))
+}
+
+fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
+    let (lease, attempt) = (lease(mesh, pick), attempt(mesh, pick));
+    let task = TaskNo(u32::from(any));
+    let want = Want {
+        lease,
+        version: u64::from(any) << 48,
+        attempts: vec![Assignment { attempt, task }; usize::from(any)],
+        more: any.is_multiple_of(2),
+    };
+    let outputs = Outputs {
+        root: ChunkId([any; 32]),
+        envelope: envelope(id(0), id(1)),
+    };
+    let done = |outcome, outputs| {
+        let usage = Usage::default();
+        Message::Done(Box::new(Done {
+            lease,
+            attempt,
+            outcome,
+            outputs,
+            usage,
+        }))
+    };
+    let phases = [Phase::Preparing, Phase::Active, Phase::Gone];
+    match kind {
+        0 => Message::Offer(Offer {
+            lease,
+            tenant: TenantId([any; 16]),
+            requirement: Requirement::default(),
+            isolation: Level::S0,
+            slots: u32::from(any).wrapping_sub(1),
+            tasks: u32::from(any),
+            root: ChunkId([any; 32]),
+            bytes: u64::MAX,
+            priority: any,
+        }),
+        1 => Message::Grant(Grant {
+            lease,
+            slots: u32::from(any).wrapping_sub(1),
+            reserved: Millis(u64::MAX),
+            sealing_key: SealingKey([any; 32]),
+            isolation: Level::S3,
+        }),
+        2 => Message::Decline {
+            lease,
+            reason: Declined::Policy,
+            retry_after: Millis(u64::MAX),
+        },
+        3 => Message::Commit(Box::new(Commit {
+            want,
+            root: ChunkId([any; 32]),
+            envelope: envelope(id(0), id(1)),
+        })),
+        4 => Message::Want(want),
+        5..=7 => Message::Status(Status {
+            lease,
+            phase: phases[usize::from(kind - 5)],
+            running: vec![attempt; usize::from(any)],
+            finished: vec![attempt; usize::from(any % 3)],
+        }),
+        8 => done(Outcome::Done, Some(outputs)),
+        9 => done(Outcome::Failed("x".repeat(usize::from(any) * 100)), None),
+        10 => Message::Accepted { lease, attempt },
+        _ => Message::Close { lease },
+    }
+}
+
+fn answer(mesh: &mut Mesh, at: usize, kind: u8, pick: u8) {
+    let (lease, attempt) = (lease(mesh, pick), attempt(mesh, pick));
+    let input = match kind {
+        0 => Input::Prepared {
+            lease,
+            result: Err(PrepareError::Broken("no room".into())),
+        },
+        1 => Input::AttemptStarted { attempt },
+        2 => Input::Collected {
+            attempt,
+            result: Err(CollectError::Bad("forged".into())),
+        },
+        3 => Input::SessionEnded {
+            session: Session(u64::from(pick) + 1000),
+            results: vec![Ended {
+                attempt,
+                outcome: Outcome::Done,
+                outputs: None,
+                usage: Usage::default(),
+            }],
+        },
+        _ => Input::InputsReady {
+            job: JobId([pick; 16]),
+            step: StepNo(u32::from(pick)),
+            result: Err("gone".into()),
+        },
+    };
+    mesh.give(at, input);
+}
+
+fn jobs(mesh: &Mesh, at: usize) -> Vec<JobId> {
+    mesh.site(at)
+        .jobs()
+        .into_iter()
+        .map(|job| job.job)
+        .collect()
+}
+
+/// With `eve`, hostile messages come from a member who holds no lease; without, from whom it may concern.
+fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
+    match act {
+        Act::Pass(ms) => {
+            mesh.now = mesh.now.plus(Millis(ms));
+            (0..3).for_each(|at| mesh.give(at, Input::Tick));
+        }
+        Act::Deliver(n) => {
+            let n = n.min(mesh.wires.len().saturating_sub(1));
+            if let Some((from, to, message)) = mesh.wires.remove(n) {
+                mesh.give(
+                    to,
+                    Input::Heard {
+                        from: id(from),
+                        message,
+                    },
+                );
+            }
+        }
+        Act::Lose(n) => drop(mesh.wires.remove(n)),
+        Act::Repeat(n) => {
+            if let Some(message) = mesh.wires.get(n).cloned() {
+                mesh.wires.push_back(message);
+            }
+        }
+        Act::End(at, n, well) => {
+            if let Some(running) = mesh.peers[at].running.get(n).cloned() {
+                mesh.end(at, running.session, (!well).then_some("failed"));
+            }
+        }
+        Act::Restart(at) => mesh.restart(at),
+        Act::Cut(a, b) if a != b => mesh.cut(a, b),
+        Act::Mend(a, b) if a != b => mesh.mend(a, b),
+        Act::Cut(..) | Act::Mend(..) => {}
+        Act::Submit(at, n, steps) => {
+            let spec = if steps {
+                spec(vec![step(n, &[]), step(1, &[0])])
+            } else {
+                frames(n)
+            };
+            let (spec, root) = (Box::new(spec), ChunkId([5; 32]));
+            let ask = Ask::Submit {
+                spec,
+                root,
+                bytes: 1,
+            };
+            mesh.give(at, Input::Asked(Request(1), ask));
+        }
+        Act::Cancel(at, n) => {
+            if let Some(job) = jobs(mesh, at).get(n) {
+                mesh.give(at, Input::Asked(Request(1), Ask::Cancel(*job)));
+            }
+        }
+        Act::Retry(at, n) => {
+            if let Some(job) = jobs(mesh, at).get(n).copied() {
+                let tasks = Tasks::All;
+                mesh.give(at, Input::Asked(Request(1), Ask::Retry { job, tasks }));
+            }
+        }
+        Act::Lend(at, lend) => mesh.give(at, Input::Asked(Request(1), Ask::Lend(lend))),
+        Act::Disk(at, full) => mesh.give(at, Input::Disk { full }),
+        Act::Hostile(at, from, kind, pick, any) => {
+            if at != from {
+                let from = id(if eve { 9 } else { from });
+                let message = hostile(mesh, kind, pick, any);
+                mesh.give(at, Input::Heard { from, message });
+            }
+        }
+        Act::Answer(at, kind, pick) => answer(mesh, at, kind, pick),
+    }
+}
+
+/// Everything is mended; whatever happened before, every job ends and nothing is left.
+fn comes_to_rest(mesh: &mut Mesh) {
+    for at in 0..3 {
+        for other in at + 1..3 {
+            mesh.mend(at, other);
+        }
+        mesh.give(at, Input::Disk { full: false });
+        mesh.give(at, Input::Asked(Request(1), Ask::Lend(true)));
+    }
+    for _ in 0..400 {
+        (0..3).for_each(|at| mesh.finish(at, None));
+        mesh.advance(1000);
+    }
+    for at in 0..3 {
+        for job in jobs(mesh, at) {
+            assert_ne!(mesh.phase(at, job), JobPhase::Active, "a job never ends");
+        }
+        assert_eq!(mesh.site(at).slots().free, [2, 3, 1][at], "slots were lost");
+    }
+}
+
+fn walk(acts: Vec<Act>, eve: bool) -> Mesh {
+    let mut mesh = Mesh::new([("oslo", 2), ("lyon", 3), ("graz", 1)]);
+    for act in acts {
+        perform(&mut mesh, act, eve);
+        assert!(mesh.wires.len() < 5000, "the sites talk without end");
+    }
+    mesh
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_another_member_says_every_job_ends(
+        acts in prop::collection::vec(act(), 1..150),
+    ) {
+        comes_to_rest(&mut walk(acts, true));
+    }
+
+    #[test]
+    fn whatever_borrower_and_lender_say_nothing_panics(
+        acts in prop::collection::vec(act(), 1..150),
+    ) {
+        walk(acts, false);
+    }
+}

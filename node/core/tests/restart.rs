@@ -1,0 +1,127 @@
+//! Nodes that die and come back, in every phase of a lease.
+
+use meshfarm_core::{JobPhase, Key, Record, Task};
+use meshfarm_protocol::id::TaskNo;
+
+use crate::mesh::{Mesh, frames, spec, step};
+
+#[test]
+fn a_lender_that_restarts_delivers_what_it_had_finished_and_gives_back_the_rest() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 2)]);
+    let job = mesh.submit(0, frames(2));
+    let first = mesh.peers[1].running[0].clone();
+    mesh.cut(0, 1);
+    mesh.end(1, first.session, None);
+    mesh.kill(1);
+    mesh.mend(0, 1);
+    mesh.boot(1);
+    mesh.advance(10_000);
+    assert_eq!(mesh.job(0, job).done, 1);
+    mesh.finish_all();
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+    assert_eq!(mesh.peers[1].started.len(), 3);
+    assert_eq!(mesh.leftovers(), 0);
+}
+
+#[test]
+fn a_borrower_that_restarts_goes_on_with_the_tasks_that_its_lender_runs() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 2)]);
+    let job = mesh.submit(0, frames(4));
+    mesh.restart(0);
+    assert_eq!(mesh.n_running(1), 2);
+    mesh.finish_all();
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+    assert_eq!(mesh.peers[1].started.len(), 4);
+    assert_eq!(mesh.leftovers(), 0);
+}
+
+#[test]
+fn a_borrower_that_dies_while_it_asks_asks_again() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 2)]);
+    mesh.cut(0, 1);
+    let job = mesh.submit(0, frames(1));
+    mesh.restart(0);
+    assert_eq!(mesh.states(0, job), ["waiting"]);
+    mesh.mend(0, 1);
+    mesh.advance(2000);
+    mesh.finish_all();
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+}
+
+#[test]
+fn a_borrower_that_dies_while_outputs_are_on_their_way_fetches_them_again() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    let job = mesh.submit(0, frames(1));
+    mesh.hold_collects = true;
+    mesh.finish(1, None);
+    mesh.restart(0);
+    mesh.hold_collects = false;
+    mesh.advance(10_000);
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+    assert_eq!(mesh.peers[1].started.len(), 1);
+    assert_eq!(mesh.leftovers(), 0);
+}
+
+#[test]
+fn a_site_that_restarts_renders_its_own_unfinished_tasks_again_and_no_accepted_one() {
+    let mut mesh = Mesh::new([("oslo", 2)]);
+    let job = mesh.submit(0, frames(4));
+    let first = mesh.peers[0].running[0].clone();
+    mesh.end(0, first.session, None);
+    mesh.settle();
+    mesh.restart(0);
+    assert_eq!(mesh.job(0, job).done, 1);
+    mesh.finish_all();
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+    let started = &mesh.peers[0].started;
+    let again = started.iter().filter(|a| **a == first.run[0].attempt);
+    assert_eq!(again.count(), 1);
+    assert_eq!(mesh.leftovers(), 0);
+}
+
+#[test]
+fn inputs_that_were_being_assembled_are_assembled_after_a_restart() {
+    let mut mesh = Mesh::new([("oslo", 2)]);
+    let job = mesh.submit(0, spec(vec![step(1, &[]), step(1, &[0])]));
+    mesh.finish(0, None);
+    mesh.restart(0);
+    mesh.finish_all();
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+}
+
+#[test]
+fn a_task_whose_lease_is_not_on_disk_waits_and_still_knows_where_it_failed() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    let job = mesh.submit(0, frames(1));
+    mesh.finish(1, Some("no licence"));
+    mesh.advance(5000);
+    mesh.cut(0, 1);
+    mesh.peers[0]
+        .disk
+        .retain(|key, _| !matches!(key, Key::Borrowed(_)));
+    mesh.restart(0);
+    assert_eq!(mesh.states(0, job), ["waiting"]);
+    assert_eq!(mesh.job(0, job).steps[0].tasks[0].failures, 1);
+}
+
+#[test]
+fn a_node_that_died_while_it_ended_a_job_finds_no_open_task_in_it() {
+    let mut mesh = Mesh::new([("oslo", 2)]);
+    let job = mesh.submit(0, frames(3));
+    let at = |task| meshfarm_core::TaskRef {
+        job,
+        step: meshfarm_protocol::id::StepNo(0),
+        task: TaskNo(task),
+    };
+    assert!(matches!(
+        mesh.peers[0].disk[&Key::Task(at(0))],
+        Record::Task(_, Task::Leased { .. })
+    ));
+    if let Some(Record::Job(record)) = mesh.peers[0].disk.get_mut(&Key::Job(job)) {
+        record.phase = JobPhase::Canceled;
+    }
+    mesh.restart(0);
+    assert_eq!(mesh.states(0, job), ["canceled"; 3]);
+    mesh.advance(10_000);
+    assert_eq!((mesh.n_running(0), mesh.leftovers()), (0, 0));
+}

@@ -1,0 +1,2 @@
+//! Tests of the commands against a served API.
+use super::*;

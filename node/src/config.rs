@@ -1,0 +1,641 @@
+//! A node's home: the folder's layout, and `meshfarm.toml`, strict and validated once.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use meshfarm_protocol::job::Place;
+use meshfarm_protocol::membership::{MAX_NAME, is_name};
+
+/// Longest path of a Unix socket, in bytes: the kernel's field has 108 with a closing zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// A longer `meshfarm.toml` is refused, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// More slots than this are a slip of the finger.
+pub const MAX_SLOTS: u32 = 4096;
+
+/// The port that a new site listens on.
+pub const PORT: u16 = 4510;
+
+/// Why a home or its `meshfarm.toml` is of no use. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no `meshfarm.toml`: the folder is no home yet.
+    #[error("{} is no meshfarm home: it has no meshfarm.toml", .0.display())]
+    NoHome(PathBuf),
+    /// `init` was asked for a home that exists.
+    #[error("{} is a meshfarm home already", .0.display())]
+    HomeExists(PathBuf),
+    /// Neither a home was named nor can one be guessed.
+    #[error("no home was named, and the variable HOME is not set")]
+    NoHomeNamed,
+    /// Its socket would have too long a path.
+    #[error("{}: the path is too long by {over} bytes for the socket api.sock in it", .home.display())]
+    LongHome {
+        /// The home.
+        home: PathBuf,
+        /// By how much.
+        over: usize,
+    },
+    /// Another node has it.
+    #[error("another node{} runs on the home {}", holder(.pid), .home.display())]
+    Taken {
+        /// The home.
+        home: PathBuf,
+        /// Number of its process, where it said so.
+        pid: Option<u32>,
+    },
+    /// Not TOML, or a key or a kind of value that is not known.
+    #[error("{}: {problem}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and key.
+        problem: String,
+    },
+    /// A value that means nothing.
+    #[error("{}: {key}: {problem}", .path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The system refused.
+    #[error("{what} {}: {source}", .path.display())]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+impl ConfigError {
+    /// What a person does about it.
+    #[must_use]
+    pub fn help(&self) -> String {
+        match self {
+            Self::NoHome(home) => format!("make it one: meshfarm --home {} init", home.display()),
+            Self::HomeExists(_) => {
+                "edit its meshfarm.toml, or name another folder with --home".to_owned()
+            }
+            Self::NoHomeNamed => {
+                "name one with --home DIR or the variable MESHFARM_HOME".to_owned()
+            }
+            Self::LongHome { .. } => "choose a home with a shorter path".to_owned(),
+            Self::Taken { .. } => {
+                "stop that node first, or give this one a home of its own with --home".to_owned()
+            }
+            Self::Syntax { .. } | Self::Value { .. } => "correct the file".to_owned(),
+            Self::Io { .. } => "check that the folder exists and belongs to you".to_owned(),
+        }
+    }
+}
+
+/// The folder that holds everything of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The home at `root`, or the default: `~/.local/share/meshfarm`. Nothing is read or made.
+    ///
+    /// # Errors
+    /// When there is no telling where it is, or when its path is too long for a socket.
+    pub fn find(root: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let root = match root {
+            Some(root) => std::path::absolute(&root).unwrap_or(root),
+            None => default_home()?,
+        };
+        let home = Self { root };
+        let over = home
+            .socket()
+            .as_os_str()
+            .len()
+            .saturating_sub(MAX_SOCKET_PATH);
+        if over > 0 {
+            return Err(ConfigError::LongHome {
+                home: home.root,
+                over,
+            });
+        }
+        Ok(home)
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What the person set.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.root.join("meshfarm.toml")
+    }
+
+    /// The socket of the local API.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("api.sock")
+    }
+
+    /// Keys, readable by their owner only.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
+    /// Records and chunks.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Folders of running sessions.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// Logs of tasks.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// Bundles of renderers that this site adds to the built-in ones.
+    #[must_use]
+    pub fn bundles(&self) -> PathBuf {
+        self.root.join("bundles")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// Whether `init` has made it.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.config().is_file()
+    }
+
+    /// Make a new home with `config` in it, for its owner only.
+    ///
+    /// # Errors
+    /// When it is a home already, a value is wrong, or the system refuses.
+    pub fn create(&self, config: &Config) -> Result<(), ConfigError> {
+        config.check(&self.config())?;
+        if self.exists() {
+            return Err(ConfigError::HomeExists(self.root.clone()));
+        }
+        let failed = io_error;
+        let mut builder = fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .map_err(failed("make", &self.root))?;
+        let path = self.config();
+        let draft = self.root.join("meshfarm.toml.new");
+        fs::write(&draft, config.to_text()).map_err(failed("write", &draft))?;
+        fs::rename(&draft, &path).map_err(failed("write", &path))
+    }
+
+    /// What the person set.
+    ///
+    /// # Errors
+    /// When there is no such file, or when it is wrong: file and key are named.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let path = self.config();
+        let size = match fs::metadata(&path) {
+            Ok(about) => about.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ConfigError::NoHome(self.root.clone()));
+            }
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
+        if size > MAX_CONFIG {
+            let problem = format!("it is longer than {MAX_CONFIG} bytes");
+            return Err(ConfigError::Syntax { path, problem });
+        }
+        let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+        Config::parse(&path, &text)
+    }
+
+    /// Keep every other node away from this home for as long as the result lives.
+    ///
+    /// # Errors
+    /// When another node has it.
+    pub fn lock(&self) -> Result<HomeLock, ConfigError> {
+        let path = self.lock_file();
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {
+                let pid = format!("{}\n", std::process::id());
+                file.set_len(0)
+                    .and_then(|()| file.write_all(pid.as_bytes()))
+                    .map_err(io_error("write", &path))?;
+                Ok(HomeLock { _file: file })
+            }
+            Err(TryLockError::WouldBlock) => Err(ConfigError::Taken {
+                home: self.root.clone(),
+                pid: fs::read_to_string(&path)
+                    .ok()
+                    .and_then(|text| text.trim().parse().ok()),
+            }),
+            Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
+        }
+    }
+}
+
+/// Keeps other nodes away from a home; dropping it, or dying, lets go.
+#[derive(Debug)]
+pub struct HomeLock {
+    _file: File,
+}
+
+fn default_home() -> Result<PathBuf, ConfigError> {
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    set("XDG_DATA_HOME")
+        .filter(|path| path.is_absolute())
+        .or_else(|| set("HOME").map(|home| home.join(".local/share")))
+        .map(|share| share.join("meshfarm"))
+        .ok_or(ConfigError::NoHomeNamed)
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConfigError {
+    let path = path.to_owned();
+    move |source| ConfigError::Io { what, path, source }
+}
+
+/// How a node writes its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a person set for a node: the content of `meshfarm.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The site's name, as other sites shall see it: 1 to 64 bytes.
+    pub name: String,
+    /// Addresses to listen on, as multiaddresses; at least one. Port 0 takes a free one.
+    #[serde(default = "everywhere")]
+    pub listen: Vec<String>,
+    /// Slots of this machine. None: one for each core. 0: this site only submits.
+    #[serde(default)]
+    pub slots: Option<u32>,
+    /// Whether the slots take tasks of other sites.
+    #[serde(default)]
+    pub lend: bool,
+    /// Where jobs run that do not say: `local`, `auto`, `remote` or a site's name.
+    #[serde(default = "local", rename = "where")]
+    pub place: String,
+    /// Addresses of members to connect to at start, beside those learned before.
+    #[serde(default)]
+    pub bootstrap: Vec<String>,
+    /// Whether to look for members on the local network.
+    #[serde(default = "yes")]
+    pub mdns: bool,
+    /// How the log is written; `--log-format` overrides it.
+    #[serde(default)]
+    pub log_format: LogFormat,
+}
+
+fn everywhere() -> Vec<String> {
+    vec![
+        format!("/ip4/0.0.0.0/tcp/{PORT}"),
+        format!("/ip4/0.0.0.0/udp/{PORT}/quic-v1"),
+    ]
+}
+
+fn local() -> String {
+    "local".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// The settings of a new site: lends nothing, sends nothing away.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            listen: everywhere(),
+            slots: None,
+            lend: false,
+            place: local(),
+            bootstrap: Vec::new(),
+            mdns: true,
+            log_format: LogFormat::Text,
+        }
+    }
+
+    /// The settings in `text`, read from `path`.
+    ///
+    /// # Errors
+    /// Names the file and the key.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            problem: error.to_string().trim_end().to_owned(),
+        })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Slots of this machine.
+    #[must_use]
+    pub fn n_slots(&self) -> u32 {
+        self.slots.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            u32::try_from(cores).unwrap_or(MAX_SLOTS).min(MAX_SLOTS)
+        })
+    }
+
+    /// Where jobs run that do not say.
+    #[must_use]
+    pub fn default_place(&self) -> Place {
+        place(&self.place)
+    }
+
+    /// The text of a `meshfarm.toml` with these settings and a word on each.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let string = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let strings = |texts: &[String]| {
+            let texts: Vec<_> = texts.iter().map(|text| string(text)).collect();
+            format!("[{}]", texts.join(", "))
+        };
+        let slots = match self.slots {
+            Some(n) => format!("slots = {n}"),
+            None => "# slots = 4".to_owned(),
+        };
+        let log_format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        format!(
+            "# Settings of this meshfarm node; read when it starts.\n\n\
+             # The site's name, as other sites see it.\n\
+             name = {name}\n\n\
+             # Where it listens for other sites. Port 0 takes a free one.\n\
+             listen = {listen}\n\n\
+             # How many tasks run at once; one for each core unless said. 0: this site only submits.\n\
+             {slots}\n\n\
+             # Whether the slots take tasks of other sites.\n\
+             lend = {lend}\n\n\
+             # Where jobs run that do not say: \"local\", \"auto\", \"remote\" or a site's name.\n\
+             # A site that renders a job can read its scene.\n\
+             where = {place}\n\n\
+             # Members to connect to at start, such as \"/dns/farm.example.org/tcp/{PORT}\".\n\
+             bootstrap = {bootstrap}\n\n\
+             # Whether to look for members on the local network.\n\
+             mdns = {mdns}\n\n\
+             # The log: \"text\" or \"json\".\n\
+             log_format = \"{log_format}\"\n",
+            name = string(&self.name),
+            listen = strings(&self.listen),
+            lend = self.lend,
+            place = string(&self.place),
+            bootstrap = strings(&self.bootstrap),
+            mdns = self.mdns,
+        )
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let wrong = |key, problem: String| {
+            Err(ConfigError::Value {
+                path: path.to_owned(),
+                key,
+                problem,
+            })
+        };
+        if !is_name(&self.name) {
+            return wrong("name", bad_name(&self.name));
+        }
+        if self.listen.is_empty() {
+            return wrong("listen", "at least one address is wanted".to_owned());
+        }
+        for address in &self.listen {
+            if let Err(problem) = check_address(address, false) {
+                return wrong("listen", format!("{address}: {problem}"));
+            }
+        }
+        for address in &self.bootstrap {
+            if let Err(problem) = check_address(address, true) {
+                return wrong("bootstrap", format!("{address}: {problem}"));
+            }
+        }
+        if self.slots.is_some_and(|n| n > MAX_SLOTS) {
+            return wrong("slots", format!("at most {MAX_SLOTS} are possible"));
+        }
+        if let Place::Site(name) = self.default_place()
+            && !is_name(&name)
+        {
+            let problem = "`local`, `auto`, `remote` or a site's name is wanted".to_owned();
+            return wrong("where", problem);
+        }
+        Ok(())
+    }
+}
+
+/// Why `name` may name neither a site nor a mesh, in words.
+#[must_use]
+pub fn bad_name(name: &str) -> String {
+    format!(
+        "{name:?} is no name: 1 to {MAX_NAME} bytes are wanted, without / \\ : or control characters, \
+         blanks at the ends, or a dot in front"
+    )
+}
+
+/// What people write for a place.
+#[must_use]
+pub fn place(text: &str) -> Place {
+    match text {
+        "local" => Place::Local,
+        "auto" => Place::Auto,
+        "remote" => Place::Remote,
+        name => Place::Site(name.to_owned()),
+    }
+}
+
+/// Whether `address` is a multiaddress of a kind that a node can use. The network parses it again; this
+/// check is here to name the key while the file is read.
+fn check_address(address: &str, remote: bool) -> Result<(), String> {
+    let wanted = if remote {
+        "such as /dns/farm.example.org/tcp/4510 or /ip4/10.0.0.1/udp/4510/quic-v1 is wanted"
+    } else {
+        "such as /ip4/0.0.0.0/tcp/4510 or /ip4/0.0.0.0/udp/4510/quic-v1 is wanted"
+    };
+    let mut parts = address.strip_prefix('/').ok_or(wanted)?.split('/');
+    let (kind, host) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let ip = host.parse::<IpAddr>();
+    match (kind, ip) {
+        ("ip4", Ok(IpAddr::V4(_))) | ("ip6", Ok(IpAddr::V6(_))) => {}
+        ("dns" | "dns4" | "dns6", _) if remote && !host.is_empty() => {}
+        _ => return Err(wanted.to_owned()),
+    }
+    let (transport, port) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    if port.parse::<u16>().is_err() {
+        return Err(wanted.to_owned());
+    }
+    let mut rest = parts.next();
+    match transport {
+        "tcp" => {}
+        "udp" if rest == Some("quic-v1") => rest = parts.next(),
+        _ => return Err(wanted.to_owned()),
+    }
+    match (rest, parts.next(), parts.next()) {
+        (None, None, None) => Ok(()),
+        (Some("p2p"), Some(peer), None) if remote && !peer.is_empty() => Ok(()),
+        _ => Err(wanted.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/h/meshfarm.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_init_writes_is_what_a_node_reads() {
+        let mut config = Config::new("oslo \"north\"");
+        assert_eq!(parse(&config.to_text()), Ok(config.clone()));
+        config.slots = Some(0);
+        config.lend = true;
+        config.place = "lyon".into();
+        config.bootstrap = vec!["/dns/farm.example.org/tcp/4510".into()];
+        config.mdns = false;
+        config.log_format = LogFormat::Json;
+        assert_eq!(parse(&config.to_text()), Ok(config));
+    }
+
+    #[test]
+    fn a_wrong_setting_names_the_file_and_the_key() {
+        for (text, words) in [
+            ("", ["/h/meshfarm.toml", "name"]),
+            ("name = 'x'\nlisten = ['tcp:1']", ["listen", "tcp:1"]),
+            ("name = 'x'\nlisten = []", ["listen", "at least one"]),
+            (
+                "name = 'x'\nlisten = ['/ip4/1.2.3.4/tcp/99999']",
+                ["listen", "99999"],
+            ),
+            (
+                "name = 'x'\nlisten = ['/ip4/1.2.3.4/udp/1']",
+                ["listen", "quic-v1"],
+            ),
+            (
+                "name = 'x'\nlisten = ['/dns/a/tcp/1']",
+                ["listen", "/dns/a"],
+            ),
+            (
+                "name = 'x'\nbootstrap = ['/ip4/1.2.3.4/tcp/1/ws']",
+                ["bootstrap", "/ws"],
+            ),
+            ("name = 'x'\nslot = 1", ["unknown field", "slot"]),
+            ("name = 'x'\nslots = 99999", ["slots", "at most"]),
+            ("name = 'x'\nslots = -1", ["slots", "-1"]),
+            ("name = 'x'\nlend = 'yes'", ["lend", "boolean"]),
+            ("name = 'x'\nwhere = 'a/b'", ["where", "local"]),
+            ("name = 'x'\nlog_format = 'xml'", ["log_format", "xml"]),
+            ("name = 'a/b'", ["name", "a/b"]),
+            ("name = ", ["line 1", "/h/meshfarm.toml"]),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains("/h/meshfarm.toml"), "{error}");
+            assert!(
+                words.iter().all(|word| error.contains(word)),
+                "{text:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_of_members_may_have_names_and_peers() {
+        for good in [
+            "/dns/farm.example.org/tcp/4510",
+            "/ip6/::1/udp/4510/quic-v1",
+            "/ip4/10.0.0.1/tcp/4510/p2p/12D3KooWxyz",
+        ] {
+            assert_eq!(check_address(good, true), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_home_is_made_once_and_belongs_to_one_node() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::find(Some(temp.path().join("oslo"))).unwrap();
+        assert!(matches!(home.load(), Err(ConfigError::NoHome(_))));
+        let config = Config::new("oslo");
+        home.create(&config).unwrap();
+        assert_eq!(home.load().unwrap(), config);
+        assert!(matches!(
+            home.create(&config),
+            Err(ConfigError::HomeExists(_))
+        ));
+        let lock = home.lock().unwrap();
+        let error = home.lock().unwrap_err();
+        let pid = std::process::id();
+        assert!(
+            matches!(error, ConfigError::Taken { pid: Some(p), .. } if p == pid),
+            "{error}"
+        );
+        drop(lock);
+        home.lock().unwrap();
+    }
+
+    #[test]
+    fn a_home_whose_socket_would_have_too_long_a_path_is_refused() {
+        let long = PathBuf::from(format!("/tmp/{}", "a".repeat(120)));
+        let error = Home::find(Some(long)).unwrap_err();
+        assert!(error.to_string().contains("too long by"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_name_makes_no_home() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::find(Some(temp.path().join("h"))).unwrap();
+        assert!(home.create(&Config::new("a/b")).is_err());
+        assert!(!home.root().exists());
+    }
+}

@@ -1,0 +1,2 @@
+//! Tests of the pages.
+use super::*;

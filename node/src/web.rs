@@ -1,0 +1,453 @@
+//! The local API: HTTP routes over a Unix socket that belongs to the node's owner.
+//!
+//! Whatever the core decides or shows goes through the [`Gate`]; whatever else a node does for people is
+//! asked of its [`Backend`]. Every error is a problem document, and a request that ends in one has changed
+//! nothing.
+
+use std::convert::Infallible;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt, stream};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use meshfarm_core::{Ask, JobView, Reply};
+use meshfarm_protocol::id::{AttemptId, JobId};
+use meshfarm_protocol::profile::Profile;
+
+use crate::api::{
+    Changed, DryRun, Examination, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs,
+    Problem, Progress, Retry, Status, Submit, SubmitLine, Submitted, Transfers,
+};
+use crate::gate::{Gate, Stopping};
+
+/// Media type of problem documents.
+pub const PROBLEM: &str = "application/problem+json";
+
+/// Media type of streams of JSON lines.
+pub const LINES: &str = "application/x-ndjson";
+
+/// Header of an answer with a piece of a log: `true` when nothing will be added to the log any more.
+pub const LOG_ENDED: &str = "x-meshfarm-log-ended";
+
+/// A longer body of a request is refused, in bytes. A submission names files; it does not carry them.
+const MAX_BODY: usize = 4 << 20;
+
+/// So many progress lines wait for a slow reader; what submits then waits too.
+const PROGRESS: usize = 16;
+
+/// The answer to a call of the backend.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Problem>>;
+
+/// What a node does for people beyond the decisions of its core. A dropped call changes nothing, or all of
+/// what it was asked for.
+pub trait Backend: Send + Sync + 'static {
+    /// Take a job: load it, store its content, queue it. Progress may be dropped when nobody reads it.
+    fn submit(&self, submit: Submit, progress: mpsc::Sender<Progress>) -> Answer<'_, Submitted>;
+    /// Say what a submission would be.
+    fn dry_run(&self, submit: Submit) -> Answer<'_, DryRun>;
+    /// A piece of the log of an attempt, from `offset` on, in bytes.
+    fn log(&self, attempt: AttemptId, offset: u64) -> Answer<'_, LogPart>;
+    /// Folders that a job's outputs go to.
+    fn outputs(&self, job: JobId) -> Answer<'_, Outputs>;
+    /// Bytes moved.
+    fn transfers(&self) -> Answer<'_, Transfers>;
+    /// Found a mesh.
+    fn mesh_create(&self, name: String) -> Answer<'_, MeshView>;
+    /// Every mesh that the site belongs to.
+    fn meshes(&self) -> Answer<'_, Vec<MeshView>>;
+    /// Make a ticket.
+    fn invite(&self, invite: Invite) -> Answer<'_, Invited>;
+    /// Use a ticket.
+    fn join(&self, join: Join) -> Answer<'_, MeshView>;
+    /// What the site tells the mesh.
+    fn profile(&self) -> Answer<'_, Profile>;
+    /// What the machine is fit for.
+    fn doctor(&self) -> Answer<'_, Examination>;
+    /// The node itself.
+    fn status(&self) -> Answer<'_, Status>;
+}
+
+/// What the routes work on.
+#[derive(Clone)]
+struct Node {
+    gate: Gate,
+    backend: Arc<dyn Backend>,
+    /// Ends the event streams, which would keep the server from ending.
+    stopping: CancellationToken,
+}
+
+/// Listen on `socket`, for its owner only. A socket that a dead node left is replaced; the caller holds
+/// the home, so no living one has it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn bind(socket: &FilePath) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answer requests until `stop` comes; then open event streams end, and requests under way are answered.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(
+    listener: UnixListener,
+    gate: Gate,
+    backend: Arc<dyn Backend>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let stopping = CancellationToken::new();
+    let node = Node {
+        gate,
+        backend,
+        stopping: stopping.clone(),
+    };
+    let stop = async move {
+        stop.await;
+        stopping.cancel();
+    };
+    axum::serve(listener, routes(node))
+        .with_graceful_shutdown(stop)
+        .await
+}
+
+fn routes(node: Node) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/doctor", get(doctor))
+        .route("/v1/profile", get(profile))
+        .route("/v1/jobs", get(jobs).post(submit))
+        .route("/v1/jobs/dry-run", post(dry_run))
+        .route("/v1/jobs/{job}", get(job))
+        .route("/v1/jobs/{job}/outputs", get(outputs))
+        .route("/v1/jobs/{job}/cancel", post(cancel))
+        .route("/v1/jobs/{job}/retry", post(retry))
+        .route("/v1/attempts/{attempt}/log", get(log))
+        .route("/v1/transfers", get(transfers))
+        .route("/v1/sites", get(sites))
+        .route("/v1/slots", get(slots))
+        .route("/v1/meshes", get(meshes).post(mesh_create))
+        .route("/v1/invitations", post(invite))
+        .route("/v1/memberships", post(join))
+        .route("/v1/events", get(events))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .with_state(node)
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        (status, [(header::CONTENT_TYPE, PROBLEM)], body).into_response()
+    }
+}
+
+impl From<Stopping> for Problem {
+    fn from(_: Stopping) -> Self {
+        Self::stopping()
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::bad_input(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_input(rejection.body_text())
+    }
+}
+
+/// JSON in and out, with problem documents for what does not parse.
+struct Json<T>(T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection: BytesRejection| Problem::bad_input(rejection.body_text()))?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| Problem::bad_input(format!("the body of the request: {error}")))
+    }
+}
+
+type Result<T, E = Problem> = std::result::Result<T, E>;
+type Named = Result<Path<String>, PathRejection>;
+
+async fn nowhere(request: Request) -> Problem {
+    Problem::not_found(format!("this node has no {}", request.uri().path()))
+        .with_help("the node and the command line may be of different versions: restart the node")
+}
+
+async fn wrong_method(request: Request) -> Problem {
+    let (method, path) = (request.method(), request.uri().path());
+    let mut problem = Problem::bad_input(format!("{path} does not take {method}"));
+    problem.status = 405;
+    problem
+}
+
+async fn status(State(node): State<Node>) -> Result<Json<Status>> {
+    node.backend.status().await.map(Json)
+}
+
+async fn doctor(State(node): State<Node>) -> Result<Json<Examination>> {
+    node.backend.doctor().await.map(Json)
+}
+
+async fn profile(State(node): State<Node>) -> Result<Json<Profile>> {
+    node.backend.profile().await.map(Json)
+}
+
+async fn transfers(State(node): State<Node>) -> Result<Json<Transfers>> {
+    node.backend.transfers().await.map(Json)
+}
+
+async fn jobs(State(node): State<Node>) -> Result<Json<Vec<JobView>>> {
+    Ok(Json(node.gate.look(|site, _now| site.jobs()).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    /// Without steps and tasks.
+    #[serde(default)]
+    brief: bool,
+}
+
+async fn job(
+    State(node): State<Node>,
+    name: Named,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<JobView>> {
+    let (Path(name), Query(which)) = (name?, which?);
+    let head = find_job(&node.gate, &name).await?;
+    if which.brief {
+        return Ok(Json(head));
+    }
+    let id = head.job;
+    let view = node.gate.look(move |site, now| site.job(id, now)).await?;
+    view.map(Json).ok_or_else(|| no_job(&name))
+}
+
+fn no_job(name: &str) -> Problem {
+    Problem::not_found(format!("there is no job {name}")).with_help("list them: meshfarm jobs")
+}
+
+/// The job whose id is `name`, or whose id alone begins with it.
+async fn find_job(gate: &Gate, name: &str) -> Result<JobView> {
+    let wanted = name.to_ascii_lowercase();
+    if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let detail = format!("{name:?} is no job id: hexadecimal digits are wanted");
+        return Err(Problem::bad_input(detail).with_help("list them: meshfarm jobs"));
+    }
+    let begins = move |job: &JobView| job.job.to_string().starts_with(&wanted);
+    let mut found = gate
+        .look(move |site, _now| {
+            site.jobs()
+                .into_iter()
+                .filter(begins)
+                .take(8)
+                .collect::<Vec<_>>()
+        })
+        .await?;
+    match (found.pop(), found.len()) {
+        (None, _) => Err(no_job(name)),
+        (Some(job), 0) => Ok(job),
+        (Some(last), _) => {
+            found.push(last);
+            let ids: Vec<_> = found.iter().map(|job| job.job.to_string()).collect();
+            let detail = format!("{name} begins the ids of several jobs: {}", ids.join(", "));
+            Err(Problem::bad_input(detail).with_help("write more digits of the id"))
+        }
+    }
+}
+
+async fn outputs(State(node): State<Node>, name: Named) -> Result<Json<Outputs>> {
+    let job = find_job(&node.gate, &name?.0).await?;
+    node.backend.outputs(job.job).await.map(Json)
+}
+
+async fn cancel(State(node): State<Node>, name: Named) -> Result<Json<Changed>> {
+    let job = find_job(&node.gate, &name?.0).await?;
+    decide(&node.gate, Ask::Cancel(job.job)).await
+}
+
+async fn retry(
+    State(node): State<Node>,
+    name: Named,
+    Json(retry): Json<Retry>,
+) -> Result<Json<Changed>> {
+    let job = find_job(&node.gate, &name?.0).await?;
+    let ask = Ask::Retry {
+        job: job.job,
+        tasks: retry.tasks,
+    };
+    decide(&node.gate, ask).await
+}
+
+async fn decide(gate: &Gate, ask: Ask) -> Result<Json<Changed>> {
+    match gate.ask(ask).await? {
+        Reply::Changed(tasks) => Ok(Json(Changed { tasks })),
+        Reply::Submitted(_) => Ok(Json(Changed { tasks: 0 })),
+        Reply::Refused(reason) => Err(Problem::refused(reason)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Since {
+    /// In bytes.
+    #[serde(default)]
+    offset: u64,
+}
+
+async fn log(
+    State(node): State<Node>,
+    attempt: Named,
+    from: Result<Query<Since>, QueryRejection>,
+) -> Result<Response> {
+    let (Path(attempt), Query(from)) = (attempt?, from?);
+    let attempt: AttemptId = attempt
+        .parse()
+        .map_err(|error| Problem::bad_input(format!("attempt {attempt:?}: {error}")))?;
+    let part = node.backend.log(attempt, from.offset).await?;
+    let ended = HeaderValue::from_static(if part.ended { "true" } else { "false" });
+    let mut response = part.bytes.into_response();
+    response.headers_mut().insert(LOG_ENDED, ended);
+    Ok(response)
+}
+
+async fn sites(State(node): State<Node>) -> Result<Response> {
+    Ok(Json(node.gate.look(|site, now| site.sites(now)).await?).into_response())
+}
+
+async fn slots(State(node): State<Node>) -> Result<Response> {
+    Ok(Json(node.gate.look(|site, _now| site.slots()).await?).into_response())
+}
+
+async fn meshes(State(node): State<Node>) -> Result<Json<Vec<MeshView>>> {
+    node.backend.meshes().await.map(Json)
+}
+
+async fn mesh_create(
+    State(node): State<Node>,
+    Json(create): Json<MeshCreate>,
+) -> Result<Json<MeshView>> {
+    if !meshfarm_protocol::membership::is_name(&create.name) {
+        return Err(Problem::bad_input(crate::config::bad_name(&create.name)));
+    }
+    node.backend.mesh_create(create.name).await.map(Json)
+}
+
+async fn invite(State(node): State<Node>, Json(invite): Json<Invite>) -> Result<Json<Invited>> {
+    if invite.uses == 0 {
+        return Err(Problem::bad_input(
+            "--uses 0: a ticket is for at least one site",
+        ));
+    }
+    node.backend.invite(invite).await.map(Json)
+}
+
+async fn join(State(node): State<Node>, Json(join): Json<Join>) -> Result<Json<MeshView>> {
+    if let Some(name) = &join.name
+        && !meshfarm_protocol::membership::is_name(name)
+    {
+        return Err(Problem::bad_input(crate::config::bad_name(name)));
+    }
+    node.backend.join(join).await.map(Json)
+}
+
+async fn dry_run(State(node): State<Node>, Json(submit): Json<Submit>) -> Result<Json<DryRun>> {
+    node.backend.dry_run(submit).await.map(Json)
+}
+
+async fn submit(State(node): State<Node>, Json(submit): Json<Submit>) -> Response {
+    let (progress_tx, progress_rx) = mpsc::channel(PROGRESS);
+    let (line_tx, line_rx) = mpsc::channel(1);
+    // A task of its own: a reader that hangs up stops neither the submission nor its answer to the log.
+    tokio::spawn(async move {
+        let line = match node.backend.submit(submit, progress_tx).await {
+            Ok(submitted) => SubmitLine::Submitted(submitted),
+            Err(problem) => SubmitLine::Problem(problem),
+        };
+        if line_tx.send(line).await.is_err() {
+            tracing::debug!("nobody waited for the end of a submission");
+        }
+    });
+    // The progress channel closes before the last line is sent, so the order is right.
+    let progress = receive(progress_rx).map(SubmitLine::Progress);
+    lines(progress.chain(receive(line_rx)))
+}
+
+fn receive<T>(rx: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    stream::unfold(rx, |mut rx| async {
+        rx.recv().await.map(|item| (item, rx))
+    })
+}
+
+fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
+    let bytes = items.map(|item| {
+        let mut line = serde_json::to_vec(&item).unwrap_or_default();
+        line.push(b'\n');
+        Ok::<_, Infallible>(line)
+    });
+    let content = [(header::CONTENT_TYPE, LINES)];
+    (content, Body::from_stream(bytes)).into_response()
+}
+
+/// Said in the event stream in place of events that were too many for a slow listener.
+#[derive(Serialize)]
+struct Missed {
+    event: &'static str,
+    missed: u64,
+}
+
+async fn events(State(node): State<Node>) -> Response {
+    let rx = node.gate.events();
+    let items = stream::unfold(rx, |mut rx| async {
+        let value = match rx.recv().await {
+            Ok(happened) => serde_json::to_value(&*happened),
+            Err(broadcast::error::RecvError::Lagged(missed)) => serde_json::to_value(Missed {
+                event: "missed",
+                missed,
+            }),
+            Err(broadcast::error::RecvError::Closed) => return None,
+        };
+        Some((value.unwrap_or_default(), rx))
+    });
+    lines(items.take_until(node.stopping.cancelled_owned()))
+}

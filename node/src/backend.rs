@@ -132,8 +132,8 @@ impl NodeBackend {
             let built = built.map_err(|error| Problem::refused(causes(&error)))?;
             let mut batch = Batch::new();
             Means::keep_root(&mut batch, &built.link);
-            means.store.commit(batch).map_err(|error| Problem::broken(&error))?;
-            Ok(built)
+            let kept = means.store.commit(batch);
+            kept.map(|()| built).map_err(|error| Problem::broken(&error))
         };
         let built = self.means.machine.block(ingest).await.ok_or_else(panicked)??;
         let (name, place) = (spec.name.clone(), spec.policy.place.clone());

@@ -106,7 +106,6 @@ pub enum ChunkError {
     Store(#[from] StoreError),
 }
 
-<<<<<<< HEAD
 impl ChunkError {
     /// Whether there is no room for it on the disk.
     #[must_use]
@@ -119,68 +118,6 @@ impl ChunkError {
     }
 }
 
-/// Where a chunk lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    segment: u32,
-    offset: u32,
-    len: u32,
-}
-
-impl Place {
-    fn to_bytes(self) -> [u8; 12] {
-        let mut bytes = [0; 12];
-        bytes[..4].copy_from_slice(&self.segment.to_be_bytes());
-        bytes[4..8].copy_from_slice(&self.offset.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.len.to_be_bytes());
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 12] = bytes.try_into().ok()?;
-        let part = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| bytes[at + i]));
-        Some(Self {
-            segment: part(0),
-            offset: part(4),
-            len: part(8),
-        })
-    }
-
-    /// Bytes that the chunk takes in its segment.
-    fn span(self) -> u64 {
-        HEADER + u64::from(self.len)
-    }
-}
-
-/// What the index says about a segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Extent {
-    /// Bytes that are durable.
-    committed: u64,
-    /// Bytes of chunks that were not removed.
-    live: u64,
-}
-
-impl Extent {
-    fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.committed.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.live.to_be_bytes());
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (committed, live) = bytes.split_at_checked(8)?;
-        let part = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
-        Some(Self {
-            committed: part(committed)?,
-            live: part(live)?,
-        })
-    }
-}
-
-=======
->>>>>>> content
 /// All chunks of a node. Shared between threads; every call blocks on the disk.
 #[derive(Debug)]
 pub struct Chunks {

@@ -17,7 +17,7 @@ use meshfarm_protocol::message::{Answer, LogPart, Request as Asked, SignedProfil
 use meshfarm_protocol::profile::Profile;
 use meshfarm_protocol::seal::{self, SigningKey};
 
-use crate::gate::{Gate, Happened, Question};
+use crate::gate::{Gate, Happened, Look, Question};
 use crate::lending::Lending;
 use crate::logs::Logs;
 use crate::machine::Machine;
@@ -92,7 +92,7 @@ pub struct Daemon {
     addresses: Vec<Multiaddr>,
     asking: BTreeMap<u64, oneshot::Sender<Reply>>,
     joining: BTreeMap<u64, oneshot::Sender<Answer>>,
-    looks: Vec<Box<dyn FnOnce(&Site, Millis) + Send>>,
+    looks: Vec<Look>,
     next_request: u64,
     n_events: u64,
 }

@@ -19,12 +19,15 @@ const QUESTIONS: usize = 256;
 #[error("the node is stopping")]
 pub struct Stopping;
 
+/// Something that reads the core.
+pub(crate) type Look = Box<dyn FnOnce(&Site, Millis) + Send + Sync>;
+
 /// A question to the loop.
 pub(crate) enum Question {
     /// To be decided by the core; answered when the decision is on disk.
     Ask(Ask, oneshot::Sender<Reply>),
     /// To be read off the core.
-    Look(Box<dyn FnOnce(&Site, Millis) + Send>),
+    Look(Look),
 }
 
 impl std::fmt::Debug for Question {
@@ -89,7 +92,7 @@ impl Gate {
     /// When the node is going down.
     pub async fn look<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Site, Millis) -> T + Send + 'static,
+        look: impl FnOnce(&Site, Millis) -> T + Send + Sync + 'static,
     ) -> Result<T, Stopping> {
         let (tx, rx) = oneshot::channel();
         let look = move |site: &Site, now| drop(tx.send(look(site, now)));

@@ -1,10 +1,14 @@
 //! A meshfarm node: what one site does, and the tools that people reach it by.
 
+pub mod command;
+pub mod cli;
+pub mod config;
+pub mod node;
+pub mod daemon;
+pub mod gate;
 pub mod machine;
 pub mod identity;
 pub mod mesh;
-pub mod gate;
-pub mod daemon;
 pub mod net;
 pub mod store;
 pub mod records;
@@ -13,10 +17,18 @@ pub mod beneath;
 pub mod content;
 pub mod archive;
 pub mod means;
+pub mod meter;
 pub mod lending;
+pub mod session;
 pub mod returning;
 pub mod logs;
-pub mod session;
 pub mod job_bundle;
 pub mod probe;
+pub mod backend;
+pub mod web;
+pub mod api;
+pub mod client;
+pub mod print;
+pub mod sheet;
+pub mod doctor;
 pub mod sys;

@@ -1,1 +1,1 @@
-//! Empty.
+//! Nothing: this package is its tests, and cargo wants a library or a program in each.

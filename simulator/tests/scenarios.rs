@@ -2,17 +2,18 @@
 
 use meshfarm_simulator::{Scenario, Verdict, run};
 
-const SCENARIOS: [&str; 5] = [
+const SCENARIOS: [&str; 6] = [
     include_str!("../scenarios/three_sites.toml"),
     include_str!("../scenarios/cut_line.toml"),
     include_str!("../scenarios/kill_lender.toml"),
     include_str!("../scenarios/kill_borrower.toml"),
+    include_str!("../scenarios/everything.toml"),
     include_str!("../scenarios/hundred_sites.toml"),
 ];
 
 #[test]
 fn every_scenario_passes_with_twenty_seeds() {
-    for text in &SCENARIOS[..4] {
+    for text in &SCENARIOS[..5] {
         let scenario = Scenario::parse(text).unwrap();
         for seed in 1..=20 {
             let report = run(&scenario, seed, None);
@@ -23,7 +24,7 @@ fn every_scenario_passes_with_twenty_seeds() {
 
 #[test]
 fn a_hundred_sites_finish_ten_jobs_without_a_storm() {
-    let scenario = Scenario::parse(SCENARIOS[4]).unwrap();
+    let scenario = Scenario::parse(SCENARIOS[5]).unwrap();
     let report = run(&scenario, 1, None);
     assert_eq!(report.verdict, Verdict::Pass, "{report}");
     assert_eq!(report.accepted, 1000);

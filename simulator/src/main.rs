@@ -61,7 +61,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match perform(Arguments::parse().command) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(help) => {
+            let code = if help.use_stderr() { HARNESS_ERROR } else { 0 };
+            return match help.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_closed) => ExitCode::from(HARNESS_ERROR),
+            };
+        }
+    };
+    match perform(arguments.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::lease::{
-    Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Outputs, Phase, RENEW_EVERY, RESERVATION,
-    Status, Usage, Want,
+    Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Offer, Outputs, Phase, RENEW_EVERY,
+    RESERVATION, Status, Usage, Want,
 };
 
 use crate::door::TaskRef;
@@ -127,12 +127,12 @@ impl Borrow {
 
     pub(crate) fn offered(
         &mut self,
-        lease: LeaseId,
+        offer: &Offer,
         (job, step): (JobId, StepNo),
         lender: SiteId,
-        slots: u32,
         now: Millis,
     ) {
+        let (lease, slots) = (offer.lease, offer.slots);
         // A lender that has not answered by then will not hold the slots for us either.
         let state = State::Offered {
             slots,
@@ -387,7 +387,7 @@ impl Borrow {
     }
 
     /// What has to be said now: wishes that have changed, and renewals that are due.
-    pub(crate) fn to_say(&mut self, now: Millis) -> Vec<(SiteId, Want)> {
+    pub(crate) fn wishes(&mut self, now: Millis) -> Vec<(SiteId, Want)> {
         let mut said = Vec::new();
         for (lease, borrowed) in &mut self.leases {
             let State::Held(held) = &mut borrowed.state else {

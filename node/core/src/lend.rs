@@ -1,8 +1,8 @@
 //! The lender's side: admission, slots, leases that we gave, sessions, finished work until it is accepted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::lease::{
     Assignment, BORROWER_GRACE, Declined, Done, Grant, KEEP_FINISHED, MAX_ATTEMPTS, Offer, Outcome,
     Phase, RESERVATION, Status, Usage, Want,
@@ -14,6 +14,7 @@ use meshfarm_protocol::seal::SealingKey;
 
 use crate::door::{Content, Ended, Event, Output, PrepareError, Session};
 use crate::jobs::{put, put_delete};
+use crate::lent::{Finished, Lent, State};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
 
 /// How often a finished attempt is told again until its borrower has it.
@@ -31,48 +32,6 @@ const MAX_LEASES: usize = 256;
 /// More leases than this of all other sites together are declined.
 const MAX_LEASES_OF_ALL: usize = 4096;
 
-/// One lease that we gave.
-#[derive(Clone, Debug)]
-struct Lent {
-    borrower: SiteId,
-    tenant: TenantId,
-    /// Slots that were promised.
-    granted: u32,
-    /// Slots that it has of them now.
-    slots: u32,
-    state: State,
-    heard: Millis,
-    /// Version of the last [`Want`] that counted.
-    version: u64,
-    more: bool,
-    queue: VecDeque<Assignment>,
-    running: BTreeMap<Session, Vec<Assignment>>,
-    /// Attempts whose runner in the jail has begun with them.
-    started: Vec<AttemptId>,
-    finished: BTreeMap<AttemptId, Finished>,
-    /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
-    accepted: VecDeque<AttemptId>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Slots are kept until the commit comes, or this moment.
-    Reserved { until: Millis },
-    /// Its content is on its way.
-    Preparing,
-    /// Its sessions run.
-    Active { shared_sessions: bool },
-    /// Nothing more will run; what is finished waits to be accepted.
-    Ended,
-}
-
-#[derive(Clone, Debug)]
-struct Finished {
-    done: Done,
-    at: Millis,
-    told: Millis,
-}
-
 /// The lender's side of a site.
 #[derive(Clone, Debug)]
 pub(crate) struct Lend {
@@ -83,86 +42,6 @@ pub(crate) struct Lend {
     pub(crate) full: bool,
     leases: BTreeMap<LeaseId, Lent>,
     next_session: u64,
-}
-
-impl Lent {
-    /// Slots that it keeps from others.
-    fn held(&self) -> u32 {
-        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
-        match self.state {
-            State::Ended => running,
-            State::Reserved { .. } | State::Preparing | State::Active { .. } => {
-                self.slots.max(running)
-            }
-        }
-    }
-
-    fn new((borrower, tenant): (SiteId, TenantId), slots: u32, state: State, now: Millis) -> Self {
-        Self {
-            borrower,
-            tenant,
-            granted: slots,
-            slots,
-            state,
-            heard: now,
-            version: 0,
-            more: true,
-            queue: VecDeque::new(),
-            running: BTreeMap::new(),
-            started: Vec::new(),
-            finished: BTreeMap::new(),
-            accepted: VecDeque::new(),
-        }
-    }
-
-    /// Give up slots for which nothing waits, when nothing more will come.
-    fn shrink(&mut self) {
-        if !self.more {
-            self.slots = self.slots.min(self.busy());
-        }
-    }
-
-    /// Take back slots that were given up, of those that are free, when something waits for them after all.
-    /// Returns how many.
-    fn grow(&mut self, free: u32) -> u32 {
-        let lacks = self.granted.min(self.busy()).saturating_sub(self.slots);
-        let grown = lacks.min(free);
-        self.slots += grown;
-        grown
-    }
-
-    fn busy(&self) -> u32 {
-        u32::try_from(self.running.len() + self.queue.len()).unwrap_or(u32::MAX)
-    }
-
-    fn status(&self, lease: LeaseId) -> Status {
-        let phase = match self.state {
-            State::Reserved { .. } | State::Preparing => Phase::Preparing,
-            State::Active { .. } => Phase::Active,
-            State::Ended => Phase::Gone,
-        };
-        let finished = self.finished.keys().copied().collect();
-        Status {
-            lease,
-            phase,
-            running: self.started.clone(),
-            finished,
-        }
-    }
-
-    fn knows(&self, attempt: AttemptId) -> bool {
-        let mut open = self.queue.iter().chain(self.running.values().flatten());
-        self.finished.contains_key(&attempt)
-            || self.accepted.contains(&attempt)
-            || open.any(|known| known.attempt == attempt)
-    }
-
-    /// Stop everything that runs or waits. What is finished stays.
-    fn stop(&mut self, out: &mut Vec<Output>) {
-        self.queue.clear();
-        out.extend(self.running.keys().map(|session| Output::Stop(*session)));
-        self.state = State::Ended;
-    }
 }
 
 impl Lend {
@@ -206,7 +85,9 @@ impl Lend {
         if let Some(lent) = self.leases.get(&lease) {
             return match lent.state {
                 State::Reserved { .. } if lent.borrower == from => self.grant(lease, lent.slots),
-                _ => decline(Declined::Malformed, LONG_PAUSE),
+                State::Reserved { .. } | State::Preparing | State::Active { .. } | State::Ended => {
+                    decline(Declined::Malformed, LONG_PAUSE)
+                }
             };
         }
         if offer.slots == 0 || offer.tasks == 0 {
@@ -257,8 +138,7 @@ impl Lend {
     pub(crate) fn on_commit(
         &mut self,
         from: SiteId,
-        want: Want,
-        (root, content): (ChunkId, Content),
+        (want, root, content): (Want, ChunkId, Content),
         now: Millis,
         out: &mut Vec<Output>,
     ) {

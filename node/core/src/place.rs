@@ -13,7 +13,7 @@ use meshfarm_protocol::job::StepSpec;
 use meshfarm_protocol::matching::{Misfit, fit};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
-use crate::jobs::Job;
+use crate::job::Job;
 use crate::sites::{Known, Sites};
 
 /// How many sites are considered at a time, besides those that have the content already.

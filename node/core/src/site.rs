@@ -13,7 +13,8 @@ use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
 use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef, Tasks};
-use crate::jobs::{Job, JobPhase, Jobs, Task};
+use crate::job::{Job, JobPhase, Task};
+use crate::jobs::Jobs;
 use crate::lend::Lend;
 use crate::membership::{Asking, Membership};
 use crate::record::{InviteRecord, JobRecord, Record};
@@ -291,8 +292,9 @@ impl Site {
                 out.push(Output::Send { to: from, message });
             }
             Message::Commit(commit) => {
-                let content = (commit.root, Content::Sealed(commit.envelope));
-                self.lend.on_commit(from, commit.want, content, now, out);
+                let content = Content::Sealed(commit.envelope);
+                let commit = (commit.want, commit.root, content);
+                self.lend.on_commit(from, commit, now, out);
             }
             Message::Want(want) => self.lend.on_want(from, want, now, out),
             Message::Accepted { lease, attempt } => {

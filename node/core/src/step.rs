@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, TaskNo};
 use meshfarm_protocol::job::{Order, StepSpec};
 
-use crate::jobs::Task;
+use crate::job::Task;
 
 /// The content of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

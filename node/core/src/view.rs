@@ -12,7 +12,7 @@ use meshfarm_protocol::profile::{HostClass, Profile};
 
 use crate::borrow::State;
 use crate::door::TaskRef;
-use crate::jobs::{Job, JobPhase, Task};
+use crate::job::{Job, JobPhase, Task};
 use crate::place;
 use crate::site::Site;
 

@@ -302,7 +302,7 @@ impl Mesh {
             Output::Release(lease) => peer.released.push(lease),
             Output::Collect { attempt, task, .. } => peer.collects.push_back((attempt, task)),
             Output::BuildInputs { job, step, .. } => {
-                let result = Ok((ChunkId([step.0 as u8 + 100; 32]), 1));
+                let result = Ok((ChunkId([u8::try_from(step.0).unwrap() + 100; 32]), 1));
                 self.answer(at, Input::InputsReady { job, step, result });
             }
             Output::Publish(profile) => {

@@ -23,6 +23,9 @@ use crate::sites::Sites;
 /// How often a profile is told when nothing has changed, and how long it counts: three times that.
 const PUBLISH_EVERY: Millis = Millis::seconds(15);
 
+/// How long a new peer is told our profile again and again: it hears gossip only some moments after it is up.
+const GREETING: Millis = Millis::seconds(3);
+
 /// A profile whose free slots have changed is told at most this often.
 const PUBLISH_PAUSE: Millis = Millis::seconds(1);
 
@@ -68,6 +71,8 @@ pub struct Site {
     pub(crate) own_pause: Millis,
     sequence: u64,
     published: Option<(Millis, u32, bool)>,
+    /// Somebody is new: until this moment the profile is told again and again.
+    greet_until: Millis,
 }
 
 impl Site {
@@ -87,6 +92,7 @@ impl Site {
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
             sequence: now.0 << 20,
             published: None,
+            greet_until: Millis(0),
             config,
         };
         site.restore(now, records);
@@ -166,6 +172,7 @@ impl Site {
                 self.sites.peer_up(site, name, now, out);
                 self.borrow.on_peer_up(site);
                 self.lend.on_peer_up(site);
+                self.greet_until = now.plus(GREETING);
             }
             Input::PeerDown { site } => self.sites.peer_down(site),
             Input::Profile(profile) => {
@@ -398,7 +405,7 @@ impl Site {
                 let changed = (old_free == 0) != (free == 0)
                     || (old_free != free && old_free.abs_diff(free).saturating_mul(4) >= old_free)
                     || old_lending != lending;
-                at.plus(if changed {
+                at.plus(if changed || at < self.greet_until {
                     PUBLISH_PAUSE
                 } else {
                     PUBLISH_EVERY

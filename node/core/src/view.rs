@@ -411,26 +411,38 @@ impl Site {
     /// Whether `from` has an attempt of ours, so that its log may come from there.
     #[must_use]
     pub fn may_log(&self, from: SiteId, attempt: AttemptId) -> bool {
-        let landing = self.borrow.landing_of(attempt).is_some_and(|l| l.lender == from);
+        let landing = self
+            .borrow
+            .landing_of(attempt)
+            .is_some_and(|l| l.lender == from);
         let holds = |state: &State| match state {
             State::Held(held) => held.attempts.iter().any(|a| a.attempt == attempt),
             State::Offered { .. } => false,
         };
-        landing || self.borrow.all().any(|(_, b)| b.lender == from && holds(&b.state))
+        landing
+            || self
+                .borrow
+                .all()
+                .any(|(_, b)| b.lender == from && holds(&b.state))
     }
 
     /// The job that a lease of ours serves.
     #[must_use]
     pub fn job_of(&self, lease: LeaseId) -> Option<JobId> {
-        self.borrow.all().find(|(id, _)| *id == lease).map(|(_, borrowed)| borrowed.job)
+        self.borrow
+            .all()
+            .find(|(id, _)| *id == lease)
+            .map(|(_, borrowed)| borrowed.job)
     }
 
     /// Whether an attempt of ours has not ended yet, so that its log may grow.
     #[must_use]
     pub fn is_open(&self, attempt: AttemptId) -> bool {
-        self.borrow.all().any(|(_, borrowed)| match &borrowed.state {
-            State::Held(held) => held.attempts.iter().any(|a| a.attempt == attempt),
-            State::Offered { .. } => false,
-        })
+        self.borrow
+            .all()
+            .any(|(_, borrowed)| match &borrowed.state {
+                State::Held(held) => held.attempts.iter().any(|a| a.attempt == attempt),
+                State::Offered { .. } => false,
+            })
     }
 }

@@ -41,7 +41,7 @@ fn tasks_of_a_silent_lender_move_and_its_late_result_counts_once() {
     let job = mesh.submit(0, frames(1));
     assert_eq!(mesh.n_running(1), 1);
     mesh.cut(0, 1);
-    mesh.advance(LENDER_GRACE.0);
+    mesh.advance(LENDER_GRACE.0 + 1000);
     assert_eq!(
         (mesh.states(0, job), lost(&mesh, 0)),
         (vec!["waiting".to_owned()], 1)

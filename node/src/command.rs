@@ -205,8 +205,16 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Logs(flags) => logs::logs(desk, &flags).await,
         Command::Cancel(flags) => {
             let job = client.job(&flags.job, true).await?;
-            let changed = client.cancel(job.job).await?;
-            touched(desk, "stopped", changed)
+            client.cancel(job.job).await?;
+            let mut page = Page::of(&serde_json::json!({"canceled": job.job}));
+            page.quiet = vec![job.job.to_string()];
+            let name = print::plain(&job.name);
+            page.line([
+                print::plain("stopped"),
+                print::strong(job.job.short()),
+                name,
+            ]);
+            desk.show(&page)
         }
         Command::Retry(flags) => retry(desk, &flags).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
@@ -221,10 +229,10 @@ fn now() -> Millis {
     Millis(u64::try_from(at).unwrap_or(0))
 }
 
-fn touched(desk: &Desk, verb: &str, changed: api::Changed) -> Done {
+fn touched(desk: &Desk, changed: api::Changed) -> Done {
     let mut page = Page::of(&changed);
     page.quiet = vec![changed.tasks.to_string()];
-    page.line([print::plain(format!("{} tasks {verb}", changed.tasks))]);
+    page.line([print::plain(format!("{} tasks wait again", changed.tasks))]);
     desk.show(&page)
 }
 
@@ -488,7 +496,7 @@ async fn retry(desk: &Desk, flags: &cli::Retry) -> Done {
         }
     };
     let changed = desk.client.retry(view.job, &api::Retry { tasks }).await?;
-    touched(desk, "wait again", changed)
+    touched(desk, changed)
 }
 
 #[cfg(test)]

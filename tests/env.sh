@@ -1,0 +1,78 @@
+# What every script of the project needs: where cargo builds, how bindgen finds its headers, and the
+# system packages. To be sourced by bash from any folder.
+
+# One target folder outside of the clone, so that RocksDB is compiled once for the demo, the tests and the checks.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/meshfarm/target}"
+
+# A rustup that was installed a moment ago is not in the path of the running shell.
+if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+    PATH="$HOME/.cargo/bin:$PATH"
+fi
+
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    [ -z "${2:-}" ] || printf 'help: %s\n' "$2" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "root is needed for: $*" "run that as root, or install sudo, and start again"
+    fi
+}
+
+# Installs Debian packages; says so, because it takes a while.
+install_packages() {
+    command -v apt-get >/dev/null || fail "these packages are missing: $*" "install them with this system's package tool"
+    printf 'installing %s\n' "$*" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@" >&2
+}
+
+# True when a libclang that bindgen finds by itself is there.
+have_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return 0
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
+        compgen -G '/usr/lib/*-linux-gnu/libclang*.so*' >/dev/null
+}
+
+# The newest libclang that this system offers: 14 on Debian 12, 19 on Debian 13.
+newest_libclang() {
+    apt-cache search --names-only '^libclang1-[0-9]+(t64)?$' | cut -d' ' -f1 | sort -V | tail -n 1
+}
+
+# What a build needs beside Rust: a C++ compiler and libclang, for RocksDB and its bindings.
+need_build_packages() {
+    local missing=()
+    command -v cargo >/dev/null || fail 'cargo is missing' 'install Rust: https://rustup.rs'
+    command -v g++ >/dev/null || missing+=(g++)
+    if ! have_libclang; then
+        local libclang
+        libclang="$(newest_libclang)"
+        if [ -z "$libclang" ] && command -v apt-get >/dev/null; then
+            as_root apt-get -qq update >&2
+            libclang="$(newest_libclang)"
+        fi
+        missing+=("${libclang:-libclang1}")
+    fi
+    [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
+    # libclang without clang has no headers of its own; those of gcc will do.
+    export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:--I$(gcc -print-file-name=include)}"
+}
+
+# Builds the programs and the preload library into one folder, and names that folder in MESHFARM_BIN.
+# Every call of cargo is --release: another profile would compile RocksDB again.
+build_programs() {
+    local root="$1"
+    printf 'building (the first time takes some minutes; RocksDB alone is ten processor-minutes)\n' >&2
+    (cd "$root" && cargo build --release --locked --bins &&
+        cargo build --profile preload --locked -p meshfarm-preload) || fail 'the build failed'
+    MESHFARM_BIN="$CARGO_TARGET_DIR/release"
+    cp -f "$CARGO_TARGET_DIR/preload/libmeshfarm_preload.so" "$MESHFARM_BIN/.libmeshfarm_preload.so.new"
+    mv -f "$MESHFARM_BIN/.libmeshfarm_preload.so.new" "$MESHFARM_BIN/libmeshfarm_preload.so"
+    export MESHFARM_BIN
+}

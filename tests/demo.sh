@@ -12,7 +12,7 @@ sockets of its own: oslo submits and has no slots, lyon and kyoto render.
   ./tests/demo.sh --blender     a scene that Blender makes, with a texture as a support file
 
   --frames N      render the first N frames only
-  --out DIR       where the frames go [default: a new folder in /tmp]
+  --out DIR       where the frames and the contact sheet go [default: a new folder in /tmp]
   --keep          keep the three homes and logs
   --no-floor      do not render the same frames again without the mesh. The comparison doubles the time,
                   and its two figures (lower bound, ratio) are null without it.
@@ -60,13 +60,13 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 # ---- the end, however it comes: every process that was started here is ended by its number ----
 
-pids=() work=''
+pids=() running=() work=''
 finish() {
     local status=$?
     trap - EXIT INT TERM HUP
     local pid
-    for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-    for pid in "${pids[@]}"; do
+    for pid in "${running[@]}" "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
+    for pid in "${running[@]}" "${pids[@]}"; do
         # A node ends within seconds; one that does not is not asked again.
         for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
         kill -KILL "$pid" 2>/dev/null || true
@@ -116,7 +116,7 @@ if [ "$renderer" = povray ]; then
 else
     command -v blender >/dev/null || packages+=(blender)
 fi
-command -v python3 >/dev/null || packages+=(python3-minimal)
+command -v python3 >/dev/null || packages+=(python3)
 [ "${#packages[@]}" = 0 ] || install_packages "${packages[@]}"
 
 if [ -n "$build" ]; then
@@ -132,11 +132,10 @@ work="$(mktemp -d /tmp/mf.XXXXXX)"
 [ -n "$out" ] || out="$(mktemp -d /tmp/meshfarm-frames.XXXXXX)"
 mkdir -p "$out"
 out="$(cd "$out" && pwd)"
+frames="$out/frames"
+mkdir -p "$frames"
 
 # ---- the artist's folder ----
-
-# Reads one value out of JSON on standard input: an expression on `it`.
-pick() { python3 -c 'import json,sys; it=json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 
 artist="$work/artist"
 mkdir -p "$artist"
@@ -148,13 +147,15 @@ if [ "$renderer" = povray ]; then
     if [ -z "$examples" ]; then
         # Slim images leave everything beneath /usr/share/doc out when they install; the package has it.
         say 'fetching the example scenes (this system leaves out the documentation of packages)'
-        (cd "$work" && apt-get -qq download povray-examples && dpkg-deb -x povray-examples_*.deb examples) ||
+        (cd "$work" && { apt-get -qq download povray-examples 2>/dev/null ||
+            { as_root apt-get -qq update && apt-get -qq download povray-examples; }; } >&2 &&
+            dpkg-deb -x povray-examples_*.deb examples) ||
             fail 'the package povray-examples cannot be fetched' 'check the network and /etc/apt/sources.list'
         examples="$(dirname "$(find "$work/examples" -name 'camera2.ini*' -print -quit)")"
     fi
     cp "$examples"/camera2.* "$artist/"
     find "$artist" -name '*.gz' -exec gunzip {} +
-    scene="$artist/camera2.ini" first=1 last="${n_frames:-24}" resolution=640x480
+    scene="$artist/camera2.ini" first=1 last="${n_frames:-30}" resolution=800x600
     [ "$last" -le 30 ] || last=30
 else
     say 'making a scene with Blender'
@@ -212,16 +213,21 @@ at oslo sites
 
 say "rendering frames $first to $last of $(basename "$scene") at $resolution"
 status=0
-job="$(at oslo --quiet submit "$scene" --frames "$first-$last" --resolution "$resolution" --output "$out" \
-    --where remote)" || fail 'the job was not taken'
-at oslo watch "$job" || status=$?
-[ "$status" = 0 ] || { at oslo job "$job" || true; fail 'the job did not end well' "see its logs: rerun with --keep"; }
+at oslo submit "$scene" --frames "$first-$last" --resolution "$resolution" --output "$frames" \
+    --where remote --watch || status=$?
+job="$(at oslo --quiet jobs | head -n 1)"
+[ -n "$job" ] || fail 'the job was not taken'
+if [ "$status" != 0 ]; then
+    at oslo job "$job" || true
+    at oslo logs "$job" | tail -n 20 || true
+    fail 'the job did not end well' 'look into the logs: --keep keeps them'
+fi
 summary="$(at oslo --json watch "$job" | tail -n 1)"
 
 say 'the frames'
 sheet="$out/contact_sheet.png"
 at oslo job "$job" --sheet "$sheet"
-printf 'frames in %s\n' "$out"
+printf 'frames in %s\n' "$frames"
 
 # ---- the lower bound: the same frames, the same threads, as many at once as there are slots, no mesh ----
 
@@ -229,10 +235,10 @@ lower_bound=null
 native_frame() {
     local frame="$1"
     if [ "$renderer" = povray ]; then
-        cd "$artist" && povray "$scene" "+I${scene%.ini}.pov" "+L$artist" "+O$work/native/camera2.png" +FN -D -P -GA \
+        cd "$artist" && exec povray "$scene" "+I${scene%.ini}.pov" "+L$artist" "+O$work/native/camera2.png" +FN -D -P -GA \
             +WT1 "+W${resolution%x*}" "+H${resolution#*x}" "+SF$frame" "+EF$frame" >/dev/null 2>&1
     else
-        blender --background --factory-startup -noaudio --threads 1 "$scene" \
+        exec blender --background --factory-startup -noaudio --threads 1 "$scene" \
             --python-expr "import bpy; r = bpy.context.scene.render; r.resolution_x, r.resolution_y, r.resolution_percentage = ${resolution/x/, }, 100" \
             --render-output "$work/native/frame_####" --render-format PNG --render-frame "$frame" >/dev/null 2>&1
     fi
@@ -241,24 +247,24 @@ if [ -n "$floor" ]; then
     say "the same frames without the mesh, $((2 * slots)) at once"
     mkdir -p "$work/native"
     begin="${EPOCHREALTIME/[.,]/}"
-    running=()
     for frame in $(seq "$first" "$last"); do
         if [ "${#running[@]}" -ge $((2 * slots)) ]; then
             # Any of them: as a slot does, the next frame starts when one is free.
-            wait -n -p ended "${running[@]}" || fail "frame rendering without the mesh failed"
+            wait -n -p ended "${running[@]}" || fail 'a frame without the mesh failed'
             for i in "${!running[@]}"; do [ "${running[$i]}" = "$ended" ] && unset "running[$i]"; done
         fi
         native_frame "$frame" &
         running+=($!)
     done
     for pid in "${running[@]}"; do wait "$pid" || fail 'a frame without the mesh failed'; done
+    running=()
     lower_bound=$((${EPOCHREALTIME/[.,]/} - begin))
 fi
 
 # ---- the end ----
 
 say 'in short'
-SUMMARY="$summary" python3 - "$out" "$sheet" "$lower_bound" <<'END' >"$work/last"
+SUMMARY="$summary" python3 - "$frames" "$sheet" "$lower_bound" <<'END' >"$work/last"
 import json, os, sys
 out, sheet, bound = sys.argv[1:]
 summary = json.loads(os.environ["SUMMARY"])
@@ -281,5 +287,4 @@ if bound:
           file=sys.stderr)
 print(json.dumps(last))
 END
-finish_line="$(cat "$work/last")"
-printf '%s\n' "$finish_line" >&3
+cat "$work/last" >&3

@@ -213,8 +213,12 @@ at oslo sites
 
 say "rendering frames $first to $last of $(basename "$scene") at $resolution"
 status=0
+# In the background, because bash looks at signals while it waits and not while it runs a command.
 at oslo submit "$scene" --frames "$first-$last" --resolution "$resolution" --output "$frames" \
-    --where remote --watch || status=$?
+    --where remote --watch &
+running=($!)
+wait "${running[0]}" || status=$?
+running=()
 job="$(at oslo --quiet jobs | head -n 1)"
 [ -n "$job" ] || fail 'the job was not taken'
 if [ "$status" != 0 ]; then

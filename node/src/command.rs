@@ -60,6 +60,18 @@ enum Failure {
 }
 
 impl Failure {
+    fn text(&self) -> String {
+        match self {
+            // What the system says of an absent socket would only distract.
+            Self::Client(error @ ClientError::NotReachable { source, .. })
+                if source.kind() != io::ErrorKind::PermissionDenied =>
+            {
+                error.to_string()
+            }
+            failure => causes(failure),
+        }
+    }
+
     fn exit(&self) -> u8 {
         match self {
             Self::Client(ClientError::NotReachable { .. }) => 3,
@@ -140,7 +152,7 @@ pub fn main(rooms: &dyn Rooms) -> ExitCode {
 
 fn fail(failure: &Failure, home: Option<&Home>) -> ExitCode {
     if !matches!(failure, Failure::Said) {
-        print::complain(&causes(failure), failure.help(home).as_deref());
+        print::complain(&failure.text(), failure.help(home).as_deref());
     }
     ExitCode::from(failure.exit())
 }
@@ -449,7 +461,20 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     let Some(file) = &flags.sheet else {
         return desk.show(&pages::job(&view, &outputs));
     };
-    let frames = sheet::find_frames(&outputs.folders, view.submitted);
+    let done = view
+        .steps
+        .iter()
+        .flat_map(|step| &step.tasks)
+        .filter(|task| task.state == "done");
+    let number = |label: &str| {
+        label
+            .rsplit('=')
+            .next()
+            .and_then(|value| value.parse().ok())
+    };
+    let numbers: Vec<u64> = done.filter_map(|task| number(&task.label)).collect();
+    let pictures = sheet::find_frames(&outputs.folders, view.submitted);
+    let frames = sheet::numbered(pictures, &numbers);
     let made = sheet::write(&frames, file).map_err(|error| {
         Problem::bad_input(format!("--sheet {}: {}", file.display(), causes(&error)))
     })?;

@@ -98,13 +98,11 @@ camera.parent = middle
 aim = camera.constraints.new("TRACK_TO")
 aim.target, aim.track_axis, aim.up_axis = middle, "TRACK_NEGATIVE_Z", "UP_Y"
 scene.camera = camera
+bpy.context.preferences.edit.keyframe_new_interpolation_type = "LINEAR"
 middle.rotation_euler = (0, 0, 0)
 middle.keyframe_insert("rotation_euler", frame=1)
 middle.rotation_euler = (0, 0, 2 * math.pi)
 middle.keyframe_insert("rotation_euler", frame=frames + 1)
-for curve in middle.animation_data.action.fcurves:
-    for key in curve.keyframe_points:
-        key.interpolation = "LINEAR"
 
 path = os.path.join(folder, "turntable.blend")
 bpy.ops.wm.save_as_mainfile(filepath=path)

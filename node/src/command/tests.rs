@@ -533,6 +533,101 @@ async fn without_a_node_the_way_out_is_named() {
     assert!(failure.help(Some(&home)).unwrap().contains("meshfarm node"));
 }
 
+impl World {
+    fn desk(&self) -> Desk {
+        Desk {
+            home: Home::find(self.socket.parent().map(Path::to_owned)).unwrap(),
+            client: self.client.clone(),
+            printer: print::printer(false, true),
+            json: false,
+            quiet: true,
+        }
+    }
+}
+
+#[tokio::test]
+async fn watching_ends_with_the_job_and_fails_as_it_does() {
+    let world = World::start();
+    let job = world.submit().await;
+    let (desk, client) = (world.desk(), world.client.clone());
+    let id = job.to_string();
+    let cancel = async {
+        // The watcher holds an event stream by the time that this is answered or soon after; either way
+        // it sees the end.
+        client.cancel(job).await.unwrap();
+    };
+    let both = futures::future::join(watch::watch(&desk, &id[..10]), cancel);
+    let (watched, ()) = timeout(Duration::from_secs(10), both).await.unwrap();
+    assert!(matches!(watched, Err(Failure::Said)), "{watched:?}");
+    let again = watch::watch(&desk, &id).await;
+    assert!(
+        matches!(again, Err(Failure::Said)),
+        "a job that has ended needs no waiting: {again:?}"
+    );
+}
+
+#[tokio::test]
+async fn watching_says_when_the_node_stops() {
+    let mut world = World::start();
+    let id = world.submit().await.to_string();
+    let desk = world.desk();
+    let stop = world.stop.take().unwrap();
+    let stop = async {
+        tokio::task::yield_now().await;
+        stop.send(()).unwrap();
+    };
+    let both = futures::future::join(watch::watch(&desk, &id), stop);
+    let (watched, ()) = timeout(Duration::from_secs(20), both).await.unwrap();
+    let failure = watched.unwrap_err();
+    assert!(
+        matches!(failure, Failure::Client(_)),
+        "the node is gone, and the job is not over: {failure:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_task_that_is_not_there_has_no_log() {
+    let world = World::start();
+    let id = world.submit().await.to_string();
+    let flags = |task: Option<&str>| cli::Logs {
+        which: cli::JobArg { job: id.clone() },
+        task: task.map(str::to_owned),
+        follow: false,
+    };
+    let desk = world.desk();
+    let Failure::Problem(problem) = logs::logs(&desk, &flags(Some("Frame=9")))
+        .await
+        .unwrap_err()
+    else {
+        panic!("no problem")
+    };
+    assert!(problem.text().contains("Frame=9"), "{problem:?}");
+    logs::logs(&desk, &flags(Some("Frame=2"))).await.unwrap();
+    logs::logs(&desk, &flags(None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn retrying_tasks_that_are_not_there_changes_nothing() {
+    let world = World::start();
+    let job = world.submit().await;
+    let retry_of = |tasks: Vec<u32>, step: Option<&str>| cli::Retry {
+        which: cli::JobArg {
+            job: job.to_string(),
+        },
+        all: false,
+        tasks: Some(cli::TaskList(tasks)),
+        step: step.map(str::to_owned),
+    };
+    let desk = world.desk();
+    let odd = retry(&desk, &retry_of(vec![1, 3], None)).await.unwrap_err();
+    assert!(odd.to_string().contains("Render has tasks 0 to 2"), "{odd}");
+    let odd = retry(&desk, &retry_of(vec![1], Some("Comp")))
+        .await
+        .unwrap_err();
+    assert!(odd.to_string().contains("name one of Render"), "{odd}");
+    assert_eq!((odd.exit(), odd.text().contains("--step")), (2, true));
+}
+
 #[test]
 fn the_ready_line_is_one_line_in_both_formats() {
     let status = Status {

@@ -162,7 +162,7 @@ else
     blender --background --factory-startup -noaudio --python-exit-code 1 \
         --python "$here/demo_scene.py" -- "$artist" "${n_frames:-16}" >"$work/scene.log" 2>&1 ||
         fail 'Blender could not make the scene'
-    scene="$artist/turntable.blend" first=1 last="${n_frames:-16}" resolution=480x360
+    scene="$artist/turntable.blend" first=1 last="${n_frames:-16}" resolution=400x300
 fi
 
 # ---- three sites ----

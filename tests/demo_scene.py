@@ -1,4 +1,4 @@
-"""Makes the demo's scene inside Blender: a turntable with a wooden ring and glass marbles, and an image
+"""Makes the demo's scene inside Blender: a turntable with a gold ring and marbles, and an image
 texture beside the .blend as a support file. Arguments behind `--`: the folder, the number of frames."""
 
 import math
@@ -17,9 +17,9 @@ scene = bpy.context.scene
 scene.frame_start, scene.frame_end = 1, frames
 scene.render.engine = "CYCLES"
 scene.cycles.device = "CPU"
-scene.cycles.samples = 24
+scene.cycles.samples = 16
 scene.cycles.use_denoising = False
-scene.render.resolution_x, scene.render.resolution_y = 480, 360
+scene.render.resolution_x, scene.render.resolution_y = 400, 300
 scene.render.resolution_percentage = 100
 
 
@@ -98,6 +98,7 @@ camera.parent = middle
 aim = camera.constraints.new("TRACK_TO")
 aim.target, aim.track_axis, aim.up_axis = middle, "TRACK_NEGATIVE_Z", "UP_Y"
 scene.camera = camera
+bpy.context.preferences.filepaths.save_version = 0
 bpy.context.preferences.edit.keyframe_new_interpolation_type = "LINEAR"
 middle.rotation_euler = (0, 0, 0)
 middle.keyframe_insert("rotation_euler", frame=1)

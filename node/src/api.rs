@@ -265,7 +265,7 @@ pub struct Retry {
     pub tasks: Tasks,
 }
 
-/// How many tasks were touched.
+/// What a change touched: tasks of a retry, or the one job that was canceled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// So many.

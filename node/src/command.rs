@@ -60,6 +60,18 @@ enum Failure {
 }
 
 impl Failure {
+    fn text(&self) -> String {
+        match self {
+            // What the system says of an absent socket would only distract.
+            Self::Client(error @ ClientError::NotReachable { source, .. })
+                if source.kind() != io::ErrorKind::PermissionDenied =>
+            {
+                error.to_string()
+            }
+            failure => causes(failure),
+        }
+    }
+
     fn exit(&self) -> u8 {
         match self {
             Self::Client(ClientError::NotReachable { .. }) => 3,
@@ -140,7 +152,7 @@ pub fn main(rooms: &dyn Rooms) -> ExitCode {
 
 fn fail(failure: &Failure, home: Option<&Home>) -> ExitCode {
     if !matches!(failure, Failure::Said) {
-        print::complain(&causes(failure), failure.help(home).as_deref());
+        print::complain(&failure.text(), failure.help(home).as_deref());
     }
     ExitCode::from(failure.exit())
 }
@@ -205,8 +217,16 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Logs(flags) => logs::logs(desk, &flags).await,
         Command::Cancel(flags) => {
             let job = client.job(&flags.job, true).await?;
-            let changed = client.cancel(job.job).await?;
-            touched(desk, "stopped", changed)
+            client.cancel(job.job).await?;
+            let mut page = Page::of(&serde_json::json!({"canceled": job.job}));
+            page.quiet = vec![job.job.to_string()];
+            let name = print::plain(&job.name);
+            page.line([
+                print::plain("stopped"),
+                print::strong(job.job.short()),
+                name,
+            ]);
+            desk.show(&page)
         }
         Command::Retry(flags) => retry(desk, &flags).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
@@ -221,10 +241,10 @@ fn now() -> Millis {
     Millis(u64::try_from(at).unwrap_or(0))
 }
 
-fn touched(desk: &Desk, verb: &str, changed: api::Changed) -> Done {
+fn touched(desk: &Desk, changed: api::Changed) -> Done {
     let mut page = Page::of(&changed);
     page.quiet = vec![changed.tasks.to_string()];
-    page.line([print::plain(format!("{} tasks {verb}", changed.tasks))]);
+    page.line([print::plain(format!("{} tasks wait again", changed.tasks))]);
     desk.show(&page)
 }
 
@@ -441,7 +461,20 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     let Some(file) = &flags.sheet else {
         return desk.show(&pages::job(&view, &outputs));
     };
-    let frames = sheet::find_frames(&outputs.folders, view.submitted);
+    let done = view
+        .steps
+        .iter()
+        .flat_map(|step| &step.tasks)
+        .filter(|task| task.state == "done");
+    let number = |label: &str| {
+        label
+            .rsplit('=')
+            .next()
+            .and_then(|value| value.parse().ok())
+    };
+    let numbers: Vec<u64> = done.filter_map(|task| number(&task.label)).collect();
+    let pictures = sheet::find_frames(&outputs.folders, view.submitted);
+    let frames = sheet::numbered(pictures, &numbers);
     let made = sheet::write(&frames, file).map_err(|error| {
         Problem::bad_input(format!("--sheet {}: {}", file.display(), causes(&error)))
     })?;
@@ -488,7 +521,7 @@ async fn retry(desk: &Desk, flags: &cli::Retry) -> Done {
         }
     };
     let changed = desk.client.retry(view.job, &api::Retry { tasks }).await?;
-    touched(desk, "wait again", changed)
+    touched(desk, changed)
 }
 
 #[cfg(test)]

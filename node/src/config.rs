@@ -374,7 +374,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
-            problem: error.to_string().trim_end().to_owned(),
+            problem: in_line(text, &error),
         })?;
         config.check(path)?;
         Ok(config)
@@ -474,6 +474,21 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// What a parser says in one line, with the line of the text that it means.
+fn in_line(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.as_bytes()[..start]
+        .iter()
+        .filter(|byte| **byte == b'\n');
+    let number = before.count();
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    format!(
+        "line {}: {line:?}: {}",
+        number + 1,
+        error.message().replace('\n', "; ")
+    )
 }
 
 /// Why `name` may name neither a site nor a mesh, in words.

@@ -253,7 +253,10 @@ fn meaning(level: Level) -> &'static str {
 
 fn renderers(found: &Found) -> Vec<Check> {
     if found.software.is_empty() {
-        let help = format!("install one of: {}", found.known.join(", "));
+        let help = match found.known.as_slice() {
+            [] => "install a renderer, such as Blender or POV-Ray".to_owned(),
+            known => format!("install one of: {}", known.join(", ")),
+        };
         return vec![weak(
             "renderers",
             "none: this site can submit and not render",

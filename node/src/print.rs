@@ -405,8 +405,8 @@ mod tests {
         assert_eq!(
             text,
             "2 sites\n\
-             SITE       SLOTS  STATE\n\
-             oslo          12  ready\n\
+             SITE      SLOTS  STATE\n\
+             oslo         12  ready\n\
              a\u{fffd}[2Jb c      4\n"
         );
     }

@@ -27,6 +27,9 @@ const WIDTH: u32 = 1600;
 /// Wider cells than this show a few frames larger than they need to be, in pixels.
 const MAX_CELL: u32 = 480;
 
+/// Width over height of a sheet that fills a screen.
+const SHAPE: f64 = 1.6;
+
 /// Between cells and around them, in pixels.
 const MARGIN: u32 = 16;
 
@@ -143,7 +146,34 @@ fn natural(path: &Path) -> (PathBuf, Vec<(String, u64)>) {
     (path.parent().map(Path::to_owned).unwrap_or_default(), parts)
 }
 
-/// The last number in a file's name, which is the frame's.
+/// A picture and the number beneath it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The file.
+    pub path: PathBuf,
+    /// Digits, or nothing.
+    pub number: String,
+}
+
+/// Gives each picture its number: that of its task where the tasks have numbers and every name ends in its
+/// task's (`camera201` may be frame 1 of `camera2`), else the last number in its name.
+#[must_use]
+pub fn numbered(pictures: Vec<PathBuf>, tasks: &[u64]) -> Vec<Frame> {
+    let names: Vec<String> = pictures.iter().map(|path| number(path)).collect();
+    let mut tasks: Vec<String> = tasks.iter().map(u64::to_string).collect();
+    tasks.sort_by_key(|task| (task.len(), task.clone()));
+    let alike = tasks.len() == names.len();
+    let agree = alike
+        && names
+            .iter()
+            .zip(&tasks)
+            .all(|(name, task)| name.ends_with(task.as_str()));
+    let numbers = if agree { tasks } else { names };
+    let both = pictures.into_iter().zip(numbers);
+    both.map(|(path, number)| Frame { path, number }).collect()
+}
+
+/// The last number in a file's name.
 fn number(path: &Path) -> String {
     let stem = path
         .file_stem()
@@ -166,7 +196,7 @@ fn number(path: &Path) -> String {
 ///
 /// # Errors
 /// When there is nothing to show or no way to write it.
-pub fn write(frames: &[PathBuf], file: &Path) -> Result<Made, SheetError> {
+pub fn write(frames: &[Frame], file: &Path) -> Result<Made, SheetError> {
     if file
         .extension()
         .is_none_or(|extension| !extension.eq_ignore_ascii_case("png"))
@@ -175,15 +205,15 @@ pub fn write(frames: &[PathBuf], file: &Path) -> Result<Made, SheetError> {
     }
     let frames = choose(frames);
     let first = frames.first().ok_or(SheetError::NoFrames)?;
-    let sample = frames.iter().find_map(|frame| decode(frame));
-    let sample = sample.ok_or_else(|| SheetError::Unreadable(first.to_path_buf()))?;
+    let sample = frames.iter().find_map(|frame| decode(&frame.path));
+    let sample = sample.ok_or_else(|| SheetError::Unreadable(first.path.clone()))?;
     let grid = Grid::new(frames.len(), sample.dimensions());
     let mut sheet = RgbImage::from_pixel(grid.width(), grid.height(), PAPER);
     let mut unreadable = 0;
     for (i, frame) in frames.iter().enumerate() {
         let (x, y) = grid.place(i);
         fill(&mut sheet, (x, y), (grid.cell.0, grid.cell.1), MAT);
-        match decode(frame) {
+        match decode(&frame.path) {
             Some(picture) => paste(&mut sheet, &picture, (x, y), grid.cell),
             None => {
                 unreadable += 1;
@@ -192,7 +222,7 @@ pub fn write(frames: &[PathBuf], file: &Path) -> Result<Made, SheetError> {
         }
         label(
             &mut sheet,
-            &number(frame),
+            &frame.number,
             (x + grid.cell.0 / 2, y + grid.cell.1 + 7),
         );
     }
@@ -204,13 +234,13 @@ pub fn write(frames: &[PathBuf], file: &Path) -> Result<Made, SheetError> {
 }
 
 /// All of a short job, and evenly chosen ones of a long job with the first and the last.
-fn choose(frames: &[PathBuf]) -> Vec<&Path> {
+fn choose(frames: &[Frame]) -> Vec<&Frame> {
     let n = frames.len();
     if n <= MAX_CELLS {
-        return frames.iter().map(PathBuf::as_path).collect();
+        return frames.iter().collect();
     }
     (0..MAX_CELLS)
-        .map(|i| frames[i * (n - 1) / (MAX_CELLS - 1)].as_path())
+        .map(|i| &frames[i * (n - 1) / (MAX_CELLS - 1)])
         .collect()
 }
 
@@ -246,16 +276,18 @@ impl Grid {
         let cell_width = |columns: u32| {
             (WIDTH.saturating_sub(MARGIN * (columns + 1)) / columns).clamp(48, MAX_CELL)
         };
-        // Smallest number of columns whose rows do not make the sheet higher than two thirds of its width.
-        let fits = |columns: &u32| {
-            let rows = n.div_ceil(*columns);
-            let cell = cell_width(*columns);
+        // A sheet a little wider than high without gaps in its last row: whichever grid comes nearest.
+        let cost = |columns: u32| {
+            let rows = n.div_ceil(columns);
+            let cell = cell_width(columns);
             let high = rows * (cell_height(cell) + LABEL + MARGIN) + MARGIN;
-            let wide = *columns * (cell + MARGIN) + MARGIN;
-            u64::from(high) * 3 <= u64::from(wide) * 2
+            let wide = columns * (cell + MARGIN) + MARGIN;
+            let gaps = f64::from(columns * rows - n) / f64::from(n);
+            (f64::from(wide) / f64::from(high) / SHAPE).ln().abs() + 1.5 * gaps
         };
-        let most = n.min(20);
-        let columns = (1..=most).find(fits).unwrap_or(most);
+        let columns = (1..=n.min(20))
+            .min_by(|a, b| cost(*a).total_cmp(&cost(*b)))
+            .unwrap_or(1);
         let cell = cell_width(columns);
         Self {
             columns,
@@ -372,6 +404,7 @@ mod tests {
         let made = frames(temp.path(), 20, (320, 240));
         let found = find_frames(&[temp.path().to_owned()], Millis(0));
         assert_eq!(found, made);
+        let found = numbered(found, &[]);
         let file = temp.path().join("sheet.png");
         assert_eq!(
             write(&found, &file).unwrap(),
@@ -408,6 +441,7 @@ mod tests {
         let odd = temp.path().join("shot3.png");
         fs::write(&odd, b"not a picture").unwrap();
         all.push(odd.clone());
+        let (all, odd) = (numbered(all, &[]), numbered(vec![odd], &[]));
         let file = temp.path().join("sheet.png");
         assert_eq!(
             write(&all, &file).unwrap(),
@@ -418,10 +452,7 @@ mod tests {
         );
         let sheet = image::open(&file).unwrap().to_rgb8();
         assert!(sheet.pixels().any(|pixel| *pixel == ALARM));
-        assert!(matches!(
-            write(&[odd], &file),
-            Err(SheetError::Unreadable(_))
-        ));
+        assert!(matches!(write(&odd, &file), Err(SheetError::Unreadable(_))));
         assert!(matches!(write(&[], &file), Err(SheetError::NoFrames)));
         assert!(matches!(
             write(&all, Path::new("sheet.jpg")),
@@ -440,18 +471,33 @@ mod tests {
         let numbers = ["shot0012.png", "v2_0000.png", "plain.png", "f7b.png"];
         let numbers = numbers.map(|name| number(Path::new(name)));
         assert_eq!(numbers, ["12", "0", "", "7"]);
+        let names = |tasks: &[u64]| {
+            let pictures = ["camera209.png", "camera210.png"]
+                .map(PathBuf::from)
+                .to_vec();
+            let frames = numbered(pictures, tasks);
+            frames
+                .into_iter()
+                .map(|frame| frame.number)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[10, 9]), ["9", "10"]);
+        assert_eq!(names(&[9, 11]), ["209", "210"]);
+        assert_eq!(names(&[]), ["209", "210"]);
     }
 
     #[test]
     fn a_long_job_shows_its_first_and_last_frame_and_others_between() {
-        let all: Vec<_> = (0..1000)
-            .map(|i| PathBuf::from(format!("f{i}.png")))
-            .collect();
+        let all = (0..1000).map(|i| PathBuf::from(format!("f{i}.png")));
+        let all = numbered(all.collect(), &[]);
         let chosen = choose(&all);
         assert_eq!(chosen.len(), MAX_CELLS);
         assert_eq!(
-            (chosen[0], chosen[MAX_CELLS - 1]),
-            (Path::new("f0.png"), Path::new("f999.png"))
+            (
+                chosen[0].number.as_str(),
+                chosen[MAX_CELLS - 1].number.as_str()
+            ),
+            ("0", "999")
         );
         for n in [1, 2, 3, 7, 30, 100, 240] {
             for size in [(320, 240), (1, 9999), (9999, 1), (1920, 804)] {

@@ -31,7 +31,9 @@ pub enum MeshError {
     #[error("this site belongs to a mesh named {0} already")]
     Exists(String),
     /// There is none.
-    #[error("this site belongs to no mesh yet: `meshfarm mesh create NAME` or `meshfarm join TICKET`")]
+    #[error(
+        "this site belongs to no mesh yet: `meshfarm mesh create NAME` or `meshfarm join TICKET`"
+    )]
     None,
     /// Several could be meant.
     #[error("this site belongs to several meshes: say which with --mesh NAME ({0})")]
@@ -76,23 +78,35 @@ impl Meshes {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(Self { store, secrets, certificates: Mutex::new(certificates) })
+        Ok(Self {
+            store,
+            secrets,
+            certificates: Mutex::new(certificates),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MeshId, Certificate>> {
-        self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
+        self.certificates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every mesh with our certificate of it.
     #[must_use]
     pub fn all(&self) -> Vec<(MeshId, Certificate)> {
-        self.lock().iter().map(|(mesh, certificate)| (*mesh, certificate.clone())).collect()
+        self.lock()
+            .iter()
+            .map(|(mesh, certificate)| (*mesh, certificate.clone()))
+            .collect()
     }
 
     /// What our certificates say.
     #[must_use]
     pub fn bodies(&self) -> Vec<CertificateBody> {
-        self.lock().values().filter_map(|certificate| certificate.open().ok()).collect()
+        self.lock()
+            .values()
+            .filter_map(|certificate| certificate.open().ok())
+            .collect()
     }
 
     /// The root key of a mesh that this site founded.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use meshfarm_core::{self as core, Input, Site};
+use meshfarm_core::{self as core, Input, Record, Site};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{Millis, SiteId, TenantId};
 use meshfarm_protocol::job::MeshPolicy;
@@ -75,7 +75,9 @@ impl command::Rooms for Node {
         config: Config,
         ready: &dyn Fn(&Status),
     ) -> Result<(), Problem> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(|error| Problem::broken(&error))?;
         runtime.block_on(run(home, config, ready))
     }
@@ -83,10 +85,18 @@ impl command::Rooms for Node {
     fn look(&self, home: &Home) -> Found {
         let report = sandbox::probe();
         let catalog = Catalog::open(Some(&home.bundles())).or_else(|_| Catalog::open(None));
-        let Ok(catalog) = catalog else { return Found::default() };
+        let Ok(catalog) = catalog else {
+            return Found::default();
+        };
         let level = level_of(report.level);
         let scratch = home.root();
-        let ask = probe::Ask { catalog: &catalog, scratch, slots: None, speed: Some(1), level };
+        let ask = probe::Ask {
+            catalog: &catalog,
+            scratch,
+            slots: None,
+            speed: Some(1),
+            level,
+        };
         let host = probe::probe(&ask);
         let mechanisms = report.mechanisms.into_iter().map(|mechanism| Mechanism {
             name: mechanism.name.to_string(),
@@ -98,7 +108,12 @@ impl command::Rooms for Node {
             level,
             mechanisms: mechanisms.collect(),
             software: host.software,
-            known: catalog.renderers.keys().cloned().collect(),
+            known: catalog
+                .renderers
+                .values()
+                .filter(|renderer| renderer.about.probe.is_some())
+                .map(|renderer| renderer.name.clone())
+                .collect(),
         }
     }
 }
@@ -119,7 +134,11 @@ impl Keys {
         let tenant = tenant_of(key.site(), DEFAULT_PROJECT);
         let secret = secrets.load_tenant(tenant, 0);
         let secret = or_make(secret, || secrets.create_tenant(tenant, 0, &machine.seed()))?;
-        Ok(Self { key, sealing, tenant: secret })
+        Ok(Self {
+            key,
+            sealing,
+            tenant: secret,
+        })
     }
 }
 
@@ -177,13 +196,24 @@ fn open(home: &Home) -> Result<Opened, Problem> {
     let chunks = Arc::new(chunks.map_err(|error| Problem::refused(causes(&error)))?);
     let meshes = Meshes::load(Arc::clone(&store), secrets);
     let meshes = meshes.map_err(|error| Problem::refused(causes(&error)))?;
-    meshes.renew(&machine).map_err(|error| Problem::refused(causes(&error)))?;
+    meshes
+        .renew(&machine)
+        .map_err(|error| Problem::refused(causes(&error)))?;
     let catalog = Catalog::open(Some(&home.bundles()));
     let catalog = catalog.map_err(|error| Problem::bad_input(causes(&error)))?;
     let programs = sandbox::find_programs().map_err(|error| Problem::refused(causes(&error)))?;
     let level = sandbox::probe_with(&programs.launcher).level;
     let (meshes, catalog) = (Arc::new(meshes), Arc::new(catalog));
-    Ok(Opened { machine, keys, store, chunks, meshes, catalog, programs, level })
+    Ok(Opened {
+        machine,
+        keys,
+        store,
+        chunks,
+        meshes,
+        catalog,
+        programs,
+        level,
+    })
 }
 
 impl Opened {
@@ -191,13 +221,20 @@ impl Opened {
     /// looked at before anything else.
     fn host(&self, home: &Home, config: &Config, input_tx: &mpsc::Sender<Input>) -> HostClass {
         let remembered = self.store.get(Family::Meta, HOST_KEY).ok().flatten();
-        let remembered = remembered.and_then(|bytes| codec::decode::<HostClass>(&bytes, MAX_HOST).ok());
+        let remembered =
+            remembered.and_then(|bytes| codec::decode::<HostClass>(&bytes, MAX_HOST).ok());
         let (catalog, store) = (Arc::clone(&self.catalog), Arc::clone(&self.store));
         let (scratch, level) = (home.root().to_owned(), level_of(self.level));
         let (slots, speed) = (config.n_slots(), remembered.as_ref().map(|host| host.speed));
         let look = move || {
             let (catalog, scratch) = (&*catalog, scratch.as_path());
-            let host = probe::probe(&probe::Ask { catalog, scratch, slots: Some(slots), speed, level });
+            let host = probe::probe(&probe::Ask {
+                catalog,
+                scratch,
+                slots: Some(slots),
+                speed,
+                level,
+            });
             let mut batch = Batch::new();
             batch.put(Family::Meta, HOST_KEY, codec::encode(&host));
             if let Err(error) = store.commit(batch) {
@@ -212,12 +249,51 @@ impl Opened {
                 self.machine.blocking.run(Box::new(move || {
                     drop(input_tx.blocking_send(Input::Host(Box::new(look()))));
                 }));
-                HostClass { slots, level, ..host }
+                HostClass {
+                    slots,
+                    level,
+                    ..host
+                }
             }
         }
     }
 
-    fn start_net(&self, config: &Config) -> Result<(net::Net, mpsc::Receiver<net::Event>), Problem> {
+    fn site(
+        &self,
+        config: &Config,
+        host: HostClass,
+        (started, records): (Millis, Vec<Record>),
+    ) -> Site {
+        let config = core::Config {
+            me: self.keys.key.site(),
+            name: config.name.clone(),
+            host,
+            sealing_key: self.keys.sealing.public(),
+            addresses: Vec::new(),
+            lending: config.lend,
+            seed: self.machine.random(),
+        };
+        Site::new(config, started, records)
+    }
+
+    fn means(&self, net: &net::Net, input_tx: &mpsc::Sender<Input>) -> Means {
+        Means {
+            me: self.keys.key.site(),
+            key: self.keys.key.clone(),
+            sealing: self.keys.sealing.clone(),
+            machine: self.machine.clone(),
+            store: Arc::clone(&self.store),
+            chunks: Arc::clone(&self.chunks),
+            net: net.clone(),
+            meter: Arc::new(Meter::default()),
+            input_tx: input_tx.clone(),
+        }
+    }
+
+    fn start_net(
+        &self,
+        config: &Config,
+    ) -> Result<(net::Net, mpsc::Receiver<net::Event>), Problem> {
         let transport = transport::transport(&self.keys.key);
         let outside = Outside {
             transport: transport.map_err(|error| Problem::broken(&error))?,
@@ -239,8 +315,10 @@ impl Opened {
 fn addresses(texts: &[String], key: &str) -> Result<Vec<net::Multiaddr>, Problem> {
     let parse = |text: &String| {
         text.parse().map_err(|error| {
-            Problem::bad_input(format!("meshfarm.toml: {key}: {text:?} is no multiaddress: {error}"))
-                .with_help("write it like /ip4/0.0.0.0/tcp/4510")
+            Problem::bad_input(format!(
+                "meshfarm.toml: {key}: {text:?} is no multiaddress: {error}"
+            ))
+            .with_help("write it like /ip4/0.0.0.0/tcp/4510")
         })
     };
     texts.iter().map(parse).collect()
@@ -257,32 +335,9 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     for (mesh, certificate) in opened.meshes.all() {
         net.add_mesh(mesh, certificate).await;
     }
-    let me = opened.keys.key.site();
-    let site = Site::new(
-        core::Config {
-            me,
-            name: config.name.clone(),
-            host,
-            sealing_key: opened.keys.sealing.public(),
-            addresses: Vec::new(),
-            lending: config.lend,
-            seed: opened.machine.random(),
-        },
-        started,
-        records,
-    );
+    let site = opened.site(&config, host, (started, records));
     let (gate, question_rx) = Gate::new();
-    let means = Arc::new(Means {
-        me,
-        key: opened.keys.key.clone(),
-        sealing: opened.keys.sealing.clone(),
-        machine: opened.machine.clone(),
-        store: Arc::clone(&opened.store),
-        chunks: Arc::clone(&opened.chunks),
-        net: net.clone(),
-        meter: Arc::new(Meter::default()),
-        input_tx: input_tx.clone(),
-    });
+    let means = Arc::new(opened.means(&net, &input_tx));
     let logs = Logs::open(home.logs()).map_err(|error| Problem::broken(&error))?;
     let logs = Arc::new(logs);
     logs.resume(&net).map_err(|error| Problem::broken(&error))?;
@@ -294,7 +349,10 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     };
     let lending = Lending::new(Arc::clone(&means), Arc::clone(&logs), ground);
     let lending = Arc::new(lending.map_err(|error| Problem::broken(&error))?);
-    let returning = Arc::new(Returning::new(Arc::clone(&means), opened.keys.tenant.clone()));
+    let returning = Arc::new(Returning::new(
+        Arc::clone(&means),
+        opened.keys.tenant.clone(),
+    ));
     let rooms = Rooms {
         machine: opened.machine.clone(),
         store: Arc::clone(&opened.store),
@@ -306,7 +364,15 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         logs: Arc::clone(&logs),
         gate: gate.clone(),
     };
-    let daemon = Daemon::new(site, rooms, Inlets { input_rx, question_rx, net_rx });
+    let daemon = Daemon::new(
+        site,
+        rooms,
+        Inlets {
+            input_rx,
+            question_rx,
+            net_rx,
+        },
+    );
     let backend = NodeBackend {
         means,
         gate: gate.clone(),
@@ -314,7 +380,10 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         catalog: opened.catalog,
         logs,
         tenant: opened.keys.tenant,
-        policy: MeshPolicy { place: config.default_place(), ..MeshPolicy::default() },
+        policy: MeshPolicy {
+            place: config.default_place(),
+            ..MeshPolicy::default()
+        },
         name: config.name,
         home: home.clone(),
         started,
@@ -333,7 +402,9 @@ async fn serve(
     let (stop_tx, stop_rx) = oneshot::channel::<()>();
     let (loop_tx, loop_rx) = oneshot::channel::<()>();
     let api = Arc::clone(&backend) as Arc<dyn web::Backend>;
-    let api = tokio::spawn(web::serve(listener, gate, api, async { drop(stop_rx.await) }));
+    let api = tokio::spawn(web::serve(listener, gate, api, async {
+        drop(stop_rx.await)
+    }));
     let daemon = tokio::spawn(daemon.run(async { drop(loop_rx.await) }));
     let clock = Arc::clone(&backend.means.machine.clock);
     tokio::spawn(watch_disk(home.store(), clock, input_tx));
@@ -361,7 +432,8 @@ async fn serve(
 }
 
 async fn signalled() {
-    let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
+    let signals =
+        signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
     match signals {
         Ok((mut interrupt, mut terminate)) => {
             tokio::select! {

@@ -53,10 +53,18 @@ impl Returning {
         let link = self.means.root(root).map_err(|error| error.to_string())?;
         let root_key = link.ok_or("the key of its content is gone")?.key;
         let outputs_to = self.means.sealing.public();
-        let secrets = codec::encode(&LeaseSecrets { root_key, outputs_to, session });
+        let secrets = codec::encode(&LeaseSecrets {
+            root_key,
+            outputs_to,
+            session,
+        });
         let envelope = self.means.seal(to, (job, root), &secrets);
         let envelope = envelope.map_err(|error| error.to_string())?;
-        Ok(Message::Commit(Box::new(Commit { want, root, envelope })))
+        Ok(Message::Commit(Box::new(Commit {
+            want,
+            root,
+            envelope,
+        })))
     }
 
     /// Fetch an attempt's outputs, put them in their place, and say so to the loop.
@@ -64,11 +72,13 @@ impl Returning {
         self: Arc<Self>,
         attempt: AttemptId,
         task: TaskRef,
-        layout: Layout,
+        layout: (Layout, Option<ChunkId>),
         (lease, lender, outputs): (LeaseId, SiteId, Outputs),
     ) {
         tokio::spawn(async move {
-            let result = self.bring_home(task, layout, (lease, lender, outputs)).await;
+            let result = self
+                .bring_home(task, layout, (lease, lender, outputs))
+                .await;
             if let Err(error) = &result {
                 tracing::warn!(?task, ?error, "outputs are not in their place");
             }
@@ -79,19 +89,35 @@ impl Returning {
     async fn bring_home(
         &self,
         task: TaskRef,
-        layout: Layout,
+        (layout, content): (Layout, Option<ChunkId>),
         (lease, lender, outputs): (LeaseId, SiteId, Outputs),
     ) -> Result<u32, CollectError> {
         let cid = outputs.root;
         let key: Result<ChunkKey, _> = self.means.open(&outputs.envelope, lender, cid);
-        let link = RootLink { cid, key: key.map_err(CollectError::Bad)? };
+        let link = RootLink {
+            cid,
+            key: key.map_err(CollectError::Bad)?,
+        };
         let limits = Limits::granting(MAX_OUTPUTS);
-        self.means.fetch(&link, limits, (lender, lease, Some(task.job))).await.map_err(collect_error)?;
-        let roots = layout.roots.into_iter().filter(|root| root.access == Access::Out);
-        let places = roots.map(|root| (root.id, PathBuf::from(root.source))).collect();
+        self.means
+            .fetch(&link, limits, (lender, lease, Some(task.job)))
+            .await
+            .map_err(collect_error)?;
+        let roots = layout
+            .roots
+            .into_iter()
+            .filter(|root| root.access == Access::Out);
+        let places = roots
+            .map(|root| (root.id, PathBuf::from(root.source)))
+            .collect();
         let means = Arc::clone(&self.means);
         let landed = self.means.machine.block(move || {
-            let files = Files { chunks: &means.chunks, link: link.clone(), limits };
+            let files = Files {
+                chunks: &means.chunks,
+                link: link.clone(),
+                limits,
+            };
+            means.refuse_replaced(&files, content)?;
             let landed = files.land(&places);
             let landed = landed.map_err(|error| collect_error(FetchError::Content(error)))?;
             let mut batch = Batch::new();
@@ -112,9 +138,15 @@ impl Returning {
     ) {
         tokio::spawn(async move {
             let this = Arc::clone(&self);
-            let built = self.means.machine.block(move || this.assemble(job, &needs, root)).await;
+            let built = self
+                .means
+                .machine
+                .block(move || this.assemble(job, &needs, root))
+                .await;
             let result = built.unwrap_or_else(|| Err("a thread ended unexpectedly".to_owned()));
-            self.means.tell(Input::InputsReady { job, step, result }).await;
+            self.means
+                .tell(Input::InputsReady { job, step, result })
+                .await;
         });
     }
 
@@ -141,13 +173,44 @@ impl Returning {
         let built = built.map_err(|error| error.to_string())?;
         let mut batch = Batch::new();
         Means::keep_root(&mut batch, &built.link);
-        means.store.commit(batch).map_err(|error| error.to_string())?;
+        means
+            .store
+            .commit(batch)
+            .map_err(|error| error.to_string())?;
         Ok((built.link.cid, built.bytes))
     }
 }
 
+impl Means {
+    /// A lender must not replace the artist's own files that merely lie in an output folder.
+    fn refuse_replaced(
+        &self,
+        files: &Files<'_>,
+        content: Option<ChunkId>,
+    ) -> Result<(), CollectError> {
+        let Some(root) = content else { return Ok(()) };
+        let kept = self.kept_inputs(root);
+        let kept = kept.map_err(|error| CollectError::Unwritable(error.to_string()))?;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let paths = files.paths();
+        let paths = paths.map_err(|error| collect_error(FetchError::Content(error)))?;
+        match paths.iter().find(|path| kept.contains(*path)) {
+            Some(path) => Err(CollectError::Bad(format!("{path} would replace an input"))),
+            None => Ok(()),
+        }
+    }
+}
+
 fn output_key(TaskRef { job, step, task }: TaskRef) -> Vec<u8> {
-    [b"o".as_slice(), &job.0, &step.0.to_be_bytes(), &task.0.to_be_bytes()].concat()
+    [
+        b"o".as_slice(),
+        &job.0,
+        &step.0.to_be_bytes(),
+        &task.0.to_be_bytes(),
+    ]
+    .concat()
 }
 
 fn collect_error(error: FetchError) -> CollectError {

@@ -136,7 +136,10 @@ impl Layout {
     /// What is wrong with it, in words.
     pub fn check(&self) -> Result<(), String> {
         if self.roots.len() > MAX_ROOTS {
-            return Err(format!("{} roots where at most {MAX_ROOTS} are allowed", self.roots.len()));
+            return Err(format!(
+                "{} roots where at most {MAX_ROOTS} are allowed",
+                self.roots.len()
+            ));
         }
         for (n, root) in self.roots.iter().enumerate() {
             let mut id = root.id.chars();
@@ -226,14 +229,35 @@ mod tests {
             format: PathFormat::Posix,
             access: Access::In,
         };
-        let layout = |roots: &[Root]| Layout { roots: roots.to_vec() };
-        assert_eq!(layout(&[root("r0", "/show"), root("r1", "/out")]).check(), Ok(()));
-        for (id, source) in
-            [("", "/a"), ("..", "/a"), ("R0", "/a"), ("r0", "a"), ("r0", "/a/../b"), ("r0", "/a\0")]
-        {
-            assert!(layout(&[root(id, source)]).check().is_err(), "{id} {source}");
+        let layout = |roots: &[Root]| Layout {
+            roots: roots.to_vec(),
+        };
+        assert_eq!(
+            layout(&[root("r0", "/show"), root("r1", "/out")]).check(),
+            Ok(())
+        );
+        for (id, source) in [
+            ("", "/a"),
+            ("..", "/a"),
+            ("R0", "/a"),
+            ("r0", "a"),
+            ("r0", "/a/../b"),
+            ("r0", "/a\0"),
+        ] {
+            assert!(
+                layout(&[root(id, source)]).check().is_err(),
+                "{id} {source}"
+            );
         }
-        assert!(layout(&[root("r0", "/a"), root("r0", "/b")]).check().is_err());
-        assert!(layout(&vec![root("r0", "/a"); MAX_ROOTS + 1]).check().is_err());
+        assert!(
+            layout(&[root("r0", "/a"), root("r0", "/b")])
+                .check()
+                .is_err()
+        );
+        assert!(
+            layout(&vec![root("r0", "/a"); MAX_ROOTS + 1])
+                .check()
+                .is_err()
+        );
     }
 }

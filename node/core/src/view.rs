@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::Layout;
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
@@ -406,6 +406,12 @@ impl Site {
     #[must_use]
     pub fn layout(&self, job: JobId) -> Option<Layout> {
         self.jobs.get(job).map(|job| job.spec.layout.clone())
+    }
+
+    /// Root of a job's own content.
+    #[must_use]
+    pub fn content(&self, job: JobId) -> Option<ChunkId> {
+        self.jobs.get(job).map(|job| job.record.root)
     }
 
     /// Whether `from` has an attempt of ours, so that its log may come from there.

@@ -89,6 +89,20 @@ impl Files<'_> {
         Ok(written)
     }
 
+    /// The paths of all files, in order.
+    ///
+    /// # Errors
+    /// When a node is missing or the manifest is refused.
+    pub fn paths(&self) -> Result<Vec<String>, ContentError> {
+        let mut reader = self.reader()?;
+        let mut paths = Vec::new();
+        while let Some(file) = reader.next_file()? {
+            while reader.next_entry()?.is_some() {}
+            paths.push(file.path);
+        }
+        Ok(paths)
+    }
+
     /// Writes each file beneath the destination of its root: aside, synced, then renamed, so that
     /// nobody ever sees half a file. When this returns, all of them survive a crash.
     ///

@@ -76,10 +76,7 @@ pub enum ArchiveError {
 pub fn unpack(archive: &Path, folder: &Path) -> Result<(), ArchiveError> {
     let path = archive.to_owned();
     let open = File::open(archive).map_err(|source| ArchiveError::Open { path, source })?;
-    let broken = |source| ArchiveError::Broken {
-        path: archive.to_owned(),
-        source,
-    };
+    let broken = |source| ArchiveError::Broken { path: archive.to_owned(), source };
     let mut tar = Archive::new(BufReader::new(open));
     let mut room = MAX_BYTES;
     for (n, entry) in tar.entries().map_err(broken)?.enumerate() {
@@ -94,26 +91,17 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<(), ArchiveError> {
             return Err(ArchiveError::TooMuch(archive.to_owned()));
         }
         let Some(relative) = plain(&name) else {
-            return Err(ArchiveError::Name {
-                path: archive.to_owned(),
-                name,
-            });
+            return Err(ArchiveError::Name { path: archive.to_owned(), name });
         };
         let target = folder.join(relative);
         let written = match kind {
             EntryType::Directory => fs::create_dir_all(&target),
             EntryType::Regular | EntryType::Continuous => write(&target, &mut entry),
             _ => {
-                return Err(ArchiveError::Kind {
-                    path: archive.to_owned(),
-                    name,
-                });
+                return Err(ArchiveError::Kind { path: archive.to_owned(), name });
             }
         };
-        written.map_err(|source| ArchiveError::Write {
-            path: target,
-            source,
-        })?;
+        written.map_err(|source| ArchiveError::Write { path: target, source })?;
     }
     Ok(())
 }
@@ -122,11 +110,7 @@ fn write(target: &Path, from: &mut impl io::Read) -> io::Result<()> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(target)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
     io::copy(from, &mut file).map(drop)
 }
 
@@ -134,15 +118,12 @@ fn write(target: &Path, from: &mut impl io::Read) -> io::Result<()> {
 fn plain(name: &str) -> Option<PathBuf> {
     let fits = name.len() <= MAX_PATH && !name.contains('\u{fffd}') && !name.contains('\\');
     let parts = Path::new(name).components();
-    let plain = parts
-        .filter(|part| *part != Component::CurDir)
-        .map(|part| match part {
-            Component::Normal(part) => Some(part),
-            Component::Prefix(_)
-            | Component::RootDir
-            | Component::CurDir
-            | Component::ParentDir => None,
-        });
+    let plain = parts.filter(|part| *part != Component::CurDir).map(|part| match part {
+        Component::Normal(part) => Some(part),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir | Component::ParentDir => {
+            None
+        }
+    });
     plain.collect::<Option<PathBuf>>().filter(|_| fits)
 }
 
@@ -181,10 +162,7 @@ mod tests {
             ],
         );
         unpack(&path, &folder).unwrap();
-        assert_eq!(
-            fs::read(folder.join("b/template.yaml")).unwrap(),
-            b"name: x"
-        );
+        assert_eq!(fs::read(folder.join("b/template.yaml")).unwrap(), b"name: x");
     }
 
     #[test]
@@ -221,9 +199,6 @@ mod tests {
             Err(ArchiveError::Write { .. } | ArchiveError::Broken { .. })
         ));
         fs::write(&path, vec![7; 4096]).unwrap();
-        assert!(matches!(
-            unpack(&path, &folder),
-            Err(ArchiveError::Broken { .. })
-        ));
+        assert!(matches!(unpack(&path, &folder), Err(ArchiveError::Broken { .. })));
     }
 }

@@ -109,33 +109,17 @@ impl NodeBackend {
         submit: Submit,
         progress: mpsc::Sender<Progress>,
     ) -> Result<Submitted, Problem> {
-        drop(progress.try_send(Progress {
-            phase: Phase::Loading,
-            done: 0,
-            total: None,
-        }));
-        let LoadedJob {
-            spec,
-            inputs,
-            outputs,
-            job_json,
-            warnings,
-            ..
-        } = self.load(submit).await?;
+        drop(progress.try_send(Progress { phase: Phase::Loading, done: 0, total: None }));
+        let LoadedJob { spec, inputs, outputs, job_json, warnings, .. } = self.load(submit).await?;
         let files = inputs.len() as u64;
-        let kept: BTreeSet<_> = inputs
-            .iter()
-            .filter(|file| !file.returns)
-            .map(|file| file.path.clone())
-            .collect();
-        let mut taken = vec![Taken {
-            path: JOB_FILE.to_owned(),
-            source: Source::Bytes(job_json),
-        }];
-        taken.extend(inputs.into_iter().map(|file| Taken {
-            path: file.path,
-            source: Source::File(file.source),
-        }));
+        let kept: BTreeSet<_> =
+            inputs.iter().filter(|file| !file.returns).map(|file| file.path.clone()).collect();
+        let mut taken = vec![Taken { path: JOB_FILE.to_owned(), source: Source::Bytes(job_json) }];
+        taken.extend(
+            inputs
+                .into_iter()
+                .map(|file| Taken { path: file.path, source: Source::File(file.source) }),
+        );
         let (means, secret) = (Arc::clone(&self.means), self.tenant.clone());
         let ingest = move || {
             let ingest = Ingest {
@@ -147,11 +131,7 @@ impl NodeBackend {
             };
             let built = ingest.run(taken, |cut: Cut| {
                 let (done, total) = (cut.bytes_done, Some(cut.bytes_total));
-                drop(progress.try_send(Progress {
-                    phase: Phase::Hashing,
-                    done,
-                    total,
-                }));
+                drop(progress.try_send(Progress { phase: Phase::Hashing, done, total }));
                 if progress.is_closed() {
                     ControlFlow::Break(())
                 } else {
@@ -163,40 +143,18 @@ impl NodeBackend {
             Means::keep_root(&mut batch, &built.link);
             Means::keep_inputs(&mut batch, built.link.cid, &kept);
             let kept = means.store.commit(batch);
-            kept.map(|()| built)
-                .map_err(|error| Problem::broken(&error))
+            kept.map(|()| built).map_err(|error| Problem::broken(&error))
         };
-        let built = self
-            .means
-            .machine
-            .block(ingest)
-            .await
-            .ok_or_else(panicked)??;
+        let built = self.means.machine.block(ingest).await.ok_or_else(panicked)??;
         let (name, place) = (spec.name.clone(), spec.policy.place.clone());
         let tasks = spec.steps.iter().map(|step| step.n_tasks()).sum();
         let (root, bytes) = (built.link.cid, built.bytes);
-        let reply = self
-            .gate
-            .ask(Ask::Submit {
-                spec: Box::new(spec),
-                root,
-                bytes,
-            })
-            .await?;
+        let reply = self.gate.ask(Ask::Submit { spec: Box::new(spec), root, bytes }).await?;
         let Reply::Submitted(job) = reply else {
             return Err(refused(reply));
         };
         let outputs = outputs.into_iter().map(|(_, folder)| folder).collect();
-        Ok(Submitted {
-            job,
-            name,
-            tasks,
-            files,
-            bytes,
-            place,
-            outputs,
-            warnings,
-        })
+        Ok(Submitted { job, name, tasks, files, bytes, place, outputs, warnings })
     }
 
     async fn try_on(&self, submit: Submit) -> Result<DryRun, Problem> {
@@ -225,21 +183,14 @@ impl NodeBackend {
             place: spec.policy.place.clone(),
             steps: steps.collect(),
             files: files.collect(),
-            outputs: loaded
-                .outputs
-                .into_iter()
-                .map(|(_, folder)| folder)
-                .collect(),
+            outputs: loaded.outputs.into_iter().map(|(_, folder)| folder).collect(),
             sites,
             warnings: loaded.warnings,
         })
     }
 
     async fn give_ticket(&self, invite: Invite) -> Result<Invited, Problem> {
-        let body = self
-            .meshes
-            .find(invite.mesh.as_deref())
-            .map_err(mesh_problem)?;
+        let body = self.meshes.find(invite.mesh.as_deref()).map_err(mesh_problem)?;
         self.meshes.root(&body).map_err(mesh_problem)?;
         let secret: [u8; 32] = self.means.machine.random();
         let expires = self.means.machine.clock.now().plus(invite.expires_in);
@@ -266,13 +217,7 @@ impl NodeBackend {
             secret,
         };
         let (mesh_name, role) = (body.mesh_name, invite.role);
-        Ok(Invited {
-            ticket: ticket.to_text(),
-            mesh_name,
-            role,
-            uses,
-            expires,
-        })
+        Ok(Invited { ticket: ticket.to_text(), mesh_name, role, uses, expires })
     }
 
     async fn use_ticket(&self, join: Join) -> Result<MeshView, Problem> {
@@ -282,33 +227,22 @@ impl NodeBackend {
         if !is_name(&name) {
             return Err(mesh_problem(MeshError::Name(name)));
         }
-        if self
-            .meshes
-            .bodies()
-            .iter()
-            .any(|body| body.mesh == ticket.mesh)
-        {
+        if self.meshes.bodies().iter().any(|body| body.mesh == ticket.mesh) {
             return Err(mesh_problem(MeshError::Exists(ticket.mesh_name)));
         }
         let joined = self.means.net.join(&ticket, &name).await;
         let certificate = joined.map_err(|error| Problem::refused(causes(&error)))?;
         let mesh = self.meshes.add(&certificate).map_err(mesh_problem)?;
         self.means.net.add_mesh(mesh, certificate.clone()).await;
-        let body = certificate
-            .open()
-            .map_err(|error| Problem::broken(&error))?;
+        let body = certificate.open().map_err(|error| Problem::broken(&error))?;
         Ok(self.mesh_view(&body))
     }
 
     async fn found_mesh(&self, name: String) -> Result<MeshView, Problem> {
-        let created = self
-            .meshes
-            .create(&name, (self.means.me, &self.name), &self.means.machine);
+        let created = self.meshes.create(&name, (self.means.me, &self.name), &self.means.machine);
         let (mesh, certificate) = created.map_err(mesh_problem)?;
         self.means.net.add_mesh(mesh, certificate.clone()).await;
-        let body = certificate
-            .open()
-            .map_err(|error| Problem::broken(&error))?;
+        let body = certificate.open().map_err(|error| Problem::broken(&error))?;
         Ok(self.mesh_view(&body))
     }
 
@@ -329,10 +263,7 @@ impl NodeBackend {
         let read = move || logs.read(attempt, offset, LOG_PIECE);
         let bytes = self.means.machine.block(read).await.ok_or_else(panicked)?;
         let bytes = bytes.map_err(|error| Problem::broken(&error))?;
-        Ok(LogPart {
-            ended: bytes.is_empty() && !open,
-            bytes,
-        })
+        Ok(LogPart { ended: bytes.is_empty() && !open, bytes })
     }
 
     async fn figures(&self) -> Result<Transfers, Problem> {
@@ -340,11 +271,7 @@ impl NodeBackend {
         let ids: Vec<_> = sites.keys().copied().collect();
         let names = self
             .gate
-            .look(move |core, _| {
-                ids.iter()
-                    .map(|site| core.name_of(*site))
-                    .collect::<Vec<_>>()
-            })
+            .look(move |core, _| ids.iter().map(|site| core.name_of(*site)).collect::<Vec<_>>())
             .await?;
         let jobs = jobs.into_iter().map(|(job, moved)| JobBytes {
             job,
@@ -352,39 +279,25 @@ impl NodeBackend {
             wanted: None,
             received: moved.received,
         });
-        let sites = sites
-            .into_iter()
-            .zip(names)
-            .map(|((site, moved), name)| SiteBytes {
-                site,
-                name,
-                sent: moved.sent,
-                received: moved.received,
-            });
-        Ok(Transfers {
-            jobs: jobs.collect(),
-            sites: sites.collect(),
-        })
+        let sites = sites.into_iter().zip(names).map(|((site, moved), name)| SiteBytes {
+            site,
+            name,
+            sent: moved.sent,
+            received: moved.received,
+        });
+        Ok(Transfers { jobs: jobs.collect(), sites: sites.collect() })
     }
 
     async fn folders(&self, job: JobId) -> Result<Outputs, Problem> {
         let layout = self.gate.look(move |site, _| site.layout(job)).await?;
         let layout = layout.ok_or_else(|| Problem::not_found(format!("no job {job}")))?;
-        let outputs = layout
-            .roots
-            .into_iter()
-            .filter(|root| root.access == Access::Out);
-        Ok(Outputs {
-            folders: outputs.map(|root| PathBuf::from(root.source)).collect(),
-        })
+        let outputs = layout.roots.into_iter().filter(|root| root.access == Access::Out);
+        Ok(Outputs { folders: outputs.map(|root| PathBuf::from(root.source)).collect() })
     }
 
     async fn own_profile(&self) -> Result<Profile, Problem> {
         let sites = self.gate.look(|site, now| site.sites(now)).await?;
-        let own = sites
-            .into_iter()
-            .find(|site| site.own)
-            .and_then(|site| site.profile);
+        let own = sites.into_iter().find(|site| site.own).and_then(|site| site.profile);
         own.ok_or_else(|| Problem::not_found("this site offers nothing"))
     }
 
@@ -421,15 +334,7 @@ impl Backend for NodeBackend {
     }
 
     fn meshes(&self) -> Answer<'_, Vec<MeshView>> {
-        async {
-            Ok(self
-                .meshes
-                .bodies()
-                .iter()
-                .map(|body| self.mesh_view(body))
-                .collect())
-        }
-        .boxed()
+        async { Ok(self.meshes.bodies().iter().map(|body| self.mesh_view(body)).collect()) }.boxed()
     }
 
     fn invite(&self, invite: Invite) -> Answer<'_, Invited> {
@@ -457,10 +362,7 @@ impl Backend for NodeBackend {
 /// what its template names relative to itself must be somewhere.
 fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
     let mut source = PathBuf::from(&submit.source);
-    if source
-        .extension()
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("tar"))
-    {
+    if source.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("tar")) {
         source = unpacked(&submit.folder.join(source))?;
     }
     let policy = PolicyChanges {
@@ -470,18 +372,13 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
         timeout: submit.timeout.map(job_bundle::Duration),
         ..PolicyChanges::default()
     };
-    let parameters = submit
-        .parameters
-        .into_iter()
-        .map(|(name, value)| format!("{name}={value}"));
+    let parameters = submit.parameters.into_iter().map(|(name, value)| format!("{name}={value}"));
     Ok(SubmitRequest {
         source,
         cwd: submit.folder,
         parameters: parameters.collect(),
         frames: submit.frames,
-        resolution: submit
-            .resolution
-            .map(|(width, height)| format!("{width}x{height}")),
+        resolution: submit.resolution.map(|(width, height)| format!("{width}x{height}")),
         output: submit.output,
         inputs: submit.inputs,
         policy,
@@ -493,11 +390,7 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
 fn unpacked(archive: &Path) -> Result<PathBuf, Problem> {
     let folder = archive.with_extension("");
     fs::create_dir(&folder).map_err(|error| {
-        let text = format!(
-            "cannot unpack {} to {}: {error}",
-            archive.display(),
-            folder.display()
-        );
+        let text = format!("cannot unpack {} to {}: {error}", archive.display(), folder.display());
         Problem::bad_input(text).with_help("move the folder away, or submit the folder itself")
     })?;
     if let Err(error) = archive::unpack(archive, &folder) {
@@ -514,11 +407,7 @@ fn unpacked(archive: &Path) -> Result<PathBuf, Problem> {
 
 /// What keeps a site from running a job, one line each.
 fn blocks(spec: &JobSpec, profile: &Profile, own: bool) -> Vec<String> {
-    let floor = if own {
-        Level::S0
-    } else {
-        spec.policy.isolation
-    };
+    let floor = if own { Level::S0 } else { spec.policy.isolation };
     let slots = profile.hosts.iter().map(|host| host.slots).sum::<u32>();
     let mut blocks = Vec::new();
     if slots == 0 {
@@ -539,9 +428,7 @@ fn blocks(spec: &JobSpec, profile: &Profile, own: bool) -> Vec<String> {
 /// A requirement, one line for each thing that is asked.
 fn requires(requirement: &Requirement) -> Vec<String> {
     let amounts = requirement.amounts.iter().map(|(name, need)| {
-        let most = need
-            .max
-            .map_or_else(String::new, |max| format!(" and at most {max}"));
+        let most = need.max.map_or_else(String::new, |max| format!(" and at most {max}"));
         format!("{name}: at least {}{most}", need.min)
     });
     let attributes = requirement.attributes.iter().map(|(name, need)| {
@@ -550,11 +437,7 @@ fn requires(requirement: &Requirement) -> Vec<String> {
         match (any.is_empty(), all.is_empty()) {
             (false, true) => format!("{name}: one of {}", any.join(", ")),
             (_, false) if any.is_empty() => format!("{name}: all of {}", all.join(", ")),
-            _ => format!(
-                "{name}: one of {}, and all of {}",
-                any.join(", "),
-                all.join(", ")
-            ),
+            _ => format!("{name}: one of {}, and all of {}", any.join(", "), all.join(", ")),
         }
     });
     amounts.chain(attributes).collect()

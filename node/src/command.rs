@@ -76,11 +76,7 @@ impl Failure {
         match self {
             Self::Client(ClientError::NotReachable { .. }) => 3,
             Self::Client(ClientError::Problem(problem)) | Self::Problem(problem) => {
-                if (400..500).contains(&problem.status) {
-                    2
-                } else {
-                    1
-                }
+                if (400..500).contains(&problem.status) { 2 } else { 1 }
             }
             Self::Config(ConfigError::Taken { .. } | ConfigError::Io { .. }) => 1,
             Self::Config(_) => 2,
@@ -98,9 +94,7 @@ impl Failure {
                     Some(home) if !home.exists() => "make this machine a site first: meshfarm init",
                     _ => "start it: meshfarm node",
                 };
-                Some(format!(
-                    "{start} (--home or MESHFARM_HOME names another home)"
-                ))
+                Some(format!("{start} (--home or MESHFARM_HOME names another home)"))
             }
             Self::Client(ClientError::Problem(problem)) | Self::Problem(problem) => {
                 problem.help.clone()
@@ -175,9 +169,7 @@ fn dispatch(rooms: &dyn Rooms, desk: &Desk, command: Command) -> Done {
 }
 
 fn block_on(future: impl Future<Output = Done>) -> Done {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(future)
 }
 
@@ -202,10 +194,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
             desk.show(&pages::invited(&client.invite(&invite).await?))
         }
         Command::Join(flags) => {
-            let join = api::Join {
-                ticket: ticket(flags.ticket)?,
-                name: flags.name,
-            };
+            let join = api::Join { ticket: ticket(flags.ticket)?, name: flags.name };
             let mesh = client.join(&join).await?;
             desk.show(&pages::meshes(std::slice::from_ref(&mesh)))
         }
@@ -221,11 +210,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
             let mut page = Page::of(&serde_json::json!({"canceled": job.job}));
             page.quiet = vec![job.job.to_string()];
             let name = print::plain(&job.name);
-            page.line([
-                print::plain("stopped"),
-                print::strong(job.job.short()),
-                name,
-            ]);
+            page.line([print::plain("stopped"), print::strong(job.job.short()), name]);
             desk.show(&page)
         }
         Command::Retry(flags) => retry(desk, &flags).await,
@@ -272,12 +257,8 @@ fn init(rooms: &dyn Rooms, desk: &Desk, flags: cli::Init) -> Done {
         (None, true) => (false, flags.slots),
         (None, false) if flags.slots == Some(0) => (false, Some(0)),
         (None, false) => {
-            let said = answer(
-                ask,
-                None,
-                "Lend this machine's slots to other sites (yes or no)",
-                "no",
-            );
+            let said =
+                answer(ask, None, "Lend this machine's slots to other sites (yes or no)", "no");
             (matches!(said.as_str(), "y" | "yes"), flags.slots)
         }
     };
@@ -294,25 +275,11 @@ fn init(rooms: &dyn Rooms, desk: &Desk, flags: cli::Init) -> Done {
     let mut page = Page::of(&serde_json::json!({"home": desk.home.root(), "config": &config}));
     page.quiet = vec![desk.home.root().display().to_string()];
     let root = desk.home.root().display().to_string();
-    page.line([
-        print::strong(&config.name),
-        print::plain("has its home in"),
-        print::plain(root),
-    ]);
-    let lends = if config.lend {
-        "lent to other sites"
-    } else {
-        "for its own jobs only"
-    };
-    let slots = format!(
-        "{} slots, {lends}; jobs run {}",
-        config.n_slots(),
-        config.place
-    );
+    page.line([print::strong(&config.name), print::plain("has its home in"), print::plain(root)]);
+    let lends = if config.lend { "lent to other sites" } else { "for its own jobs only" };
+    let slots = format!("{} slots, {lends}; jobs run {}", config.n_slots(), config.place);
     page.line([print::plain(slots)]);
-    page.line([print::faint(
-        "next: meshfarm node; then meshfarm mesh create NAME or join TICKET",
-    )]);
+    page.line([print::faint("next: meshfarm node; then meshfarm mesh create NAME or join TICKET")]);
     desk.show(&page)
 }
 
@@ -323,9 +290,7 @@ fn answer(ask: bool, given: Option<String>, question: &str, default: &str) -> St
     if ask {
         let mut line = String::new();
         eprint!("{question} [{default}]: ");
-        let read = io::stderr()
-            .flush()
-            .and_then(|()| io::stdin().lock().read_line(&mut line));
+        let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut line));
         if read.is_ok() && !line.trim().is_empty() {
             return line.trim().to_owned();
         }
@@ -336,11 +301,7 @@ fn answer(ask: bool, given: Option<String>, question: &str, default: &str) -> St
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim().split('.').next().unwrap_or("").to_owned();
-    if meshfarm_protocol::membership::is_name(&name) {
-        name
-    } else {
-        "site".to_owned()
-    }
+    if meshfarm_protocol::membership::is_name(&name) { name } else { "site".to_owned() }
 }
 
 fn node(rooms: &dyn Rooms, desk: &Desk, log_format: Option<LogFormat>) -> Done {
@@ -358,9 +319,7 @@ fn node(rooms: &dyn Rooms, desk: &Desk, log_format: Option<LogFormat>) -> Done {
 fn start_log(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MESHFARM_LOG")
         .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
@@ -389,11 +348,7 @@ async fn doctor(desk: &Desk, found: &Found) -> Done {
     let running = desk.client.status().await.ok();
     let examination = doctor::examine(&desk.home, found, running.as_ref());
     desk.show(&pages::examination(&examination))?;
-    if doctor::is_broken(&examination) {
-        Err(Failure::Said)
-    } else {
-        Ok(())
-    }
+    if doctor::is_broken(&examination) { Err(Failure::Said) } else { Ok(()) }
 }
 
 async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
@@ -422,10 +377,7 @@ async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
         return desk.show(&pages::dry_run(&desk.client.dry_run(&submit).await?));
     }
     let bar = watch::HashingBar::new(desk.quiet);
-    let submitted = desk
-        .client
-        .submit(&submit, |progress| bar.show(progress))
-        .await;
+    let submitted = desk.client.submit(&submit, |progress| bar.show(progress)).await;
     bar.finish();
     let submitted = submitted?;
     if !flags.watch {
@@ -450,9 +402,7 @@ fn text_of(path: &Path) -> Result<String, Failure> {
 
 fn user() -> String {
     let set = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
-    set("USER")
-        .or_else(|| set("LOGNAME"))
-        .unwrap_or_else(|| "unknown".to_owned())
+    set("USER").or_else(|| set("LOGNAME")).unwrap_or_else(|| "unknown".to_owned())
 }
 
 async fn job(desk: &Desk, flags: &cli::Job) -> Done {
@@ -461,17 +411,8 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     let Some(file) = &flags.sheet else {
         return desk.show(&pages::job(&view, &outputs));
     };
-    let done = view
-        .steps
-        .iter()
-        .flat_map(|step| &step.tasks)
-        .filter(|task| task.state == "done");
-    let number = |label: &str| {
-        label
-            .rsplit('=')
-            .next()
-            .and_then(|value| value.parse().ok())
-    };
+    let done = view.steps.iter().flat_map(|step| &step.tasks).filter(|task| task.state == "done");
+    let number = |label: &str| label.rsplit('=').next().and_then(|value| value.parse().ok());
     let numbers: Vec<u64> = done.filter_map(|task| number(&task.label)).collect();
     let pictures = sheet::find_frames(&outputs.folders, view.submitted);
     let frames = sheet::numbered(pictures, &numbers);
@@ -484,10 +425,7 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     }));
     page.quiet = vec![path.display().to_string()];
     let what = format!("contact sheet of {} frames in", made.frames);
-    page.line([
-        print::plain(what),
-        print::strong(path.display().to_string()),
-    ]);
+    page.line([print::plain(what), print::strong(path.display().to_string())]);
     if made.unreadable > 0 {
         let text = format!("{} of them cannot be shown", made.unreadable);
         page.line([print::Cell::new(text, print::Tone::Bad)]);

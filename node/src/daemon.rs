@@ -99,9 +99,7 @@ pub struct Daemon {
 
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Daemon")
-            .field("site", &self.site)
-            .finish_non_exhaustive()
+        f.debug_struct("Daemon").field("site", &self.site).finish_non_exhaustive()
     }
 }
 
@@ -132,11 +130,7 @@ impl Daemon {
         loop {
             self.turn(inputs.drain(..)).await?;
             let now = self.rooms.machine.clock.now();
-            let wake = self
-                .site
-                .wake_at(now)
-                .unwrap_or(Millis(u64::MAX))
-                .min(now.plus(IDLE));
+            let wake = self.site.wake_at(now).unwrap_or(Millis(u64::MAX)).min(now.plus(IDLE));
             // Finished local work first, then timers, then the network: what is begun gets done.
             tokio::select! {
                 biased;
@@ -209,25 +203,14 @@ impl Daemon {
                     self.rooms.net.remember(site, vec![up.address]).await;
                 }
                 let name = up.memberships.first().map(|member| member.name.clone());
-                Some(Input::PeerUp {
-                    site,
-                    name: name.unwrap_or_else(|| site.short()),
-                })
+                Some(Input::PeerUp { site, name: name.unwrap_or_else(|| site.short()) })
             }
             net::Event::PeerDown { site } => Some(Input::PeerDown { site }),
-            net::Event::Asked {
-                from,
-                request: Asked::Core(message),
-                answer,
-            } => {
+            net::Event::Asked { from, request: Asked::Core(message), answer } => {
                 drop(answer.send(Answer::Heard));
                 Some(Input::Heard { from, message })
             }
-            net::Event::Asked {
-                from,
-                request: Asked::Log(part),
-                answer,
-            } => {
+            net::Event::Asked { from, request: Asked::Log(part), answer } => {
                 if self.site.may_log(from, part.attempt) {
                     self.receive_log(part, answer);
                 } else {
@@ -244,30 +227,14 @@ impl Daemon {
                 self.joining.insert(n, answer);
                 let secret_hash = seal::content_hash(&join.secret);
                 let (name, role) = (join.name, join.role);
-                Some(Input::JoinAsked {
-                    request: Request(n),
-                    peer,
-                    secret_hash,
-                    name,
-                    role,
-                })
+                Some(Input::JoinAsked { request: Request(n), peer, secret_hash, name, role })
             }
             net::Event::Profile { mesh: _, profile } => {
-                let addresses = profile
-                    .addresses
-                    .iter()
-                    .filter_map(|text| text.parse().ok());
-                self.rooms
-                    .net
-                    .remember(profile.site, addresses.collect())
-                    .await;
+                let addresses = profile.addresses.iter().filter_map(|text| text.parse().ok());
+                self.rooms.net.remember(profile.site, addresses.collect()).await;
                 Some(Input::Profile(*profile))
             }
-            net::Event::Lane {
-                from,
-                request,
-                stream,
-            } => {
+            net::Event::Lane { from, request, stream } => {
                 if self.site.may_read(from, request.lease) {
                     let job = self.site.job_of(request.lease);
                     self.rooms.lending.serve(stream, request, from, job);
@@ -337,60 +304,30 @@ impl Daemon {
         match output {
             Output::Persist(_) => {}
             Output::Send { to, message } => rooms.net.send(to, message).await,
-            Output::Commit {
-                to,
-                sealing_key,
-                job,
-                root,
-                want,
-                session,
-            } => {
+            Output::Commit { to, sealing_key, job, root, want, session } => {
                 let lease = want.lease;
-                let sealed = rooms
-                    .returning
-                    .commit((to, sealing_key), job, root, (want, session));
+                let sealed = rooms.returning.commit((to, sealing_key), job, root, (want, session));
                 match sealed {
                     Ok(message) => rooms.net.send(to, message).await,
                     Err(error) => tracing::error!(%lease, %error, "the commit was not sealed"),
                 }
             }
-            Output::Prepare {
-                lease,
-                borrower,
-                root,
-                content,
-            } => {
+            Output::Prepare { lease, borrower, root, content } => {
                 Arc::clone(&rooms.lending).prepare(lease, borrower, root, content);
             }
-            Output::Start {
-                session,
-                lease,
-                borrower,
-                run,
-            } => {
+            Output::Start { session, lease, borrower, run } => {
                 Arc::clone(&rooms.lending).start(session, lease, borrower, run);
             }
             Output::Stop(session) => rooms.lending.stop(session),
             Output::Release(lease) => rooms.lending.release(lease),
             Output::Forget(attempt) => rooms.lending.forget(attempt),
-            Output::Collect {
-                attempt,
-                task,
-                lease,
-                lender,
-                outputs,
-            } => {
+            Output::Collect { attempt, task, lease, lender, outputs } => {
                 let layout = self.site.layout(task.job).unwrap_or_default();
                 let layout = (layout, self.site.content(task.job));
                 let found = (lease, lender, outputs);
                 Arc::clone(&rooms.returning).collect(attempt, task, layout, found);
             }
-            Output::BuildInputs {
-                job,
-                step,
-                needs,
-                root,
-            } => {
+            Output::BuildInputs { job, step, needs, root } => {
                 Arc::clone(&rooms.returning).build_inputs((job, step), needs, root);
             }
             Output::Publish(profile) => self.publish(&profile).await,
@@ -399,20 +336,14 @@ impl Daemon {
                     Ok(certificate) => Answer::Joined(certificate),
                     Err(error) => Answer::Refused(error.to_string()),
                 };
-                self.joining
-                    .remove(&request.0)
-                    .map(|asked| asked.send(answer));
+                self.joining.remove(&request.0).map(|asked| asked.send(answer));
             }
             Output::Refuse(request, reason) => {
                 let answer = Answer::Refused(reason);
-                self.joining
-                    .remove(&request.0)
-                    .map(|asked| asked.send(answer));
+                self.joining.remove(&request.0).map(|asked| asked.send(answer));
             }
             Output::Answer(request, reply) => {
-                self.asking
-                    .remove(&request.0)
-                    .map(|asked| asked.send(reply));
+                self.asking.remove(&request.0).map(|asked| asked.send(reply));
             }
             Output::Tell(event) => self.tell(event, now),
         }
@@ -438,10 +369,6 @@ impl Daemon {
             event => tracing::info!(?event, "event"),
         }
         self.n_events += 1;
-        self.rooms.gate.tell(Happened {
-            number: self.n_events,
-            at,
-            event,
-        });
+        self.rooms.gate.tell(Happened { number: self.n_events, at, event });
     }
 }

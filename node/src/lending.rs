@@ -100,12 +100,7 @@ impl Lending {
             Ok(()) | Err(_) => {}
         }
         session::private_folder(&ground.folder)?;
-        let Ground {
-            programs,
-            level,
-            root,
-            folder,
-        } = ground;
+        let Ground { programs, level, root, folder } = ground;
         Ok(Self {
             means,
             logs,
@@ -121,10 +116,7 @@ impl Lending {
 
     /// Send chunks to a site that has the right to them.
     pub fn serve(&self, stream: LaneStream, request: LaneRequest, to: SiteId, job: Option<JobId>) {
-        let (chunks, meter) = (
-            Arc::clone(&self.means.chunks),
-            Arc::clone(&self.means.meter),
-        );
+        let (chunks, meter) = (Arc::clone(&self.means.chunks), Arc::clone(&self.means.meter));
         tokio::spawn(async move {
             let get = move |cid: &ChunkId| {
                 let bytes = chunks.get(cid).ok().flatten()?;
@@ -168,47 +160,23 @@ impl Lending {
                 (envelope.address.job, secrets.map_err(PrepareError::Bad)?)
             }
             Content::Own(job, session) => {
-                let link = means
-                    .root(root)
-                    .map_err(|e| PrepareError::Broken(e.to_string()))?;
+                let link = means.root(root).map_err(|e| PrepareError::Broken(e.to_string()))?;
                 let link =
                     link.ok_or_else(|| PrepareError::Broken("its key is gone".to_owned()))?;
                 let outputs_to = means.sealing.public();
-                (
-                    job,
-                    LeaseSecrets {
-                        root_key: link.key,
-                        outputs_to,
-                        session,
-                    },
-                )
+                (job, LeaseSecrets { root_key: link.key, outputs_to, session })
             }
         };
         secrets.session.layout.check().map_err(PrepareError::Bad)?;
-        let link = RootLink {
-            cid: root,
-            key: secrets.root_key,
-        };
+        let link = RootLink { cid: root, key: secrets.root_key };
         let limits = Limits::granting(MAX_CONTENT);
-        means
-            .fetch(&link, limits, (borrower, lease, None))
-            .await
-            .map_err(prepare_error)?;
-        let content = self
-            .lay_out(link, limits, secrets.session.layout.clone())
-            .await?;
+        means.fetch(&link, limits, (borrower, lease, None)).await.map_err(prepare_error)?;
+        let content = self.lay_out(link, limits, secrets.session.layout.clone()).await?;
         let environments = secrets.session.environments;
         let outputs =
             TenantSecret::new(TenantId(means.machine.random()), 0, means.machine.random());
         let (session, outputs_to) = (secrets.session, secrets.outputs_to);
-        let ready = Lease {
-            borrower,
-            job,
-            content,
-            session,
-            outputs,
-            outputs_to,
-        };
+        let ready = Lease { borrower, job, content, session, outputs, outputs_to };
         lock(&self.leases).insert(lease, Arc::new(ready));
         Ok(environments)
     }
@@ -227,23 +195,16 @@ impl Lending {
         let name = format!("content-{}", AttemptId(self.means.machine.random()).short());
         let folder = self.folder.join(name);
         let chunks = Arc::clone(&self.means.chunks);
-        let laid_out = self
-            .means
-            .machine
-            .block(move || -> Result<_, PrepareError> {
-                let laid_out = LaidOut(folder);
-                let files = Files {
-                    chunks: &chunks,
-                    link,
-                    limits,
-                };
-                files
-                    .materialise(&laid_out.0, None)
-                    .map_err(|error| prepare_error(FetchError::Content(error)))?;
-                prepare_mount_points(&laid_out.0, &layout)
-                    .map_err(|error| PrepareError::Broken(error.to_string()))?;
-                Ok(Arc::new(laid_out))
-            });
+        let laid_out = self.means.machine.block(move || -> Result<_, PrepareError> {
+            let laid_out = LaidOut(folder);
+            let files = Files { chunks: &chunks, link, limits };
+            files
+                .materialise(&laid_out.0, None)
+                .map_err(|error| prepare_error(FetchError::Content(error)))?;
+            prepare_mount_points(&laid_out.0, &layout)
+                .map_err(|error| PrepareError::Broken(error.to_string()))?;
+            Ok(Arc::new(laid_out))
+        });
         let laid_out = laid_out.await.ok_or_else(panicked)??;
         let mut known = lock(&self.laid_out);
         known.retain(|_, laid_out| laid_out.strong_count() > 0);
@@ -263,10 +224,7 @@ impl Lending {
         lock(&self.sessions).insert(session, Arc::clone(&stop));
         let own = borrower == self.means.me;
         for assignment in run.iter().filter(|_| !own) {
-            if let Err(error) = self
-                .logs
-                .send(assignment.attempt, borrower, &self.means.net)
-            {
+            if let Err(error) = self.logs.send(assignment.attempt, borrower, &self.means.net) {
                 tracing::warn!(%error, "a log will not be sent");
             }
         }
@@ -275,20 +233,12 @@ impl Lending {
         let attempts: Vec<_> = run.iter().map(|assignment| assignment.attempt).collect();
         tokio::spawn(async move {
             let work = move || known.map(|known| self.run(session, &known, run, &stop));
-            let results = this
-                .means
-                .machine
-                .block(work)
-                .await
-                .flatten()
-                .unwrap_or_default();
+            let results = this.means.machine.block(work).await.flatten().unwrap_or_default();
             lock(&this.sessions).remove(&session);
             for attempt in attempts.into_iter().filter(|_| !own) {
                 this.logs.end_sending(attempt);
             }
-            this.means
-                .tell(Input::SessionEnded { session, results })
-                .await;
+            this.means.tell(Input::SessionEnded { session, results }).await;
         });
     }
 
@@ -312,15 +262,9 @@ impl Lending {
             programs: self.programs.clone(),
             clock: Arc::clone(&self.means.machine.clock),
         };
-        let listener = Listener {
-            lending: self,
-            own: lease.borrower == self.means.me,
-        };
+        let listener = Listener { lending: self, own: lease.borrower == self.means.me };
         let ran = session::run(&plan, stop, &listener);
-        let results = ran
-            .into_iter()
-            .map(|ran| self.seal_outputs(lease, &plan, ran))
-            .collect();
+        let results = ran.into_iter().map(|ran| self.seal_outputs(lease, &plan, ran)).collect();
         if let Err(error) = fs::remove_dir_all(&folder) {
             tracing::warn!(folder = %folder.display(), %error, "a session's folder was left behind");
         }
@@ -329,12 +273,7 @@ impl Lending {
 
     /// Make an attempt's outputs durable as ciphertext, with their key sealed to the borrower.
     fn seal_outputs(&self, lease: &Lease, plan: &Plan, ran: Ran) -> Ended {
-        let Ran {
-            attempt,
-            mut outcome,
-            mut usage,
-            files,
-        } = ran;
+        let Ran { attempt, mut outcome, mut usage, files } = ran;
         let mut outputs = None;
         if outcome == Outcome::Done {
             match self.try_seal(lease, plan, &files) {
@@ -345,12 +284,7 @@ impl Lending {
                 Err(reason) => outcome = Outcome::Failed(format!("its outputs: {reason}")),
             }
         }
-        Ended {
-            attempt,
-            outcome,
-            outputs,
-            usage,
-        }
+        Ended { attempt, outcome, outputs, usage }
     }
 
     fn try_seal(
@@ -360,27 +294,15 @@ impl Lending {
         named: &[OutputPath],
     ) -> Result<(Option<Outputs>, u64), String> {
         let mut sources = Vec::new();
-        for root in lease
-            .session
-            .layout
-            .roots
-            .iter()
-            .filter(|root| root.access == Access::Out)
-        {
+        for root in lease.session.layout.roots.iter().filter(|root| root.access == Access::Out) {
             let folder = session::output_folder(&plan.folder, &root.id);
-            let wanted: BTreeSet<_> = named
-                .iter()
-                .filter(|file| file.root == root.id)
-                .map(|f| f.path.as_str())
-                .collect();
+            let wanted: BTreeSet<_> =
+                named.iter().filter(|file| file.root == root.id).map(|f| f.path.as_str()).collect();
             let collected = sandbox::collect(&folder, CollectLimits::default(), |path, _, _| {
                 if let Some(name) = path.to_str().filter(|path| wanted.contains(path)) {
                     let (folder, path) = (folder.clone(), name.to_owned());
                     let source = Source::Beneath { folder, path };
-                    sources.push(Taken {
-                        path: format!("{}/{name}", root.id),
-                        source,
-                    });
+                    sources.push(Taken { path: format!("{}/{name}", root.id), source });
                 }
                 Ok(())
             });
@@ -407,23 +329,14 @@ impl Lending {
         let contents = codec::encode::<ChunkKey>(&link.key);
         let envelope = means.seal(to, (lease.job, link.cid), &contents);
         let envelope = envelope.map_err(|error| error.to_string())?;
-        Ok((
-            Some(Outputs {
-                root: link.cid,
-                envelope,
-            }),
-            sealed.bytes,
-        ))
+        Ok((Some(Outputs { root: link.cid, envelope }), sealed.bytes))
     }
 
     /// End a session now.
     pub fn stop(&self, session: Session) {
         let stop = lock(&self.sessions).get(&session).cloned();
         if let Some(stop) = stop {
-            self.means
-                .machine
-                .blocking
-                .run(Box::new(move || stop.stop()));
+            self.means.machine.blocking.run(Box::new(move || stop.stop()));
         }
     }
 
@@ -435,19 +348,14 @@ impl Lending {
         }
         let clock = &self.means.machine.clock;
         while !lock(&self.sessions).is_empty() {
-            clock
-                .wait_until(clock.now().plus(meshfarm_protocol::id::Millis(20)))
-                .await;
+            clock.wait_until(clock.now().plus(meshfarm_protocol::id::Millis(20))).await;
         }
     }
 
     /// A lease is over: drop its keys, and its content unless another lease uses it.
     pub fn release(&self, lease: LeaseId) {
         let lease = lock(&self.leases).remove(&lease);
-        self.means
-            .machine
-            .blocking
-            .run(Box::new(move || drop(lease)));
+        self.means.machine.blocking.run(Box::new(move || drop(lease)));
     }
 
     /// The borrower has an attempt's outputs.
@@ -484,12 +392,7 @@ impl Listen for Listener<'_> {
 /// Make the folders at which deeper roots are shown beneath shallower ones, and a folder for every input
 /// root, also where no file of it came.
 fn prepare_mount_points(content: &Path, layout: &Layout) -> io::Result<()> {
-    let posix = || {
-        layout
-            .roots
-            .iter()
-            .filter(|root| root.format == PathFormat::Posix)
-    };
+    let posix = || layout.roots.iter().filter(|root| root.format == PathFormat::Posix);
     for root in &layout.roots {
         fs::create_dir_all(content.join(&root.id))?;
     }

@@ -55,10 +55,7 @@ impl Logs {
         for kind in ["here", "sending"] {
             fs::create_dir_all(folder.join(kind))?;
         }
-        Ok(Self {
-            folder,
-            growing: Mutex::default(),
-        })
+        Ok(Self { folder, growing: Mutex::default() })
     }
 
     fn here(&self, attempt: AttemptId) -> PathBuf {
@@ -66,9 +63,7 @@ impl Logs {
     }
 
     fn sending(&self, attempt: AttemptId, kind: &str) -> PathBuf {
-        self.folder
-            .join("sending")
-            .join(format!("{attempt}.{kind}"))
+        self.folder.join("sending").join(format!("{attempt}.{kind}"))
     }
 
     /// Append to the log of one of our own attempts on our own slots.
@@ -92,9 +87,7 @@ impl Logs {
     /// No more will be appended to a borrower's log.
     pub fn end_sending(&self, attempt: AttemptId) {
         let growth = self.growth(attempt);
-        growth
-            .whole
-            .store(true, std::sync::atomic::Ordering::Release);
+        growth.whole.store(true, std::sync::atomic::Ordering::Release);
         growth.grown.notify_one();
     }
 
@@ -108,15 +101,10 @@ impl Logs {
     /// # Errors
     /// When the file cannot be written.
     pub fn receive(&self, part: &LogPart) -> io::Result<u64> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.here(part.attempt))?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(self.here(part.attempt))?;
         let have = file.metadata()?.len();
-        let Some(skip) = have
-            .checked_sub(part.offset)
-            .and_then(|n| usize::try_from(n).ok())
-        else {
+        let Some(skip) = have.checked_sub(part.offset).and_then(|n| usize::try_from(n).ok()) else {
             return Ok(have);
         };
         let new = part.bytes.get(skip..).unwrap_or_default();
@@ -153,16 +141,11 @@ impl Logs {
     pub fn resume(self: &Arc<Self>, net: &Net) -> io::Result<()> {
         for entry in fs::read_dir(self.folder.join("sending"))? {
             let path = entry?.path();
-            let attempt = path
-                .file_stem()
-                .and_then(|name| name.to_str()?.parse().ok());
-            let to = path.extension().filter(|kind| *kind == "to").and_then(|_| {
-                fs::read_to_string(&path)
-                    .ok()?
-                    .trim()
-                    .parse::<SiteId>()
-                    .ok()
-            });
+            let attempt = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
+            let to = path
+                .extension()
+                .filter(|kind| *kind == "to")
+                .and_then(|_| fs::read_to_string(&path).ok()?.trim().parse::<SiteId>().ok());
             if let (Some(attempt), Some(to)) = (attempt, to) {
                 self.end_sending(attempt);
                 tokio::spawn(Arc::clone(self).pump(attempt, to, net.clone()));
@@ -188,11 +171,7 @@ impl Logs {
                 drop(timeout(SEND_EVERY, std::future::pending::<()>()).await);
                 continue;
             }
-            let part = LogPart {
-                attempt,
-                offset: sent,
-                bytes,
-            };
+            let part = LogPart { attempt, offset: sent, bytes };
             match net.request(to, Request::Log(part)).await {
                 Ok(Answer::LogHave(have)) => {
                     sent = have;
@@ -207,19 +186,12 @@ impl Logs {
         }
         drop(fs::remove_file(file));
         drop(fs::remove_file(self.sending(attempt, "to")));
-        self.growing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&attempt);
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
     }
 }
 
 fn append(path: &Path, text: &[u8]) -> io::Result<()> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?
-        .write_all(text)
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(text)
 }
 
 fn read(path: &Path, offset: u64, max: usize) -> io::Result<Vec<u8>> {
@@ -242,11 +214,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let logs = Logs::open(folder.path().join("logs")).unwrap();
         let attempt = AttemptId([7; 16]);
-        let part = |offset, text: &str| LogPart {
-            attempt,
-            offset,
-            bytes: text.into(),
-        };
+        let part = |offset, text: &str| LogPart { attempt, offset, bytes: text.into() };
         assert_eq!(logs.receive(&part(0, "hello ")).unwrap(), 6);
         assert_eq!(logs.receive(&part(0, "hello ")).unwrap(), 6);
         assert_eq!(logs.receive(&part(9, "gap")).unwrap(), 6);

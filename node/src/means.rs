@@ -101,18 +101,8 @@ impl Means {
         contents: &[u8],
     ) -> Result<Envelope, EnvelopeError> {
         let expires = self.machine.clock.now().plus(ENVELOPE_LIFE);
-        let address = Address {
-            from: self.me,
-            to,
-            key,
-            job,
-            root,
-            expires,
-        };
-        let seed = EnvelopeSeed {
-            ephemeral: self.machine.random(),
-            nonce: self.machine.random(),
-        };
+        let address = Address { from: self.me, to, key, job, root, expires };
+        let seed = EnvelopeSeed { ephemeral: self.machine.random(), nonce: self.machine.random() };
         seal::seal_envelope(&self.key, address, contents, seed)
     }
 
@@ -204,10 +194,7 @@ impl Means {
         wanted: &[ChunkId],
         (source, lease, job): (SiteId, LeaseId, Option<JobId>),
     ) -> Result<(), FetchError> {
-        let request = LaneRequest {
-            lease,
-            chunks: wanted.to_vec(),
-        };
+        let request = LaneRequest { lease, chunks: wanted.to_vec() };
         let lane = self.net.lane(source, request).await;
         let mut lane = lane.map_err(FetchError::Unreachable)?;
         let mut gathered = Vec::new();
@@ -226,15 +213,9 @@ impl Means {
             if size >= GATHER || over {
                 let (chunks, pieces) = (Arc::clone(&self.chunks), std::mem::take(&mut gathered));
                 size = 0;
-                let write = move || {
-                    pieces
-                        .iter()
-                        .try_for_each(|(cid, b)| chunks.put(cid, b).map(drop))
-                };
-                self.machine
-                    .block(write)
-                    .await
-                    .ok_or(FetchError::Thread)??;
+                let write =
+                    move || pieces.iter().try_for_each(|(cid, b)| chunks.put(cid, b).map(drop));
+                self.machine.block(write).await.ok_or(FetchError::Thread)??;
             }
             if over {
                 return Ok(());

@@ -78,35 +78,23 @@ impl Meshes {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(Self {
-            store,
-            secrets,
-            certificates: Mutex::new(certificates),
-        })
+        Ok(Self { store, secrets, certificates: Mutex::new(certificates) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MeshId, Certificate>> {
-        self.certificates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every mesh with our certificate of it.
     #[must_use]
     pub fn all(&self) -> Vec<(MeshId, Certificate)> {
-        self.lock()
-            .iter()
-            .map(|(mesh, certificate)| (*mesh, certificate.clone()))
-            .collect()
+        self.lock().iter().map(|(mesh, certificate)| (*mesh, certificate.clone())).collect()
     }
 
     /// What our certificates say.
     #[must_use]
     pub fn bodies(&self) -> Vec<CertificateBody> {
-        self.lock()
-            .values()
-            .filter_map(|certificate| certificate.open().ok())
-            .collect()
+        self.lock().values().filter_map(|certificate| certificate.open().ok()).collect()
     }
 
     /// The root key of a mesh that this site founded.

@@ -52,20 +52,12 @@ impl Meter {
     /// What was counted so far, by job.
     #[must_use]
     pub fn jobs(&self) -> BTreeMap<JobId, Moved> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .jobs
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).jobs.clone()
     }
 
     /// What was counted so far, by site.
     #[must_use]
     pub fn sites(&self) -> BTreeMap<SiteId, Moved> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .sites
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sites.clone()
     }
 }

@@ -75,9 +75,7 @@ impl command::Rooms for Node {
         config: Config,
         ready: &dyn Fn(&Status),
     ) -> Result<(), Problem> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Problem::broken(&error))?;
         runtime.block_on(run(home, config, ready))
     }
@@ -90,13 +88,7 @@ impl command::Rooms for Node {
         };
         let level = level_of(report.level);
         let scratch = home.root();
-        let ask = probe::Ask {
-            catalog: &catalog,
-            scratch,
-            slots: None,
-            speed: Some(1),
-            level,
-        };
+        let ask = probe::Ask { catalog: &catalog, scratch, slots: None, speed: Some(1), level };
         let host = probe::probe(&ask);
         let mechanisms = report.mechanisms.into_iter().map(|mechanism| Mechanism {
             name: mechanism.name.to_string(),
@@ -134,11 +126,7 @@ impl Keys {
         let tenant = tenant_of(key.site(), DEFAULT_PROJECT);
         let secret = secrets.load_tenant(tenant, 0);
         let secret = or_make(secret, || secrets.create_tenant(tenant, 0, &machine.seed()))?;
-        Ok(Self {
-            key,
-            sealing,
-            tenant: secret,
-        })
+        Ok(Self { key, sealing, tenant: secret })
     }
 }
 
@@ -196,24 +184,13 @@ fn open(home: &Home) -> Result<Opened, Problem> {
     let chunks = Arc::new(chunks.map_err(|error| Problem::refused(causes(&error)))?);
     let meshes = Meshes::load(Arc::clone(&store), secrets);
     let meshes = meshes.map_err(|error| Problem::refused(causes(&error)))?;
-    meshes
-        .renew(&machine)
-        .map_err(|error| Problem::refused(causes(&error)))?;
+    meshes.renew(&machine).map_err(|error| Problem::refused(causes(&error)))?;
     let catalog = Catalog::open(Some(&home.bundles()));
     let catalog = catalog.map_err(|error| Problem::bad_input(causes(&error)))?;
     let programs = sandbox::find_programs().map_err(|error| Problem::refused(causes(&error)))?;
     let level = sandbox::probe_with(&programs.launcher).level;
     let (meshes, catalog) = (Arc::new(meshes), Arc::new(catalog));
-    Ok(Opened {
-        machine,
-        keys,
-        store,
-        chunks,
-        meshes,
-        catalog,
-        programs,
-        level,
-    })
+    Ok(Opened { machine, keys, store, chunks, meshes, catalog, programs, level })
 }
 
 impl Opened {
@@ -228,13 +205,8 @@ impl Opened {
         let (slots, speed) = (config.n_slots(), remembered.as_ref().map(|host| host.speed));
         let look = move || {
             let (catalog, scratch) = (&*catalog, scratch.as_path());
-            let host = probe::probe(&probe::Ask {
-                catalog,
-                scratch,
-                slots: Some(slots),
-                speed,
-                level,
-            });
+            let host =
+                probe::probe(&probe::Ask { catalog, scratch, slots: Some(slots), speed, level });
             let mut batch = Batch::new();
             batch.put(Family::Meta, HOST_KEY, codec::encode(&host));
             if let Err(error) = store.commit(batch) {
@@ -249,11 +221,7 @@ impl Opened {
                 self.machine.blocking.run(Box::new(move || {
                     drop(input_tx.blocking_send(Input::Host(Box::new(look()))));
                 }));
-                HostClass {
-                    slots,
-                    level,
-                    ..host
-                }
+                HostClass { slots, level, ..host }
             }
         }
     }
@@ -349,10 +317,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     };
     let lending = Lending::new(Arc::clone(&means), Arc::clone(&logs), ground);
     let lending = Arc::new(lending.map_err(|error| Problem::broken(&error))?);
-    let returning = Arc::new(Returning::new(
-        Arc::clone(&means),
-        opened.keys.tenant.clone(),
-    ));
+    let returning = Arc::new(Returning::new(Arc::clone(&means), opened.keys.tenant.clone()));
     let rooms = Rooms {
         machine: opened.machine.clone(),
         store: Arc::clone(&opened.store),
@@ -364,15 +329,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         logs: Arc::clone(&logs),
         gate: gate.clone(),
     };
-    let daemon = Daemon::new(
-        site,
-        rooms,
-        Inlets {
-            input_rx,
-            question_rx,
-            net_rx,
-        },
-    );
+    let daemon = Daemon::new(site, rooms, Inlets { input_rx, question_rx, net_rx });
     let backend = NodeBackend {
         means,
         gate: gate.clone(),
@@ -380,10 +337,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         catalog: opened.catalog,
         logs,
         tenant: opened.keys.tenant,
-        policy: MeshPolicy {
-            place: config.default_place(),
-            ..MeshPolicy::default()
-        },
+        policy: MeshPolicy { place: config.default_place(), ..MeshPolicy::default() },
         name: config.name,
         home: home.clone(),
         started,
@@ -402,9 +356,7 @@ async fn serve(
     let (stop_tx, stop_rx) = oneshot::channel::<()>();
     let (loop_tx, loop_rx) = oneshot::channel::<()>();
     let api = Arc::clone(&backend) as Arc<dyn web::Backend>;
-    let api = tokio::spawn(web::serve(listener, gate, api, async {
-        drop(stop_rx.await)
-    }));
+    let api = tokio::spawn(web::serve(listener, gate, api, async { drop(stop_rx.await) }));
     let daemon = tokio::spawn(daemon.run(async { drop(loop_rx.await) }));
     let clock = Arc::clone(&backend.means.machine.clock);
     tokio::spawn(watch_disk(home.store(), clock, input_tx));

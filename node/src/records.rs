@@ -49,19 +49,14 @@ pub fn load(store: &Store) -> Result<Vec<Record>, RecordsError> {
     let mut records = Vec::new();
     for (family, tag) in KINDS {
         let mut damaged = None;
-        store.scan(family, &[tag], |_, value| {
-            match codec::decode(value, MAX_RECORD) {
-                Ok(record) => {
-                    records.push(record);
-                    ControlFlow::Continue(())
-                }
-                Err(source) => {
-                    damaged = Some(RecordsError::Damaged {
-                        family: family.name(),
-                        source,
-                    });
-                    ControlFlow::Break(())
-                }
+        store.scan(family, &[tag], |_, value| match codec::decode(value, MAX_RECORD) {
+            Ok(record) => {
+                records.push(record);
+                ControlFlow::Continue(())
+            }
+            Err(source) => {
+                damaged = Some(RecordsError::Damaged { family: family.name(), source });
+                ControlFlow::Break(())
             }
         })?;
         if let Some(error) = damaged {

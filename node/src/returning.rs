@@ -53,18 +53,10 @@ impl Returning {
         let link = self.means.root(root).map_err(|error| error.to_string())?;
         let root_key = link.ok_or("the key of its content is gone")?.key;
         let outputs_to = self.means.sealing.public();
-        let secrets = codec::encode(&LeaseSecrets {
-            root_key,
-            outputs_to,
-            session,
-        });
+        let secrets = codec::encode(&LeaseSecrets { root_key, outputs_to, session });
         let envelope = self.means.seal(to, (job, root), &secrets);
         let envelope = envelope.map_err(|error| error.to_string())?;
-        Ok(Message::Commit(Box::new(Commit {
-            want,
-            root,
-            envelope,
-        })))
+        Ok(Message::Commit(Box::new(Commit { want, root, envelope })))
     }
 
     /// Fetch an attempt's outputs, put them in their place, and say so to the loop.
@@ -76,9 +68,7 @@ impl Returning {
         (lease, lender, outputs): (LeaseId, SiteId, Outputs),
     ) {
         tokio::spawn(async move {
-            let result = self
-                .bring_home(task, layout, (lease, lender, outputs))
-                .await;
+            let result = self.bring_home(task, layout, (lease, lender, outputs)).await;
             if let Err(error) = &result {
                 tracing::warn!(?task, ?error, "outputs are not in their place");
             }
@@ -94,29 +84,17 @@ impl Returning {
     ) -> Result<u32, CollectError> {
         let cid = outputs.root;
         let key: Result<ChunkKey, _> = self.means.open(&outputs.envelope, lender, cid);
-        let link = RootLink {
-            cid,
-            key: key.map_err(CollectError::Bad)?,
-        };
+        let link = RootLink { cid, key: key.map_err(CollectError::Bad)? };
         let limits = Limits::granting(MAX_OUTPUTS);
         self.means
             .fetch(&link, limits, (lender, lease, Some(task.job)))
             .await
             .map_err(collect_error)?;
-        let roots = layout
-            .roots
-            .into_iter()
-            .filter(|root| root.access == Access::Out);
-        let places = roots
-            .map(|root| (root.id, PathBuf::from(root.source)))
-            .collect();
+        let roots = layout.roots.into_iter().filter(|root| root.access == Access::Out);
+        let places = roots.map(|root| (root.id, PathBuf::from(root.source))).collect();
         let means = Arc::clone(&self.means);
         let landed = self.means.machine.block(move || {
-            let files = Files {
-                chunks: &means.chunks,
-                link: link.clone(),
-                limits,
-            };
+            let files = Files { chunks: &means.chunks, link: link.clone(), limits };
             means.refuse_replaced(&files, content)?;
             let landed = files.land(&places);
             let landed = landed.map_err(|error| collect_error(FetchError::Content(error)))?;
@@ -138,15 +116,9 @@ impl Returning {
     ) {
         tokio::spawn(async move {
             let this = Arc::clone(&self);
-            let built = self
-                .means
-                .machine
-                .block(move || this.assemble(job, &needs, root))
-                .await;
+            let built = self.means.machine.block(move || this.assemble(job, &needs, root)).await;
             let result = built.unwrap_or_else(|| Err("a thread ended unexpectedly".to_owned()));
-            self.means
-                .tell(Input::InputsReady { job, step, result })
-                .await;
+            self.means.tell(Input::InputsReady { job, step, result }).await;
         });
     }
 
@@ -173,10 +145,7 @@ impl Returning {
         let built = built.map_err(|error| error.to_string())?;
         let mut batch = Batch::new();
         Means::keep_root(&mut batch, &built.link);
-        means
-            .store
-            .commit(batch)
-            .map_err(|error| error.to_string())?;
+        means.store.commit(batch).map_err(|error| error.to_string())?;
         Ok((built.link.cid, built.bytes))
     }
 }
@@ -204,13 +173,7 @@ impl Means {
 }
 
 fn output_key(TaskRef { job, step, task }: TaskRef) -> Vec<u8> {
-    [
-        b"o".as_slice(),
-        &job.0,
-        &step.0.to_be_bytes(),
-        &task.0.to_be_bytes(),
-    ]
-    .concat()
+    [b"o".as_slice(), &job.0, &step.0.to_be_bytes(), &task.0.to_be_bytes()].concat()
 }
 
 fn collect_error(error: FetchError) -> CollectError {

@@ -61,12 +61,7 @@ pub struct Plan {
 
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Plan({} with {} tasks)",
-            self.folder.display(),
-            self.run.len()
-        )
+        write!(f, "Plan({} with {} tasks)", self.folder.display(), self.run.len())
     }
 }
 
@@ -124,9 +119,7 @@ impl Stop {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Halt> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -146,11 +139,7 @@ pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Vec<Ran> {
         stop.arm(jail.killer().map_err(|error| error.to_string())?);
         let said = talk.hold(&mut jail, stop);
         // Whatever was said: the jail is dead before anything of it is looked at.
-        let exit = if said.is_ok() {
-            jail.wait()
-        } else {
-            jail.kill()
-        };
+        let exit = if said.is_ok() { jail.wait() } else { jail.kill() };
         let exit = exit.map_err(|error| error.to_string())?;
         talk.share(exit.usage);
         said
@@ -185,19 +174,10 @@ fn prepare(plan: &Plan) -> io::Result<Spec> {
         };
         if root.format == PathFormat::Windows {
             let source = root.source.clone();
-            let rule = sandbox::WindowsRule {
-                source,
-                at: at.clone(),
-                case_insensitive: true,
-            };
+            let rule = sandbox::WindowsRule { source, at: at.clone(), case_insensitive: true };
             spec.windows.push(rule);
         }
-        spec.mounts.push(sandbox::Mount {
-            host,
-            at,
-            access,
-            exec: false,
-        });
+        spec.mounts.push(sandbox::Mount { host, at, access, exec: false });
     }
     if let Some(uid) = plan.tenant_uid {
         give_to(&work, uid)?;
@@ -259,13 +239,7 @@ struct Talk<'a> {
 
 impl<'a> Talk<'a> {
     fn new(plan: &'a Plan, listen: &'a dyn Listen) -> Self {
-        Self {
-            plan,
-            listen,
-            done: Vec::new(),
-            logged: BTreeMap::new(),
-            current: None,
-        }
+        Self { plan, listen, done: Vec::new(), logged: BTreeMap::new(), current: None }
     }
 
     /// Speak with the runner until it has run everything, or an error says why it cannot.
@@ -287,11 +261,7 @@ impl<'a> Talk<'a> {
             let said = complaints.join().unwrap_or_default();
             result.map_err(|reason| {
                 let said = said.trim();
-                if said.is_empty() {
-                    reason
-                } else {
-                    format!("{reason}: {said}")
-                }
+                if said.is_empty() { reason } else { format!("{reason}: {said}") }
             })
         })
     }
@@ -305,10 +275,7 @@ impl<'a> Talk<'a> {
         let outputs = self.plan.session.layout.roots.iter();
         let outputs = outputs
             .filter(|root| root.access == Access::Out)
-            .map(|root| OutputRoot {
-                id: root.id.clone(),
-                path: speech::jail_path(root),
-            });
+            .map(|root| OutputRoot { id: root.id.clone(), path: speech::jail_path(root) });
         let start = Start {
             version: SESSION_VERSION,
             job_file: format!("{SESSION_AT}/{JOB_FILE}"),
@@ -323,27 +290,15 @@ impl<'a> Talk<'a> {
             matches!(said, FromRunner::Ready { .. })
         });
         ready?;
-        let limit = self
-            .plan
-            .session
-            .timeout
-            .map_or(Duration::MAX, |t| Duration::from_millis(t.0));
+        let limit = self.plan.session.timeout.map_or(Duration::MAX, |t| Duration::from_millis(t.0));
         for assignment in self.plan.run.clone() {
             let before = self.done.len();
             self.current = Some((assignment, self.plan.clock.now(), Vec::new()));
-            say(
-                stdin,
-                &ToRunner::Run {
-                    task: assignment.task,
-                },
-            )?;
+            say(stdin, &ToRunner::Run { task: assignment.task })?;
             self.listen_until(lines, stop, limit, |said| {
                 matches!(said, FromRunner::TaskEnded { .. })
             })?;
-            let failed = self
-                .done
-                .get(before)
-                .is_none_or(|ran| ran.outcome != Outcome::Done);
+            let failed = self.done.get(before).is_none_or(|ran| ran.outcome != Outcome::Done);
             if failed && self.done.len() < self.plan.run.len() {
                 // A failed task ends its session; the others were not tried.
                 return Err("an earlier task of the same session failed".to_owned());
@@ -370,10 +325,7 @@ impl<'a> Talk<'a> {
             }
             let spent = Duration::from_millis(self.plan.clock.now().since(begun).0);
             if spent >= limit {
-                return Err(format!(
-                    "stopped after its time limit of {} s",
-                    limit.as_secs()
-                ));
+                return Err(format!("stopped after its time limit of {} s", limit.as_secs()));
             }
             let line = match lines.recv_timeout(LOOK_EVERY.min(limit)) {
                 Ok(line) => line,
@@ -412,11 +364,7 @@ impl<'a> Talk<'a> {
                 Ok(())
             }
             FromRunner::Outputs { task, files } => self.name_outputs(task, files),
-            FromRunner::TaskEnded {
-                task,
-                outcome,
-                outputs,
-            } => {
+            FromRunner::TaskEnded { task, outcome, outputs } => {
                 self.name_outputs(task, outputs)?;
                 self.end(outcome)
             }
@@ -450,16 +398,8 @@ impl<'a> Talk<'a> {
             speech::Outcome::Canceled => Outcome::Failed("canceled".to_owned()),
         };
         let wall = self.plan.clock.now().since(begun);
-        let usage = Usage {
-            wall,
-            ..Usage::default()
-        };
-        self.done.push(Ran {
-            attempt: assignment.attempt,
-            outcome,
-            usage,
-            files,
-        });
+        let usage = Usage { wall, ..Usage::default() };
+        self.done.push(Ran { attempt: assignment.attempt, outcome, usage, files });
         Ok(())
     }
 
@@ -467,10 +407,7 @@ impl<'a> Talk<'a> {
     fn log(&mut self, task: Option<TaskNo>, lines: &[String]) {
         let by_task = |a: &&Assignment| task.is_none_or(|task| a.task == task);
         let after = self.done.len().min(self.plan.run.len().saturating_sub(1));
-        let attempt = self.plan.run[after..]
-            .iter()
-            .find(by_task)
-            .or_else(|| self.plan.run.last());
+        let attempt = self.plan.run[after..].iter().find(by_task).or_else(|| self.plan.run.last());
         let Some(attempt) = attempt.map(|a| a.attempt) else {
             return;
         };
@@ -501,26 +438,17 @@ impl<'a> Talk<'a> {
         let reason = clip(reason);
         let begun = self.current.take();
         for assignment in &self.plan.run {
-            if self
-                .done
-                .iter()
-                .any(|ran| ran.attempt == assignment.attempt)
-            {
+            if self.done.iter().any(|ran| ran.attempt == assignment.attempt) {
                 continue;
             }
             let begun = begun.as_ref().filter(|(current, ..)| current == assignment);
-            let wall = begun.map_or(Millis(0), |(_, begun, _)| {
-                self.plan.clock.now().since(*begun)
-            });
+            let wall = begun.map_or(Millis(0), |(_, begun, _)| self.plan.clock.now().since(*begun));
             let text = format!("meshfarm: {reason}\n");
             self.listen.log(assignment.attempt, text.as_bytes());
             self.done.push(Ran {
                 attempt: assignment.attempt,
                 outcome: Outcome::Failed(reason.clone()),
-                usage: Usage {
-                    wall,
-                    ..Usage::default()
-                },
+                usage: Usage { wall, ..Usage::default() },
                 files: Vec::new(),
             });
         }
@@ -539,8 +467,7 @@ impl Stop {
 fn say(stdin: &mut Option<io::PipeWriter>, message: &ToRunner) -> Result<(), String> {
     let line = speech::to_line(message).map_err(|error| error.to_string())?;
     let pipe = stdin.as_mut().ok_or("the runner's input is closed")?;
-    pipe.write_all(&line)
-        .map_err(|error| format!("the session runner does not listen: {error}"))
+    pipe.write_all(&line).map_err(|error| format!("the session runner does not listen: {error}"))
 }
 
 /// Read lines of bounded length until the end; a longer one ends it too.
@@ -548,9 +475,7 @@ fn read_lines(from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
     let mut reader = BufReader::new(from);
     loop {
         let mut line = Vec::new();
-        let limit = u64::try_from(MAX_LINE)
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
+        let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX).saturating_add(1);
         match reader.by_ref().take(limit).read_until(b'\n', &mut line) {
             Ok(n) if n > 0 && line.last() == Some(&b'\n') => {
                 if to.send(line).is_err() {

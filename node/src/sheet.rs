@@ -118,18 +118,12 @@ pub fn find_frames(folders: &[PathBuf], since: Millis) -> Vec<PathBuf> {
 
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-    ["png", "jpg", "jpeg"]
-        .iter()
-        .any(|known| extension == *known)
+    ["png", "jpg", "jpeg"].iter().any(|known| extension == *known)
 }
 
 /// A key by which `frame9` comes before `frame10`.
 fn natural(path: &Path) -> (PathBuf, Vec<(String, u64)>) {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut parts = vec![(String::new(), 0_u64)];
     let mut in_number = false;
     for c in name.chars() {
@@ -163,11 +157,7 @@ pub fn numbered(pictures: Vec<PathBuf>, tasks: &[u64]) -> Vec<Frame> {
     let mut tasks: Vec<String> = tasks.iter().map(u64::to_string).collect();
     tasks.sort_by_key(|task| (task.len(), task.clone()));
     let alike = tasks.len() == names.len();
-    let agree = alike
-        && names
-            .iter()
-            .zip(&tasks)
-            .all(|(name, task)| name.ends_with(task.as_str()));
+    let agree = alike && names.iter().zip(&tasks).all(|(name, task)| name.ends_with(task.as_str()));
     let numbers = if agree { tasks } else { names };
     let both = pictures.into_iter().zip(numbers);
     both.map(|(path, number)| Frame { path, number }).collect()
@@ -175,21 +165,11 @@ pub fn numbered(pictures: Vec<PathBuf>, tasks: &[u64]) -> Vec<Frame> {
 
 /// The last number in a file's name.
 fn number(path: &Path) -> String {
-    let stem = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let tail = stem.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let start = tail
-        .rfind(|c: char| !c.is_ascii_digit())
-        .map_or(0, |i| i + 1);
+    let start = tail.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
     let digits = tail.get(start..).unwrap_or("").trim_start_matches('0');
-    if digits.is_empty() && !tail.is_empty() {
-        "0".to_owned()
-    } else {
-        digits.to_owned()
-    }
+    if digits.is_empty() && !tail.is_empty() { "0".to_owned() } else { digits.to_owned() }
 }
 
 /// Write the sheet of `frames` to `file`: whole, or not at all.
@@ -197,10 +177,7 @@ fn number(path: &Path) -> String {
 /// # Errors
 /// When there is nothing to show or no way to write it.
 pub fn write(frames: &[Frame], file: &Path) -> Result<Made, SheetError> {
-    if file
-        .extension()
-        .is_none_or(|extension| !extension.eq_ignore_ascii_case("png"))
-    {
+    if file.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
         return Err(SheetError::NotPng);
     }
     let frames = choose(frames);
@@ -220,17 +197,10 @@ pub fn write(frames: &[Frame], file: &Path) -> Result<Made, SheetError> {
                 cross(&mut sheet, (x, y), grid.cell);
             }
         }
-        label(
-            &mut sheet,
-            &frame.number,
-            (x + grid.cell.0 / 2, y + grid.cell.1 + 7),
-        );
+        label(&mut sheet, &frame.number, (x + grid.cell.0 / 2, y + grid.cell.1 + 7));
     }
     save(&sheet, file).map_err(SheetError::Write)?;
-    Ok(Made {
-        frames: frames.len(),
-        unreadable,
-    })
+    Ok(Made { frames: frames.len(), unreadable })
 }
 
 /// All of a short job, and evenly chosen ones of a long job with the first and the last.
@@ -239,9 +209,7 @@ fn choose(frames: &[Frame]) -> Vec<&Frame> {
     if n <= MAX_CELLS {
         return frames.iter().collect();
     }
-    (0..MAX_CELLS)
-        .map(|i| &frames[i * (n - 1) / (MAX_CELLS - 1)])
-        .collect()
+    (0..MAX_CELLS).map(|i| &frames[i * (n - 1) / (MAX_CELLS - 1)]).collect()
 }
 
 /// A frame, unless it is no picture or too large. What a lender sent may be anything.
@@ -269,9 +237,7 @@ impl Grid {
         // A strip one pixel high must not make a cell of no height.
         let cell_height = |cell: u32| {
             let scaled = u64::from(cell) * u64::from(height.max(1)) / u64::from(width.max(1));
-            u32::try_from(scaled)
-                .unwrap_or(u32::MAX)
-                .clamp(cell / 4, cell * 4)
+            u32::try_from(scaled).unwrap_or(u32::MAX).clamp(cell / 4, cell * 4)
         };
         let cell_width = |columns: u32| {
             (WIDTH.saturating_sub(MARGIN * (columns + 1)) / columns).clamp(48, MAX_CELL)
@@ -285,15 +251,9 @@ impl Grid {
             let gaps = f64::from(columns * rows - n) / f64::from(n);
             (f64::from(wide) / f64::from(high) / SHAPE).ln().abs() + 1.5 * gaps
         };
-        let columns = (1..=n.min(20))
-            .min_by(|a, b| cost(*a).total_cmp(&cost(*b)))
-            .unwrap_or(1);
+        let columns = (1..=n.min(20)).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(1);
         let cell = cell_width(columns);
-        Self {
-            columns,
-            rows: n.div_ceil(columns),
-            cell: (cell, cell_height(cell)),
-        }
+        Self { columns, rows: n.div_ceil(columns), cell: (cell, cell_height(cell)) }
     }
 
     fn width(&self) -> u32 {
@@ -314,9 +274,7 @@ impl Grid {
 
 /// Sets a picture into the middle of its cell, on what is behind it where it is transparent.
 fn paste(sheet: &mut RgbImage, picture: &DynamicImage, (x, y): (u32, u32), cell: (u32, u32)) {
-    let small = picture
-        .resize(cell.0, cell.1, imageops::FilterType::Triangle)
-        .to_rgba8();
+    let small = picture.resize(cell.0, cell.1, imageops::FilterType::Triangle).to_rgba8();
     let (left, top) = ((cell.0 - small.width()) / 2, (cell.1 - small.height()) / 2);
     for (dx, dy, pixel) in small.enumerate_pixels() {
         let at = sheet.get_pixel_mut(x + left + dx, y + top + dy);
@@ -366,15 +324,9 @@ fn save(sheet: &RgbImage, file: &Path) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let draft = tempfile::Builder::new()
-        .prefix(".sheet")
-        .suffix(".png")
-        .tempfile_in(folder)?;
+    let draft = tempfile::Builder::new().prefix(".sheet").suffix(".png").tempfile_in(folder)?;
     sheet
-        .write_to(
-            &mut io::BufWriter::new(draft.as_file()),
-            image::ImageFormat::Png,
-        )
+        .write_to(&mut io::BufWriter::new(draft.as_file()), image::ImageFormat::Png)
         .map_err(io::Error::other)?;
     draft.persist(file).map(drop).map_err(|error| error.error)
 }
@@ -390,9 +342,7 @@ mod tests {
             let path = folder.join(format!("shot{i}.png"));
             let shade = u8::try_from(i * 255 / n).unwrap();
             let colour = move |x, _y| Rgb([shade, u8::try_from(x % 256).unwrap(), 255 - shade]);
-            RgbImage::from_fn(size.0, size.1, colour)
-                .save(&path)
-                .unwrap();
+            RgbImage::from_fn(size.0, size.1, colour).save(&path).unwrap();
             path
         };
         (1..=n).map(frame).collect()
@@ -406,13 +356,7 @@ mod tests {
         assert_eq!(found, made);
         let found = numbered(found, &[]);
         let file = temp.path().join("sheet.png");
-        assert_eq!(
-            write(&found, &file).unwrap(),
-            Made {
-                frames: 20,
-                unreadable: 0
-            }
-        );
+        assert_eq!(write(&found, &file).unwrap(), Made { frames: 20, unreadable: 0 });
         let sheet = image::open(&file).unwrap().to_rgb8();
         assert!(
             sheet.width() <= WIDTH && sheet.width() > sheet.height(),
@@ -425,10 +369,7 @@ mod tests {
             let (x, y) = grid.place(i as usize);
             let shade = sheet.get_pixel(x + grid.cell.0 / 2, y + grid.cell.1 / 2)[0];
             let want = (i + 1) * 255 / 20;
-            assert!(
-                u32::from(shade).abs_diff(want) < 4,
-                "frame {i}: {shade} is not {want}"
-            );
+            assert!(u32::from(shade).abs_diff(want) < 4, "frame {i}: {shade} is not {want}");
         }
         assert_eq!(*sheet.get_pixel(2, 2), PAPER);
         assert!(sheet.pixels().any(|pixel| *pixel == INK), "no numbers");
@@ -443,43 +384,26 @@ mod tests {
         all.push(odd.clone());
         let (all, odd) = (numbered(all, &[]), numbered(vec![odd], &[]));
         let file = temp.path().join("sheet.png");
-        assert_eq!(
-            write(&all, &file).unwrap(),
-            Made {
-                frames: 3,
-                unreadable: 1
-            }
-        );
+        assert_eq!(write(&all, &file).unwrap(), Made { frames: 3, unreadable: 1 });
         let sheet = image::open(&file).unwrap().to_rgb8();
         assert!(sheet.pixels().any(|pixel| *pixel == ALARM));
         assert!(matches!(write(&odd, &file), Err(SheetError::Unreadable(_))));
         assert!(matches!(write(&[], &file), Err(SheetError::NoFrames)));
-        assert!(matches!(
-            write(&all, Path::new("sheet.jpg")),
-            Err(SheetError::NotPng)
-        ));
+        assert!(matches!(write(&all, Path::new("sheet.jpg")), Err(SheetError::NotPng)));
     }
 
     #[test]
     fn frames_come_in_the_order_of_their_numbers_and_keep_them() {
         let mut names = ["f10.png", "f9.png", "f1.png", "e2.png"].map(PathBuf::from);
         names.sort_by_cached_key(|path| natural(path));
-        assert_eq!(
-            names,
-            ["e2.png", "f1.png", "f9.png", "f10.png"].map(PathBuf::from)
-        );
+        assert_eq!(names, ["e2.png", "f1.png", "f9.png", "f10.png"].map(PathBuf::from));
         let numbers = ["shot0012.png", "v2_0000.png", "plain.png", "f7b.png"];
         let numbers = numbers.map(|name| number(Path::new(name)));
         assert_eq!(numbers, ["12", "0", "", "7"]);
         let names = |tasks: &[u64]| {
-            let pictures = ["camera209.png", "camera210.png"]
-                .map(PathBuf::from)
-                .to_vec();
+            let pictures = ["camera209.png", "camera210.png"].map(PathBuf::from).to_vec();
             let frames = numbered(pictures, tasks);
-            frames
-                .into_iter()
-                .map(|frame| frame.number)
-                .collect::<Vec<_>>()
+            frames.into_iter().map(|frame| frame.number).collect::<Vec<_>>()
         };
         assert_eq!(names(&[10, 9]), ["9", "10"]);
         assert_eq!(names(&[9, 11]), ["209", "210"]);
@@ -493,10 +417,7 @@ mod tests {
         let chosen = choose(&all);
         assert_eq!(chosen.len(), MAX_CELLS);
         assert_eq!(
-            (
-                chosen[0].number.as_str(),
-                chosen[MAX_CELLS - 1].number.as_str()
-            ),
+            (chosen[0].number.as_str(), chosen[MAX_CELLS - 1].number.as_str()),
             ("0", "999")
         );
         for n in [1, 2, 3, 7, 30, 100, 240] {
@@ -513,11 +434,7 @@ mod tests {
     fn pictures_older_than_the_job_are_not_its_frames() {
         let temp = tempfile::tempdir().unwrap();
         frames(temp.path(), 1, (4, 4));
-        let later = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_millis()
-            + 60_000;
+        let later = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() + 60_000;
         let later = Millis(u64::try_from(later).unwrap());
         assert!(find_frames(&[temp.path().to_owned()], later).is_empty());
     }

@@ -1,8 +1,5 @@
 //! The few questions to the operating system that the standard library does not ask.
-#![expect(
-    unsafe_code,
-    reason = "system calls that the standard library does not wrap"
-)]
+#![expect(unsafe_code, reason = "system calls that the standard library does not wrap")]
 
 use std::ffi::CString;
 use std::io;

@@ -229,35 +229,14 @@ mod tests {
             format: PathFormat::Posix,
             access: Access::In,
         };
-        let layout = |roots: &[Root]| Layout {
-            roots: roots.to_vec(),
-        };
-        assert_eq!(
-            layout(&[root("r0", "/show"), root("r1", "/out")]).check(),
-            Ok(())
-        );
-        for (id, source) in [
-            ("", "/a"),
-            ("..", "/a"),
-            ("R0", "/a"),
-            ("r0", "a"),
-            ("r0", "/a/../b"),
-            ("r0", "/a\0"),
-        ] {
-            assert!(
-                layout(&[root(id, source)]).check().is_err(),
-                "{id} {source}"
-            );
+        let layout = |roots: &[Root]| Layout { roots: roots.to_vec() };
+        assert_eq!(layout(&[root("r0", "/show"), root("r1", "/out")]).check(), Ok(()));
+        for (id, source) in
+            [("", "/a"), ("..", "/a"), ("R0", "/a"), ("r0", "a"), ("r0", "/a/../b"), ("r0", "/a\0")]
+        {
+            assert!(layout(&[root(id, source)]).check().is_err(), "{id} {source}");
         }
-        assert!(
-            layout(&[root("r0", "/a"), root("r0", "/b")])
-                .check()
-                .is_err()
-        );
-        assert!(
-            layout(&vec![root("r0", "/a"); MAX_ROOTS + 1])
-                .check()
-                .is_err()
-        );
+        assert!(layout(&[root("r0", "/a"), root("r0", "/b")]).check().is_err());
+        assert!(layout(&vec![root("r0", "/a"); MAX_ROOTS + 1]).check().is_err());
     }
 }

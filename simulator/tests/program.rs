@@ -6,9 +6,7 @@ fn sim(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meshfarm-sim"));
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     let command = command.args(arguments).env_remove("MESHFARM_SIM_SEED");
-    command
-        .output()
-        .expect("the program was built beside this test")
+    command.output().expect("the program was built beside this test")
 }
 
 fn said(bytes: &[u8]) -> String {
@@ -48,11 +46,7 @@ fn a_failure_names_the_command_that_repeats_it() {
 
 #[test]
 fn what_the_simulator_cannot_do_ends_with_three() {
-    for wrong in [
-        &["run", "no such file"][..],
-        &["run"],
-        &["sweep", "x", "--seeds", "9..1"],
-    ] {
+    for wrong in [&["run", "no such file"][..], &["run"], &["sweep", "x", "--seeds", "9..1"]] {
         assert_eq!(sim(wrong).status.code(), Some(3), "{wrong:?}");
     }
     assert_eq!(sim(&["--help"]).status.code(), Some(0));

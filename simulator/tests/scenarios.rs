@@ -72,9 +72,6 @@ fn an_unknown_key_an_unknown_site_and_an_empty_span_are_errors() {
         ("[2000, 8000]", "[8000, 2000]"),
     ];
     for (good, bad) in wrong {
-        assert!(
-            Scenario::parse(&SCENARIOS[0].replace(good, bad)).is_err(),
-            "{bad}"
-        );
+        assert!(Scenario::parse(&SCENARIOS[0].replace(good, bad)).is_err(), "{bad}");
     }
 }

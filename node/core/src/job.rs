@@ -77,11 +77,7 @@ pub enum Task {
 
 impl Task {
     pub(crate) const fn new() -> Self {
-        Self::Waiting {
-            failed_on: Vec::new(),
-            last: None,
-            after: Millis(0),
-        }
+        Self::Waiting { failed_on: Vec::new(), last: None, after: Millis(0) }
     }
 
     /// The try that it is about or that ended it.
@@ -106,16 +102,8 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(spec: JobSpec, record: JobRecord) -> Self {
-        let steps = spec
-            .steps
-            .iter()
-            .map(|step| Step::new(step, spec.policy.order))
-            .collect();
-        let mut job = Self {
-            spec: Arc::new(spec),
-            record,
-            steps,
-        };
+        let steps = spec.steps.iter().map(|step| Step::new(step, spec.policy.order)).collect();
+        let mut job = Self { spec: Arc::new(spec), record, steps };
         for n in 0..job.steps.len() {
             if job.spec.steps[n].needs.is_empty() {
                 let (root, bytes) = (job.record.root, job.record.bytes);

@@ -51,11 +51,7 @@ impl Jobs {
     }
 
     pub(crate) fn wake_at(&self, now: Millis) -> Option<Millis> {
-        self.jobs
-            .values()
-            .filter(|job| job.is_active())
-            .filter_map(|job| job.wake_at(now))
-            .min()
+        self.jobs.values().filter(|job| job.is_active()).filter_map(|job| job.wake_at(now)).min()
     }
 
     pub(crate) fn submit(&mut self, spec: JobSpec, record: JobRecord, out: &mut Vec<Output>) {
@@ -97,10 +93,7 @@ impl Jobs {
     }
 
     pub(crate) fn task(&self, at: TaskRef) -> Option<&Task> {
-        self.jobs
-            .get(&at.job)?
-            .tasks(at.step)
-            .get(at.task.0 as usize)
+        self.jobs.get(&at.job)?.tasks(at.step).get(at.task.0 as usize)
     }
 
     fn step_mut(&mut self, at: TaskRef) -> Option<&mut Step> {
@@ -136,17 +129,7 @@ impl Jobs {
             )
             | None => Vec::new(),
         };
-        self.set(
-            at,
-            Task::Leased {
-                attempt,
-                lease,
-                lender,
-                since,
-                failed_on,
-            },
-            out,
-        );
+        self.set(at, Task::Leased { attempt, lease, lender, since, failed_on }, out);
         out.push(Output::Tell(Event::TaskLeased { task: at, lender }));
     }
 
@@ -161,21 +144,9 @@ impl Jobs {
         if !self.wants_result(at) {
             return false;
         }
-        self.set(
-            at,
-            Task::Done {
-                attempt,
-                by,
-                at: now,
-                wall,
-            },
-            out,
-        );
+        self.set(at, Task::Done { attempt, by, at: now, wall }, out);
         self.learn(at, wall);
-        out.push(Output::Tell(Event::TaskDone {
-            task: at,
-            lender: by,
-        }));
+        out.push(Output::Tell(Event::TaskDone { task: at, lender: by }));
         self.settle(at.job, now, out);
         true
     }
@@ -196,12 +167,7 @@ impl Jobs {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        let Some(Task::Leased {
-            attempt: current,
-            failed_on,
-            ..
-        }) = self.task(at)
-        else {
+        let Some(Task::Leased { attempt: current, failed_on, .. }) = self.task(at) else {
             return;
         };
         if *current != attempt {
@@ -211,48 +177,19 @@ impl Jobs {
         let mut failed_on = failed_on.clone();
         if !failure.counts {
             let last = Some(failure.reason);
-            self.set(
-                at,
-                Task::Waiting {
-                    failed_on,
-                    last,
-                    after: Millis(0),
-                },
-                out,
-            );
+            self.set(at, Task::Waiting { failed_on, last, after: Millis(0) }, out);
             return;
         }
         failed_on.push(failure.by);
         let again = failed_on.len() <= retries;
         let (lender, reason) = (failure.by, failure.reason);
-        let told = Event::TaskFailed {
-            task: at,
-            lender,
-            reason: reason.clone(),
-            again,
-        };
+        let told = Event::TaskFailed { task: at, lender, reason: reason.clone(), again };
         if again {
             let pause = RETRY_PAUSE.times(1 << failed_on.len().min(8));
             let after = now.plus(pause);
-            self.set(
-                at,
-                Task::Waiting {
-                    failed_on,
-                    last: Some(reason),
-                    after,
-                },
-                out,
-            );
+            self.set(at, Task::Waiting { failed_on, last: Some(reason), after }, out);
         } else {
-            self.set(
-                at,
-                Task::Failed {
-                    failed_on,
-                    reason,
-                    attempt,
-                },
-                out,
-            );
+            self.set(at, Task::Failed { failed_on, reason, attempt }, out);
         }
         out.push(Output::Tell(told));
         self.settle(at.job, now, out);
@@ -271,20 +208,10 @@ impl Jobs {
                 let run = &mut job.steps[step.0 as usize];
                 run.inputs = Inputs::Building;
                 let root = job.record.root;
-                out.push(Output::BuildInputs {
-                    job: id,
-                    step,
-                    needs,
-                    root,
-                });
+                out.push(Output::BuildInputs { job: id, step, needs, root });
             }
         }
-        let Counts {
-            open,
-            done,
-            failed,
-            canceled,
-        } = job.counts();
+        let Counts { open, done, failed, canceled } = job.counts();
         let all = open + done + failed + canceled;
         let most = job.spec.policy.max_failed_tasks;
         let too_many = most.is_some_and(|most| failed > most as usize);
@@ -393,15 +320,11 @@ fn refs(job_id: JobId, job: &Job, how: impl Fn(&Task) -> bool) -> Vec<TaskRef> {
     let mut refs = Vec::new();
     for step in job.step_numbers() {
         let numbered = (0..).map(TaskNo).zip(job.tasks(step));
-        refs.extend(
-            numbered
-                .filter(|(_, task)| how(task))
-                .map(|(task, _)| TaskRef {
-                    job: job_id,
-                    step,
-                    task,
-                }),
-        );
+        refs.extend(numbered.filter(|(_, task)| how(task)).map(|(task, _)| TaskRef {
+            job: job_id,
+            step,
+            task,
+        }));
     }
     refs
 }

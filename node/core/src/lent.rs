@@ -111,12 +111,7 @@ impl Lent {
             State::Ended => Phase::Gone,
         };
         let finished = self.finished.keys().copied().collect();
-        Status {
-            lease,
-            phase,
-            running: self.started.clone(),
-            finished,
-        }
+        Status { lease, phase, running: self.started.clone(), finished }
     }
 
     pub(crate) fn knows(&self, attempt: AttemptId) -> bool {

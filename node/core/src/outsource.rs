@@ -32,10 +32,7 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         let lease = grant.lease;
-        let close = Output::Send {
-            to: from,
-            message: Message::Close { lease },
-        };
+        let close = Output::Send { to: from, message: Message::Close { lease } };
         let Some((job, step)) = self.borrow.granted(from, grant, now) else {
             if self.borrow.get(lease, from).is_none() {
                 out.push(close);
@@ -53,37 +50,21 @@ impl Site {
         }
         let content = self.jobs.get(job).and_then(|job| job.content(step));
         let session = self.session_spec(job, step);
-        let held = self
-            .borrow
-            .held_mut(lease)
-            .filter(|held| !held.attempts.is_empty());
+        let held = self.borrow.held_mut(lease).filter(|held| !held.attempts.is_empty());
         let (Some(held), Some((root, _)), Some(session)) = (held, content, session) else {
             self.borrow.remove(lease);
             out.push(close);
             return;
         };
         let (slots, want) = (held.slots, held.say(lease, now));
-        let record = BorrowedRecord {
-            lease,
-            job,
-            step,
-            lender: from,
-            slots,
-        };
+        let record = BorrowedRecord { lease, job, step, lender: from, slots };
         put(out, Record::Borrowed(record));
         if own {
             let content = Content::Own(job, session);
             self.lend.on_commit(from, (want, root, content), now, out);
         } else {
             let sealing_key = grant.sealing_key;
-            out.push(Output::Commit {
-                to: from,
-                sealing_key,
-                job,
-                root,
-                want,
-                session,
-            });
+            out.push(Output::Commit { to: from, sealing_key, job, root, want, session });
         }
     }
 
@@ -112,9 +93,7 @@ impl Site {
         };
         let (job, step) = (borrowed.job, borrowed.step);
         if let Some(started) = self.borrow.on_status(status, now) {
-            let told = started
-                .into_iter()
-                .map(|task| Event::TaskStarted { task, lender: from });
+            let told = started.into_iter().map(|task| Event::TaskStarted { task, lender: from });
             out.extend(told.map(Output::Tell));
         }
         match status.phase {
@@ -126,12 +105,7 @@ impl Site {
                 }
             }
             Phase::Gone => {
-                self.lose(
-                    (lease, "the site gave the lease back"),
-                    &status.finished,
-                    now,
-                    out,
-                );
+                self.lose((lease, "the site gave the lease back"), &status.finished, now, out);
             }
         }
     }
@@ -153,12 +127,7 @@ impl Site {
             (Phase::Preparing | Phase::Active, true) => Message::Close { lease },
             (Phase::Preparing | Phase::Active, false) if !status.running.is_empty() => {
                 let (attempts, more) = (Vec::new(), false);
-                Message::Want(Want {
-                    lease,
-                    version: now.0,
-                    attempts,
-                    more,
-                })
+                Message::Want(Want { lease, version: now.0, attempts, more })
             }
             (Phase::Preparing | Phase::Active, false) => return,
         };
@@ -192,12 +161,7 @@ impl Site {
         if tasks > 0 {
             self.sites.pause(lost.lender, now);
             let (lender, reason) = (lost.lender, reason.to_owned());
-            out.push(Output::Tell(Event::LeaseLost {
-                lease,
-                lender,
-                tasks,
-                reason,
-            }));
+            out.push(Output::Tell(Event::LeaseLost { lease, lender, tasks, reason }));
         }
     }
 
@@ -210,11 +174,7 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         self.borrow.give_up(attempt, at);
-        let failure = Failure {
-            by,
-            reason: reason.to_owned(),
-            counts: false,
-        };
+        let failure = Failure { by, reason: reason.to_owned(), counts: false };
         self.jobs.fail((at, attempt), failure, now, out);
     }
 
@@ -256,11 +216,7 @@ impl Site {
                     self.sites.failed(from, now);
                 }
                 reason.truncate(reason.floor_char_boundary(MAX_REASON));
-                let failure = Failure {
-                    by: from,
-                    reason,
-                    counts: true,
-                };
+                let failure = Failure { by: from, reason, counts: true };
                 self.jobs.fail((at, attempt), failure, now, out);
             }
         }
@@ -300,10 +256,7 @@ impl Site {
                 landing.unreachable = None;
                 landing.again = Some(now.plus(WRITE_AGAIN));
                 landing.blocked = Some(reason.clone());
-                out.push(Output::Tell(Event::OutputBlocked {
-                    task: landing.task,
-                    reason,
-                }));
+                out.push(Output::Tell(Event::OutputBlocked { task: landing.task, reason }));
             }
             Ok(_) => {
                 let Some(l) = self.borrow.landed(attempt) else {
@@ -317,16 +270,9 @@ impl Site {
                     return;
                 };
                 let reason = format!("its outputs were refused: {what}");
-                out.push(Output::Tell(Event::Blame {
-                    site: l.lender,
-                    what,
-                }));
+                out.push(Output::Tell(Event::Blame { site: l.lender, what }));
                 self.sites.failed(l.lender, now);
-                let failure = Failure {
-                    by: l.lender,
-                    reason,
-                    counts: true,
-                };
+                let failure = Failure { by: l.lender, reason, counts: true };
                 self.jobs.fail((l.task, attempt), failure, now, out);
                 accepted(l.lender, l.lease, attempt, out);
             }
@@ -346,9 +292,7 @@ impl Site {
             }
         }
         let (sites, me) = (&self.sites, self.config.me);
-        let lost = self
-            .borrow
-            .lost_landings(now, |site| site == me || sites.is_connected(site));
+        let lost = self.borrow.lost_landings(now, |site| site == me || sites.is_connected(site));
         for attempt in lost {
             if let Some(l) = self.borrow.landed(attempt) {
                 let reason = "the site fell silent before its outputs were here";
@@ -362,9 +306,7 @@ impl Site {
     fn let_go(&mut self) {
         let jobs = &self.jobs;
         self.borrow.retain(|at, attempt| match jobs.task(at) {
-            Some(Task::Leased {
-                attempt: current, ..
-            }) => *current == attempt,
+            Some(Task::Leased { attempt: current, .. }) => *current == attempt,
             Some(
                 Task::Waiting { .. } | Task::Done { .. } | Task::Failed { .. } | Task::Canceled,
             )
@@ -386,10 +328,7 @@ impl Site {
                 }
                 continue;
             }
-            if self
-                .borrow
-                .is_landing(|l| l.task == task && l.again.is_none())
-            {
+            if self.borrow.is_landing(|l| l.task == task && l.again.is_none()) {
                 if let Some(landing) = self.borrow.landing(attempt) {
                     landing.again = Some(now.plus(FETCH_AGAIN));
                 }
@@ -418,24 +357,15 @@ impl Site {
             if !landing && !self.useful(lease, (job, step), lender, now) {
                 self.borrow.remove(lease);
                 put_delete(out, Key::Borrowed(lease));
-                out.push(Output::Send {
-                    to: lender,
-                    message: Message::Close { lease },
-                });
+                out.push(Output::Send { to: lender, message: Message::Close { lease } });
             }
         }
         for (to, want) in self.borrow.wishes(now) {
-            out.push(Output::Send {
-                to,
-                message: Message::Want(want),
-            });
+            out.push(Output::Send { to, message: Message::Want(want) });
         }
     }
 }
 
 fn accepted(to: SiteId, lease: LeaseId, attempt: AttemptId, out: &mut Vec<Output>) {
-    out.push(Output::Send {
-        to,
-        message: Message::Accepted { lease, attempt },
-    });
+    out.push(Output::Send { to, message: Message::Accepted { lease, attempt } });
 }

@@ -86,11 +86,9 @@ impl Key {
     pub fn to_bytes(self) -> Vec<u8> {
         match self {
             Self::Spec(job) | Self::Job(job) => job.0.to_vec(),
-            Self::Task(TaskRef {
-                job,
-                step: StepNo(step),
-                task: TaskNo(task),
-            }) => [&job.0[..], &step.to_be_bytes(), &task.to_be_bytes()].concat(),
+            Self::Task(TaskRef { job, step: StepNo(step), task: TaskNo(task) }) => {
+                [&job.0[..], &step.to_be_bytes(), &task.to_be_bytes()].concat()
+            }
             Self::Borrowed(lease) | Self::Lent(lease) => lease.0.to_vec(),
             Self::Finished(attempt) => attempt.0.to_vec(),
             Self::Invite(hash) => hash.to_vec(),

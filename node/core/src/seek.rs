@@ -105,9 +105,7 @@ impl Site {
         };
         let batch = job.spec.policy.batch;
         let batch = batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
-        let again = job
-            .ready(step)
-            .is_some_and(|r| r.again(now).next().is_some());
+        let again = job.ready(step).is_some_and(|r| r.again(now).next().is_some());
         let fitting = if again {
             place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now)
         } else {
@@ -137,11 +135,7 @@ impl Site {
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
             for task in tasks {
                 let attempt = AttemptId(self.random());
-                let at = TaskRef {
-                    job: id,
-                    step,
-                    task,
-                };
+                let at = TaskRef { job: id, step, task };
                 self.jobs.lease((at, attempt), (lease, lender), now, out);
                 if let Some(held) = self.borrow.held_mut(lease) {
                     held.attempts.push(Assignment { attempt, task });
@@ -187,15 +181,7 @@ impl Site {
         let (tenant, priority) = (job.spec.tenant, job.spec.policy.priority);
         let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
-        let demand = Demand {
-            job,
-            step,
-            root,
-            bytes,
-            fresh,
-            again: &again,
-            uncovered,
-        };
+        let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
         let asked = place::place(&demand, &self.supply(&engaged, now), now, &mut rng);
         if asked.is_empty() {
             return;
@@ -215,10 +201,7 @@ impl Site {
                 priority,
             };
             self.borrow.offered(&offer, (id, step), lender, now);
-            out.push(Output::Send {
-                to: lender,
-                message: Message::Offer(offer),
-            });
+            out.push(Output::Send { to: lender, message: Message::Offer(offer) });
         }
     }
 
@@ -230,11 +213,7 @@ impl Site {
         lender: SiteId,
         now: Millis,
     ) -> bool {
-        if self
-            .borrow
-            .held_mut(lease)
-            .is_some_and(|held| held.phase == Phase::Gone)
-        {
+        if self.borrow.held_mut(lease).is_some_and(|held| held.phase == Phase::Gone) {
             return false;
         }
         let left_alone = self.sites.is_shunned(lender, now)

@@ -77,11 +77,7 @@ fn run_core(gate: Gate, mut questions: mpsc::Receiver<Question>) {
                     Output::Answer(_, reply) => asked.take().unwrap().send(reply).unwrap(),
                     Output::Tell(event) => {
                         events += 1;
-                        gate.tell(Happened {
-                            number: events,
-                            at: Millis(5000),
-                            event,
-                        });
+                        gate.tell(Happened { number: events, at: Millis(5000), event });
                     }
                     _ => {}
                 }
@@ -106,10 +102,7 @@ fn spec(name: &str) -> JobSpec {
         user: "ada".into(),
         project: "ada".into(),
         tenant: TenantId([4; 16]),
-        policy: MeshPolicy {
-            place: Place::Remote,
-            ..MeshPolicy::default()
-        },
+        policy: MeshPolicy { place: Place::Remote, ..MeshPolicy::default() },
         steps: vec![StepSpec {
             name: "Render".into(),
             requirement: Requirement::default(),
@@ -129,23 +122,13 @@ impl Backend for Memory {
                 return Err(Problem::bad_input(detail).with_help("look at the path"));
             }
             for done in [0, 50, 100] {
-                let step = Progress {
-                    phase: Phase::Hashing,
-                    done,
-                    total: Some(100),
-                };
+                let step = Progress { phase: Phase::Hashing, done, total: Some(100) };
                 progress.send(step).await.expect("the reader is there");
             }
             self.submitted.fetch_add(1, Ordering::SeqCst);
             let spec = spec("scene");
-            let ask = Ask::Submit {
-                spec: Box::new(spec),
-                root: ChunkId([5; 32]),
-                bytes: 100,
-            };
-            let Reply::Submitted(job) = self.gate.ask(ask).await? else {
-                panic!("not submitted")
-            };
+            let ask = Ask::Submit { spec: Box::new(spec), root: ChunkId([5; 32]), bytes: 100 };
+            let Reply::Submitted(job) = self.gate.ask(ask).await? else { panic!("not submitted") };
             Ok(Submitted {
                 job,
                 name: "scene".into(),
@@ -167,16 +150,11 @@ impl Backend for Memory {
     fn log(&self, attempt: AttemptId, offset: u64) -> Answer<'_, LogPart> {
         async move {
             if attempt != AttemptId([6; 16]) {
-                return Err(Problem::not_found(format!(
-                    "attempt {attempt} has no log here"
-                )));
+                return Err(Problem::not_found(format!("attempt {attempt} has no log here")));
             }
             let log = b"line one\nline two\n";
             let from = usize::try_from(offset).unwrap().min(log.len());
-            Ok(LogPart {
-                bytes: log[from..].to_vec(),
-                ended: true,
-            })
+            Ok(LogPart { bytes: log[from..].to_vec(), ended: true })
         }
         .boxed()
     }
@@ -234,10 +212,7 @@ impl World {
         let socket = folder.path().join("api.sock");
         let (gate, questions) = Gate::new();
         run_core(gate.clone(), questions);
-        let backend = Memory {
-            gate: gate.clone(),
-            submitted: AtomicU64::new(0),
-        };
+        let backend = Memory { gate: gate.clone(), submitted: AtomicU64::new(0) };
         let listener = web::bind(&socket).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = stopped.map(|_| ());
@@ -253,11 +228,7 @@ impl World {
     }
 
     async fn submit(&self) -> JobId {
-        self.client
-            .submit(&submission("scene.pov"), |_| {})
-            .await
-            .unwrap()
-            .job
+        self.client.submit(&submission("scene.pov"), |_| {}).await.unwrap().job
     }
 
     /// What the server says to these bytes.
@@ -265,10 +236,7 @@ impl World {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        timeout(Duration::from_secs(10), stream.read_to_end(&mut answer))
-            .await
-            .unwrap()
-            .unwrap();
+        timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
         String::from_utf8(answer).unwrap()
     }
 }
@@ -289,42 +257,26 @@ fn problem<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Problem {
 async fn a_submission_streams_its_progress_and_ends_with_the_job() {
     let world = World::start();
     let mut seen = Vec::new();
-    let submitted = world
-        .client
-        .submit(&submission("scene.pov"), |p| seen.push(p.done))
-        .await;
+    let submitted = world.client.submit(&submission("scene.pov"), |p| seen.push(p.done)).await;
     let submitted = submitted.unwrap();
     assert_eq!(seen, [0, 50, 100]);
     assert_eq!(submitted.outputs, [PathBuf::from("/show/frames")]);
     let jobs = world.client.jobs().await.unwrap();
     assert_eq!((jobs.len(), jobs[0].job), (1, submitted.job));
-    let view = world
-        .client
-        .job(&submitted.job.to_string(), false)
-        .await
-        .unwrap();
+    let view = world.client.job(&submitted.job.to_string(), false).await.unwrap();
     assert_eq!(view.steps[0].tasks.len(), 3);
     assert_eq!(
         view.steps[0].why[0].reason.as_deref(),
         Some("the job's policy does not allow this site")
     );
-    let brief = world
-        .client
-        .job(&submitted.job.to_string(), true)
-        .await
-        .unwrap();
+    let brief = world.client.job(&submitted.job.to_string(), true).await.unwrap();
     assert!(brief.steps.is_empty());
 }
 
 #[tokio::test]
 async fn a_refused_submission_is_a_problem_and_queues_nothing() {
     let world = World::start();
-    let refused = problem(
-        world
-            .client
-            .submit(&submission("missing.pov"), |_| {})
-            .await,
-    );
+    let refused = problem(world.client.submit(&submission("missing.pov"), |_| {}).await);
     assert!(refused.text().contains("missing.pov"));
     assert_eq!(refused.help.as_deref(), Some("look at the path"));
     assert_eq!(Failure::from(refused).exit(), 2);
@@ -340,28 +292,18 @@ async fn a_job_is_named_by_the_beginning_of_its_id_when_that_is_enough() {
         jobs.push(world.submit().await.to_string());
     }
     jobs.sort_unstable();
-    let twins = jobs
-        .windows(2)
-        .find(|pair| pair[0][..1] == pair[1][..1])
-        .unwrap();
+    let twins = jobs.windows(2).find(|pair| pair[0][..1] == pair[1][..1]).unwrap();
     let ambiguous = problem(world.client.job(&twins[0][..1], true).await);
     assert_eq!(ambiguous.status, 400);
     assert!(ambiguous.text().contains(&twins[1]), "{ambiguous:?}");
     let found = world.client.job(&twins[0][..12], true).await.unwrap();
     assert_eq!(found.job.to_string(), twins[0]);
-    let upper = world
-        .client
-        .job(&twins[0].to_uppercase(), true)
-        .await
-        .unwrap();
+    let upper = world.client.job(&twins[0].to_uppercase(), true).await.unwrap();
     assert_eq!(upper.job, found.job);
     assert_eq!(problem(world.client.job("xyz", true).await).status, 400);
     let none = (0..=255_u8).map(|n| format!("{n:02x}"));
     let mut none = none.filter(|two| !jobs.iter().any(|job| job.starts_with(two.as_str())));
-    assert_eq!(
-        problem(world.client.job(&none.next().unwrap(), true).await).status,
-        404
-    );
+    assert_eq!(problem(world.client.job(&none.next().unwrap(), true).await).status, 404);
 }
 
 #[tokio::test]
@@ -371,9 +313,7 @@ async fn cancel_and_retry_reach_the_core_and_refusals_come_back() {
     world.client.cancel(job).await.unwrap();
     let view = world.client.job(&job.to_string(), true).await.unwrap();
     assert_eq!(view.phase, meshfarm_core::JobPhase::Canceled);
-    let again = api::Retry {
-        tasks: Tasks::Failed,
-    };
+    let again = api::Retry { tasks: Tasks::Failed };
     assert_eq!(world.client.retry(job, &again).await.unwrap().tasks, 3);
     world.client.cancel(job).await.unwrap();
     let ended = problem(world.client.cancel(job).await);
@@ -386,30 +326,14 @@ async fn events_are_streamed_and_end_with_the_node() {
     let mut world = World::start();
     let mut events = world.client.events().await.unwrap();
     let job = world.submit().await;
-    let line = timeout(Duration::from_secs(10), events.next())
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
-    assert!(
-        watch::concerns(&line, job),
-        "{}",
-        String::from_utf8_lossy(&line)
-    );
+    let line = timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap().unwrap();
+    assert!(watch::concerns(&line, job), "{}", String::from_utf8_lossy(&line));
     assert!(!watch::concerns(&line, JobId([0; 16])));
     world.stop.take().unwrap().send(()).unwrap();
-    while let Some(line) = timeout(Duration::from_secs(10), events.next())
-        .await
-        .unwrap()
-        .unwrap()
-    {
+    while let Some(line) = timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap() {
         assert!(line.starts_with(b"{"));
     }
-    timeout(Duration::from_secs(10), &mut world.server)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(10), &mut world.server).await.unwrap().unwrap().unwrap();
     let gone = world.client.jobs().await.unwrap_err();
     assert!(matches!(gone, ClientError::NotReachable { .. }), "{gone}");
     assert_eq!(Failure::from(gone).exit(), 3);
@@ -420,17 +344,8 @@ async fn events_are_streamed_and_end_with_the_node() {
 async fn a_log_is_read_from_an_offset() {
     let world = World::start();
     let part = world.client.log(AttemptId([6; 16]), 9).await.unwrap();
-    assert_eq!(
-        part,
-        LogPart {
-            bytes: b"line two\n".to_vec(),
-            ended: true
-        }
-    );
-    assert_eq!(
-        problem(world.client.log(AttemptId([0; 16]), 0).await).status,
-        404
-    );
+    assert_eq!(part, LogPart { bytes: b"line two\n".to_vec(), ended: true });
+    assert_eq!(problem(world.client.log(AttemptId([0; 16]), 0).await).status, 404);
 }
 
 #[tokio::test]
@@ -441,68 +356,24 @@ async fn whatever_is_wrong_with_a_request_is_a_problem_document() {
     for (line, rest, status, words) in [
         ("GET /v2/jobs", format!("{end}\r\n"), "404", "/v2/jobs"),
         ("DELETE /v1/jobs", format!("{end}\r\n"), "405", "DELETE"),
-        (
-            "GET /v1/jobs/zz",
-            format!("{end}\r\n"),
-            "400",
-            "hexadecimal",
-        ),
-        (
-            "GET /v1/jobs/ab?brief=perhaps",
-            format!("{end}\r\n"),
-            "400",
-            "brief",
-        ),
-        (
-            "GET /v1/attempts/ab/log",
-            format!("{end}\r\n"),
-            "400",
-            "32 hexadecimal digits",
-        ),
-        (
-            "POST /v1/jobs",
-            body("{\"source\":1}"),
-            "400",
-            "expected a string",
-        ),
+        ("GET /v1/jobs/zz", format!("{end}\r\n"), "400", "hexadecimal"),
+        ("GET /v1/jobs/ab?brief=perhaps", format!("{end}\r\n"), "400", "brief"),
+        ("GET /v1/attempts/ab/log", format!("{end}\r\n"), "400", "32 hexadecimal digits"),
+        ("POST /v1/jobs", body("{\"source\":1}"), "400", "expected a string"),
         ("POST /v1/jobs", body("{"), "400", "body of the request"),
-        (
-            "POST /v1/meshes",
-            body("{\"name\":\"a/b\"}"),
-            "400",
-            "is no name",
-        ),
-        (
-            "POST /v1/memberships",
-            body("{\"ticket\":\"x\"}"),
-            "400",
-            "garbled",
-        ),
-        (
-            "POST /v1/memberships",
-            body("{\"ticket\":\"x\",\"name\":\"\"}"),
-            "400",
-            "is no name",
-        ),
+        ("POST /v1/meshes", body("{\"name\":\"a/b\"}"), "400", "is no name"),
+        ("POST /v1/memberships", body("{\"ticket\":\"x\"}"), "400", "garbled"),
+        ("POST /v1/memberships", body("{\"ticket\":\"x\",\"name\":\"\"}"), "400", "is no name"),
     ] {
         let answer = world.raw(&format!("{line} HTTP/1.1\r\n{rest}")).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")),
-            "{line}: {answer}"
-        );
-        assert!(
-            answer.contains(web::PROBLEM) && answer.contains(words),
-            "{line}: {answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line}: {answer}");
+        assert!(answer.contains(web::PROBLEM) && answer.contains(words), "{line}: {answer}");
     }
     // The node hangs up while the rest is on its way, so the refusal itself may not arrive.
     let huge = submission(&"a".repeat(8 << 20));
     let refused = world.client.submit(&huge, |_| {}).await.unwrap_err();
     let problem = matches!(&refused, ClientError::Problem(problem) if problem.status == 400);
-    assert!(
-        problem || matches!(refused, ClientError::Broken(_)),
-        "{refused}"
-    );
+    assert!(problem || matches!(refused, ClientError::Broken(_)), "{refused}");
     assert!(world.client.jobs().await.unwrap().is_empty());
 }
 
@@ -523,11 +394,7 @@ async fn without_a_node_the_way_out_is_named() {
     let home = Home::find(Some(temp.path().join("h"))).unwrap();
     let failure = Failure::from(Client::new(home.socket()).jobs().await.unwrap_err());
     assert_eq!(failure.exit(), 3);
-    assert!(
-        failure
-            .to_string()
-            .contains("no node is running on the home")
-    );
+    assert!(failure.to_string().contains("no node is running on the home"));
     assert!(failure.help(Some(&home)).unwrap().contains("meshfarm init"));
     home.create(&Config::new("oslo")).unwrap();
     assert!(failure.help(Some(&home)).unwrap().contains("meshfarm node"));
@@ -595,9 +462,7 @@ async fn a_task_that_is_not_there_has_no_log() {
         follow: false,
     };
     let desk = world.desk();
-    let Failure::Problem(problem) = logs::logs(&desk, &flags(Some("Frame=9")))
-        .await
-        .unwrap_err()
+    let Failure::Problem(problem) = logs::logs(&desk, &flags(Some("Frame=9"))).await.unwrap_err()
     else {
         panic!("no problem")
     };
@@ -611,9 +476,7 @@ async fn retrying_tasks_that_are_not_there_changes_nothing() {
     let world = World::start();
     let job = world.submit().await;
     let retry_of = |tasks: Vec<u32>, step: Option<&str>| cli::Retry {
-        which: cli::JobArg {
-            job: job.to_string(),
-        },
+        which: cli::JobArg { job: job.to_string() },
         all: false,
         tasks: Some(cli::TaskList(tasks)),
         step: step.map(str::to_owned),
@@ -621,9 +484,7 @@ async fn retrying_tasks_that_are_not_there_changes_nothing() {
     let desk = world.desk();
     let odd = retry(&desk, &retry_of(vec![1, 3], None)).await.unwrap_err();
     assert!(odd.to_string().contains("Render has tasks 0 to 2"), "{odd}");
-    let odd = retry(&desk, &retry_of(vec![1], Some("Comp")))
-        .await
-        .unwrap_err();
+    let odd = retry(&desk, &retry_of(vec![1], Some("Comp"))).await.unwrap_err();
     assert!(odd.to_string().contains("name one of Render"), "{odd}");
     assert_eq!((odd.exit(), odd.text().contains("--step")), (2, true));
 }
@@ -641,10 +502,7 @@ fn the_ready_line_is_one_line_in_both_formats() {
         resident: 1,
     };
     let text = ready_line(LogFormat::Text, &status);
-    assert_eq!(
-        text,
-        "ready: oslo (process 7) listens on /ip4/127.0.0.1/tcp/4510\n"
-    );
+    assert_eq!(text, "ready: oslo (process 7) listens on /ip4/127.0.0.1/tcp/4510\n");
     let json = ready_line(LogFormat::Json, &status);
     assert_eq!(json.lines().count(), 1);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -22,20 +22,13 @@ fn role(role: Role) -> &'static str {
 }
 
 fn amount(host: &HostClass, name: &str) -> String {
-    host.amounts
-        .get(name)
-        .map(ToString::to_string)
-        .unwrap_or_default()
+    host.amounts.get(name).map(ToString::to_string).unwrap_or_default()
 }
 
 fn memory(host: &HostClass) -> String {
     // The amount is in thousandths of a MiB.
     let mib = host.amounts.get(MEMORY).map_or(0, |amount| amount.0 / 1000);
-    if mib == 0 {
-        String::new()
-    } else {
-        bytes(mib.saturating_mul(1 << 20))
-    }
+    if mib == 0 { String::new() } else { bytes(mib.saturating_mul(1 << 20)) }
 }
 
 fn software(hosts: &[HostClass]) -> String {
@@ -58,33 +51,16 @@ pub fn sites(sites: &[SiteView], now: Millis) -> Page {
         let state = match (site.own, site.connected) {
             (true, _) => Cell::new("this site", Tone::Strong),
             (false, true) => Cell::new("connected", Tone::Good),
-            (false, false) => Cell::new(
-                format!("silent for {}", span(now.since(site.heard))),
-                Tone::Faint,
-            ),
+            (false, false) => {
+                Cell::new(format!("silent for {}", span(now.since(site.heard))), Tone::Faint)
+            }
         };
-        let hosts = site
-            .profile
-            .as_ref()
-            .map_or(&[][..], |profile| &profile.hosts);
-        let slots: u64 = hosts
-            .iter()
-            .map(|h| u64::from(h.slots) * u64::from(h.count))
-            .sum();
-        let level = hosts
-            .iter()
-            .map(|host| host.level)
-            .max()
-            .map(|l| l.to_string());
-        let (free, lends) = site
-            .profile
-            .as_ref()
-            .map_or((String::new(), ""), |profile| {
-                (
-                    profile.free.to_string(),
-                    if profile.lending { "yes" } else { "no" },
-                )
-            });
+        let hosts = site.profile.as_ref().map_or(&[][..], |profile| &profile.hosts);
+        let slots: u64 = hosts.iter().map(|h| u64::from(h.slots) * u64::from(h.count)).sum();
+        let level = hosts.iter().map(|host| host.level).max().map(|l| l.to_string());
+        let (free, lends) = site.profile.as_ref().map_or((String::new(), ""), |profile| {
+            (profile.free.to_string(), if profile.lending { "yes" } else { "no" })
+        });
         vec![
             plain(&site.name),
             state,
@@ -96,16 +72,7 @@ pub fn sites(sites: &[SiteView], now: Millis) -> Page {
             faint(site.site.short()),
         ]
     });
-    let head = [
-        "SITE",
-        "STATE",
-        ">SLOTS",
-        ">FREE",
-        "LENDS",
-        "ISOLATION",
-        "SOFTWARE",
-        "ID",
-    ];
+    let head = ["SITE", "STATE", ">SLOTS", ">FREE", "LENDS", "ISOLATION", "SOFTWARE", "ID"];
     page.table(&head, rows);
     page
 }
@@ -116,21 +83,14 @@ pub fn profile(profile: &Profile) -> Page {
     let mut page = Page::of(profile);
     page.quiet = vec![profile.site.to_string()];
     page.line([strong(&profile.name), faint(profile.site.to_string())]);
-    let lends = if profile.lending {
-        "lends to other sites"
-    } else {
-        "does not lend"
-    };
+    let lends = if profile.lending { "lends to other sites" } else { "does not lend" };
     page.line([plain(format!("{lends}, {} slots free", profile.free))]);
     for address in &profile.addresses {
         page.line([faint("reached at"), plain(address)]);
     }
     for host in &profile.hosts {
         page.gap();
-        page.line([
-            strong(format!("{} x", host.count)),
-            plain(&host.description),
-        ]);
+        page.line([strong(format!("{} x", host.count)), plain(&host.description)]);
         page.line([plain(format!(
             "{} cores, {} of memory, {} slots, isolation {}",
             amount(host, VCPU),
@@ -162,11 +122,7 @@ pub fn profile(profile: &Profile) -> Page {
 pub fn slots(slots: &SlotsView) -> Page {
     let mut page = Page::of(slots);
     page.quiet = vec![slots.free.to_string()];
-    let lends = if slots.lending {
-        "lends to other sites"
-    } else {
-        "does not lend"
-    };
+    let lends = if slots.lending { "lends to other sites" } else { "does not lend" };
     let free = format!("{} of {} slots free;", slots.free, slots.host.slots);
     page.line([strong(free), plain(format!("this site {lends}"))]);
     let rows = slots.leases.iter().map(|lease| {
@@ -178,10 +134,7 @@ pub fn slots(slots: &SlotsView) -> Page {
             plain(lease.queued.to_string()),
         ]
     });
-    page.table(
-        &["LEASE", "BORROWER", ">SLOTS", ">RUNNING", ">QUEUED"],
-        rows,
-    );
+    page.table(&["LEASE", "BORROWER", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
     page
 }
 
@@ -192,19 +145,13 @@ pub fn meshes(meshes: &[MeshView]) -> Page {
     page.quiet = meshes.iter().map(|mesh| mesh.mesh.to_string()).collect();
     if meshes.is_empty() {
         page.line([plain("this site belongs to no mesh")]);
-        page.line([faint(
-            "found one: meshfarm mesh create NAME; join one: meshfarm join TICKET",
-        )]);
+        page.line([faint("found one: meshfarm mesh create NAME; join one: meshfarm join TICKET")]);
     }
     let rows = meshes.iter().map(|mesh| {
         vec![
             strong(&mesh.name),
             plain(&mesh.site_name),
-            plain(if mesh.founder {
-                "founder"
-            } else {
-                role(mesh.role)
-            }),
+            plain(if mesh.founder { "founder" } else { role(mesh.role) }),
             plain(moment(mesh.expires)),
             faint(mesh.mesh.short()),
         ]
@@ -220,11 +167,7 @@ pub fn invited(invited: &Invited) -> Page {
     page.quiet = vec![invited.ticket.clone()];
     page.line([faint(format!(
         "{} may join {} as {} until {}, with this on the other machine:",
-        if invited.uses == 1 {
-            "one site".to_owned()
-        } else {
-            format!("{} sites", invited.uses)
-        },
+        if invited.uses == 1 { "one site".to_owned() } else { format!("{} sites", invited.uses) },
         invited.mesh_name,
         role(invited.role),
         moment(invited.expires)
@@ -243,20 +186,10 @@ pub fn examination(examination: &Examination) -> Page {
         CheckState::Broken => Cell::new("broken", Tone::Bad),
     };
     let bad = |check: &&Check| check.state == CheckState::Broken;
-    page.quiet = examination
-        .checks
-        .iter()
-        .filter(bad)
-        .map(|check| check.name.clone())
-        .collect();
+    page.quiet = examination.checks.iter().filter(bad).map(|check| check.name.clone()).collect();
     let rows = examination.checks.iter().map(|check| {
         let help = check.help.as_deref().unwrap_or("");
-        vec![
-            plain(&check.name),
-            state(check),
-            plain(&check.found),
-            faint(help),
-        ]
+        vec![plain(&check.name), state(check), plain(&check.found), faint(help)]
     });
     page.table(&["WHAT", "STATE", "FOUND", "WHAT WOULD HELP"], rows);
     page

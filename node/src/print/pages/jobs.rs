@@ -41,9 +41,9 @@ pub fn reads(place: &Place) -> Option<String> {
         Place::Auto | Place::Remote => {
             Some("a site that renders it can read the scene and its files".to_owned())
         }
-        Place::Site(name) => Some(format!(
-            "{name} renders it, and so can read the scene and its files"
-        )),
+        Place::Site(name) => {
+            Some(format!("{name} renders it, and so can read the scene and its files"))
+        }
     }
 }
 
@@ -53,28 +53,13 @@ pub fn jobs(jobs: &[JobView]) -> Page {
     let mut page = Page::of(&jobs);
     page.quiet = jobs.iter().map(|job| job.job.to_string()).collect();
     if jobs.is_empty() {
-        page.line([plain(
-            "no jobs yet; submit one: meshfarm submit scene.pov --frames 1-20",
-        )]);
+        page.line([plain("no jobs yet; submit one: meshfarm submit scene.pov --frames 1-20")]);
     }
-    let head = [
-        "JOB",
-        "NAME",
-        "STATE",
-        ">DONE",
-        ">RUNNING",
-        ">FAILED",
-        ">PRIORITY",
-        "SUBMITTED",
-    ];
+    let head = ["JOB", "NAME", "STATE", ">DONE", ">RUNNING", ">FAILED", ">PRIORITY", "SUBMITTED"];
     page.table(
         &head,
         jobs.iter().map(|job| {
-            let failed = if job.failed > 0 {
-                Tone::Bad
-            } else {
-                Tone::Plain
-            };
+            let failed = if job.failed > 0 { Tone::Bad } else { Tone::Plain };
             vec![
                 strong(job.job.short()),
                 plain(&job.name),
@@ -99,16 +84,9 @@ pub fn job(job: &JobView, outputs: &Outputs) -> Page {
         job: &'a JobView,
         outputs: &'a [PathBuf],
     }
-    let mut page = Page::of(&Whole {
-        job,
-        outputs: &outputs.folders,
-    });
+    let mut page = Page::of(&Whole { job, outputs: &outputs.folders });
     page.quiet = vec![job.job.to_string()];
-    page.line([
-        strong(&job.name),
-        phase(&job.phase),
-        faint(job.job.to_string()),
-    ]);
+    page.line([strong(&job.name), phase(&job.phase), faint(job.job.to_string())]);
     if let JobPhase::Failed(reason) = &job.phase {
         page.line([Cell::new(reason, Tone::Bad)]);
     }
@@ -157,20 +135,14 @@ fn step_tasks(step: &StepView, page: &mut Page) {
         for task in &step.tasks {
             *states.entry(&task.state).or_default() += 1;
         }
-        let rows = states
-            .iter()
-            .map(|(state, n)| vec![state_cell(state), plain(n.to_string())]);
+        let rows = states.iter().map(|(state, n)| vec![state_cell(state), plain(n.to_string())]);
         page.table(&["STATE", ">TASKS"], rows);
         page.line([faint("too many tasks to list: --json has them all")]);
         return;
     }
     let rows = step.tasks.iter().map(|task| {
         let wall = task.wall.map(span).unwrap_or_default();
-        let failures = if task.failures > 0 {
-            task.failures.to_string()
-        } else {
-            String::new()
-        };
+        let failures = if task.failures > 0 { task.failures.to_string() } else { String::new() };
         vec![
             plain(task.task.to_string()),
             plain(&task.label),
@@ -181,18 +153,7 @@ fn step_tasks(step: &StepView, page: &mut Page) {
             faint(task.reason.as_deref().unwrap_or("")),
         ]
     });
-    page.table(
-        &[
-            ">TASK",
-            "LABEL",
-            "STATE",
-            "SITE",
-            ">TIME",
-            ">FAILURES",
-            "REASON",
-        ],
-        rows,
-    );
+    page.table(&[">TASK", "LABEL", "STATE", "SITE", ">TIME", ">FAILURES", "REASON"], rows);
 }
 
 fn state_cell(state: &str) -> Cell {
@@ -313,12 +274,7 @@ pub fn summary(job: &JobView, summary: &Summary) -> Page {
     page.quiet = vec![summary.job.clone()];
     let took = span(Millis(summary.makespan_ms));
     let (name, words) = (strong(&job.name), plain(counts(job)));
-    page.line([
-        name,
-        phase(&job.phase),
-        plain(format!("after {took}:")),
-        words,
-    ]);
+    page.line([name, phase(&job.phase), plain(format!("after {took}:")), words]);
     if let Some(reason) = &summary.reason {
         page.line([Cell::new(reason, Tone::Bad)]);
     }
@@ -336,10 +292,7 @@ pub fn summary(job: &JobView, summary: &Summary) -> Page {
             faint(labels(&share.tasks)),
         ]
     });
-    page.table(
-        &["SITE", ">TASKS", ">EACH", ">LONGEST", ">IN ALL", "WHICH"],
-        rows,
-    );
+    page.table(&["SITE", ">TASKS", ">EACH", ">LONGEST", ">IN ALL", "WHICH"], rows);
     if let (Some(sent), Some(received)) = (summary.bytes_sent, summary.bytes_received) {
         let moved = format!("moved {} out and {} in", bytes(sent), bytes(received));
         page.line([plain(moved)]);
@@ -373,19 +326,10 @@ pub fn submitted(submitted: &Submitted) -> Page {
     for warning in &submitted.warnings {
         page.line([Cell::new("warning:", Tone::Busy), plain(warning)]);
     }
-    let size = format!(
-        "{} tasks, {} files, {}",
-        submitted.tasks,
-        submitted.files,
-        bytes(submitted.bytes)
-    );
+    let size =
+        format!("{} tasks, {} files, {}", submitted.tasks, submitted.files, bytes(submitted.bytes));
     let id = strong(submitted.job.short());
-    page.line([
-        plain("job"),
-        id,
-        plain(&submitted.name),
-        faint(format!("({size})")),
-    ]);
+    page.line([plain("job"), id, plain(&submitted.name), faint(format!("({size})"))]);
     page.line([faint(format!("runs {}", place(&submitted.place)))]);
     if let Some(reads) = reads(&submitted.place) {
         page.line([faint(reads)]);
@@ -405,10 +349,7 @@ pub fn dry_run(plan: &DryRun) -> Page {
     for warning in &plan.warnings {
         page.line([Cell::new("warning:", Tone::Busy), plain(warning)]);
     }
-    page.line([
-        strong(&plan.name),
-        plain(format!("would run {}", place(&plan.place))),
-    ]);
+    page.line([strong(&plan.name), plain(format!("would run {}", place(&plan.place)))]);
     if let Some(reads) = reads(&plan.place) {
         page.line([faint(reads)]);
     }
@@ -422,33 +363,18 @@ pub fn dry_run(plan: &DryRun) -> Page {
     }
     page.gap();
     let total: u64 = plan.files.iter().map(|file| file.bytes).sum();
-    page.line([strong(format!(
-        "{} files, {}",
-        plan.files.len(),
-        bytes(total)
-    ))]);
+    page.line([strong(format!("{} files, {}", plan.files.len(), bytes(total)))]);
     let files = plan.files.iter().take(LISTED);
-    let row = |file: &FilePlan| {
-        vec![
-            plain(bytes(file.bytes)),
-            plain(file.path.display().to_string()),
-        ]
-    };
+    let row =
+        |file: &FilePlan| vec![plain(bytes(file.bytes)), plain(file.path.display().to_string())];
     page.table(&[">SIZE", "TRAVELS"], files.map(row));
     for folder in &plan.outputs {
-        page.line([
-            faint("outputs would go to"),
-            plain(folder.display().to_string()),
-        ]);
+        page.line([faint("outputs would go to"), plain(folder.display().to_string())]);
     }
     page.gap();
     let sites = plan.sites.iter().map(|site| match site.blocks.is_empty() {
         true => vec![plain(&site.site), Cell::new("yes", Tone::Good), plain("")],
-        false => vec![
-            plain(&site.site),
-            Cell::new("no", Tone::Bad),
-            faint(site.blocks.join("; ")),
-        ],
+        false => vec![plain(&site.site), Cell::new("no", Tone::Bad), faint(site.blocks.join("; "))],
     });
     page.table(&["SITE", "MATCHES", "WHAT BLOCKS"], sites);
     page.line([plain("nothing was submitted")]);

@@ -44,11 +44,7 @@ fn view(phase: JobPhase, tasks: Vec<TaskView>, why: Vec<Why>) -> JobView {
         running: count("running"),
         leased: count("running") + count("leased"),
         failed: count("failed"),
-        steps: vec![StepView {
-            name: "Render".into(),
-            tasks,
-            why,
-        }],
+        steps: vec![StepView { name: "Render".into(), tasks, why }],
     }
 }
 
@@ -61,15 +57,8 @@ fn a_summary_says_who_rendered_what_and_how_long() {
         task(3, "done", Some("lyon")),
     ];
     let view = view(JobPhase::Done, tasks, Vec::new());
-    let outputs = Outputs {
-        folders: vec!["/show/frames".into()],
-    };
-    let moved = JobBytes {
-        job: view.job,
-        sent: 8192,
-        wanted: None,
-        received: 1 << 20,
-    };
+    let outputs = Outputs { folders: vec!["/show/frames".into()] };
+    let moved = JobBytes { job: view.job, sent: 8192, wanted: None, received: 1 << 20 };
     let end = Summary::new(&view, &outputs, Some(&moved));
     assert_eq!(
         text(&summary(&view, &end)),
@@ -88,27 +77,12 @@ fn a_summary_says_who_rendered_what_and_how_long() {
 
 #[test]
 fn a_job_that_no_site_can_take_says_what_is_missing_where() {
-    let need = AttributeNeed {
-        any_of: ["v9".to_owned()].into(),
-        ..AttributeNeed::default()
-    };
+    let need = AttributeNeed { any_of: ["v9".to_owned()].into(), ..AttributeNeed::default() };
     let name = "meshfarm:attr.software.blender".to_owned();
-    let misfits = vec![Misfit::Attribute {
-        name,
-        need,
-        have: Vec::new(),
-    }];
+    let misfits = vec![Misfit::Attribute { name, need, have: Vec::new() }];
     let why = vec![
-        Why {
-            site: "oslo".into(),
-            misfits: misfits.clone(),
-            reason: Some("has no slots".into()),
-        },
-        Why {
-            site: "lyon".into(),
-            misfits,
-            reason: None,
-        },
+        Why { site: "oslo".into(), misfits: misfits.clone(), reason: Some("has no slots".into()) },
+        Why { site: "lyon".into(), misfits, reason: None },
     ];
     let view = view(JobPhase::Active, vec![task(0, "waiting", None)], why);
     let text = text(&job(&view, &Outputs::default()));
@@ -127,10 +101,7 @@ fn a_job_with_very_many_tasks_is_summed_up() {
     tasks[0].state = "done".into();
     let view = view(JobPhase::Active, tasks, Vec::new());
     let text = text(&job(&view, &Outputs::default()));
-    assert!(
-        text.contains("waiting    999") && text.lines().count() < 15,
-        "{text}"
-    );
+    assert!(text.contains("waiting    999") && text.lines().count() < 15, "{text}");
 }
 
 #[test]

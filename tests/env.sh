@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What every script of the project needs: where cargo builds, how bindgen finds its headers, and the
 # system packages. To be sourced by bash from any folder, with the project's folder in `root`.
 

@@ -269,7 +269,13 @@ fn init(rooms: &dyn Rooms, desk: &Desk, flags: cli::Init) -> Done {
     }
     config.mdns = !flags.no_mdns;
     // Everything is checked before the first file is made, and the settings come last: a home has keys.
-    Config::parse(&desk.home.config(), &config.to_text())?;
+    if let Err(error) = Config::parse(&desk.home.config(), &config.to_text()) {
+        let detail = match error {
+            ConfigError::Value { key, problem, .. } => format!("--{key} {problem}"),
+            other => other.to_string(),
+        };
+        return Err(Problem::bad_input(detail).into());
+    }
     rooms.create_keys(&desk.home)?;
     desk.home.create(&config)?;
     let mut page = Page::of(&serde_json::json!({"home": desk.home.root(), "config": &config}));

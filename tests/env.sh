@@ -1,78 +1,104 @@
-#!/usr/bin/env bash
-# Sourced by every script here: the system packages that are missing, one cache for everything compiled, and
-# RocksDB compiled exactly once.
+# shellcheck shell=bash
+# What every script of the project needs: where cargo builds, how bindgen finds its headers, and the
+# system packages. To be sourced by bash from any folder, with the project's folder in `root`.
 
-say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+# One target folder outside of the clone, so that RocksDB is compiled once for the demo, the tests and the checks.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/meshfarm/target}"
 
-as_root() {
-  if [ "$(id -u)" -eq 0 ]; then "$@"
-  elif command -v sudo >/dev/null; then sudo "$@"
-  else
-    say "run this as root once, or install sudo: it needs $*"
-    return 1
-  fi
+# A rustup that was installed a moment ago is not in the path of the running shell.
+if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+    PATH="$HOME/.cargo/bin:$PATH"
+fi
+
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    [ -z "${2:-}" ] || printf 'help: %s\n' "$2" >&2
+    exit 1
 }
 
-# The packages of our arguments that are not installed.
-missing_packages() {
-  local package
-  for package in "$@"; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
-  done
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "root is needed for: $*" "run that as root, or install sudo, and start again"
+    fi
+}
+
+# Installs those of these Debian packages that are missing; says so, because it takes a while.
+need_packages() {
+    local package missing=()
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
 }
 
 install_packages() {
-  local missing
-  mapfile -t missing < <(missing_packages "$@")
-  if [ "${#missing[@]}" -gt 0 ]; then
-    say "installing ${missing[*]}"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
-    as_root env DEBIAN_FRONTEND=noninteractive \
-      apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
-  fi
+    command -v apt-get >/dev/null || fail "these packages are missing: $*" "install them with this system's package tool"
+    printf 'installing %s\n' "$*" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@" >&2
 }
 
-# RocksDB's bindings are made with libclang: any version that is there, or Debian's smallest package of it.
-libclang_package() {
-  if ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang-*.so* >/dev/null 2>&1; then return; fi
-  { apt-cache --names-only search '^libclang1-[0-9]+$' || true; } | sort -V | tail -n 1 | cut -d' ' -f1
+# True when a libclang that bindgen finds by itself is there.
+have_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return 0
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
+        compgen -G '/usr/lib/*-linux-gnu/libclang*.so*' >/dev/null
 }
 
-if ! command -v cargo >/dev/null && [ -f "$HOME/.cargo/env" ]; then . "$HOME/.cargo/env"; fi
-command -v cargo >/dev/null || { say "Rust is missing: https://rustup.rs"; return 1; }
+# The newest libclang that this system offers: 14 on Debian 12, 19 on Debian 13.
+newest_libclang() {
+    apt-cache search --names-only '^libclang1-[0-9]+(t64)?$' | cut -d' ' -f1 | sort -V | tail -n 1
+}
 
-if command -v dpkg-query >/dev/null; then
-  install_packages g++ make
-  clang=$(libclang_package)
-  if [ -z "$clang" ] && ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang-*.so* >/dev/null 2>&1; then
-    as_root apt-get update -qq >&2
-    clang=$(libclang_package)
-  fi
-  [ -z "$clang" ] || install_packages "$clang"
-fi
+# What a build needs beside Rust: a C++ compiler and libclang, for RocksDB and its bindings.
+need_build_packages() {
+    local missing=()
+    command -v cargo >/dev/null || fail 'cargo is missing' 'install Rust: https://rustup.rs'
+    command -v g++ >/dev/null || missing+=(g++)
+    if ! have_libclang; then
+        local libclang
+        libclang="$(newest_libclang)"
+        if [ -z "$libclang" ] && command -v apt-get >/dev/null; then
+            as_root apt-get -qq update >&2
+            libclang="$(newest_libclang)"
+        fi
+        missing+=("${libclang:-libclang1}")
+    fi
+    [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}"
+    # libclang without clang has no headers of its own; those of gcc will do.
+    export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:--I$(gcc -print-file-name=include)}"
+    need_rocksdb
+}
 
-meshfarm_cache=${XDG_CACHE_HOME:-$HOME/.cache}/meshfarm
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$meshfarm_cache/target}
-BINDGEN_EXTRA_CLANG_ARGS=-I$(gcc -print-file-name=include)
-export BINDGEN_EXTRA_CLANG_ARGS
+# Cargo compiles RocksDB anew (20 CPU-minutes) whenever another choice of packages or targets gives its
+# build script other features. So one command compiles its library, and it is kept.
+need_rocksdb() {
+    [ -z "${ROCKSDB_LIB_DIR:-}" ] || return 0
+    local version folder
+    version="$(grep -A1 '^name = "librocksdb-sys"' "$root/Cargo.lock" | sed -n 's/^version = "\([^+"]*\).*/\1/p')"
+    folder="${XDG_CACHE_HOME:-$HOME/.cache}/meshfarm/rocksdb-$version-lz4-$(uname -m)"
+    if [ ! -f "$folder/librocksdb.a" ]; then
+        printf 'compiling RocksDB, once for all: about ten minutes on two cores\n' >&2
+        (cd "$root" && cargo build --release --locked --package meshfarm --lib) >&2 || fail 'the build failed'
+        mkdir -p "$folder"
+        cp "$(ls -t "$CARGO_TARGET_DIR"/release/build/librocksdb-sys-*/out/librocksdb.a | head -n 1)" "$folder/new.a"
+        mv "$folder/new.a" "$folder/librocksdb.a"
+    fi
+    export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$folder"
+}
 
-# Cargo compiles RocksDB anew (20 CPU-minutes) whenever a different choice of packages or targets gives its
-# build script other features. So its library is compiled by one command and kept.
-rocksdb_version=$(grep -A1 '^name = "librocksdb-sys"' Cargo.lock | sed -n 's/^version = "\(.*\)"/\1/p')
-rocksdb_folder=$meshfarm_cache/rocksdb-${rocksdb_version%%+*}-lz4-$(rustc -vV | sed -n 's/^host: //p')
-if [ ! -f "$rocksdb_folder/librocksdb.a" ]; then
-  say "compiling RocksDB, once for all: about ten minutes on two cores"
-  cargo build --release --locked --package meshfarm --lib >&2
-  rocksdb_library=$(ls -t "$CARGO_TARGET_DIR"/release/build/librocksdb-sys-*/out/librocksdb.a | head -n 1)
-  mkdir -p "$rocksdb_folder"
-  cp "$rocksdb_library" "$rocksdb_folder/librocksdb.a.part"
-  mv "$rocksdb_folder/librocksdb.a.part" "$rocksdb_folder/librocksdb.a"
-fi
-export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$rocksdb_folder
-
-# The programs, and the preload library beside them. It has a profile of its own because it has no std.
+# Builds the programs and the preload library into one folder, and names that folder in MESHFARM_BIN.
+# Every call of cargo is --release: another profile would compile RocksDB again.
 build_programs() {
-  cargo build --release --locked --bins >&2
-  cargo build --profile preload --locked --package meshfarm-preload >&2
-  cp "$CARGO_TARGET_DIR/preload/libmeshfarm_preload.so" "$CARGO_TARGET_DIR/release/"
+    printf 'building (the first time takes some minutes)\n' >&2
+    (cd "$root" && cargo build --release --locked --bins &&
+        cargo build --profile preload --locked -p meshfarm-preload) || fail 'the build failed'
+    MESHFARM_BIN="$CARGO_TARGET_DIR/release"
+    cp -f "$CARGO_TARGET_DIR/preload/libmeshfarm_preload.so" "$MESHFARM_BIN/.libmeshfarm_preload.so.new"
+    mv -f "$MESHFARM_BIN/.libmeshfarm_preload.so.new" "$MESHFARM_BIN/libmeshfarm_preload.so"
+    export MESHFARM_BIN
 }

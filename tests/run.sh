@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Every test of the project, from a bare clone.
+# Every test of the project, from a bare clone. Arguments go to cargo test.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+# shellcheck source=tests/env.sh
 . tests/env.sh
-install_packages povray povray-examples iproute2
-build_programs
+need_build_packages
+need_packages povray povray-examples iproute2 util-linux
+build_programs >&2
 cargo test --release --locked "$@"
+cargo test --release --locked --package meshfarm-preload "$@"

@@ -61,12 +61,7 @@ impl Problem {
     /// The node is going down.
     #[must_use]
     pub fn stopping() -> Self {
-        Self::new(
-            "stopping",
-            503,
-            "the node is stopping",
-            "nothing was changed",
-        )
+        Self::new("stopping", 503, "the node is stopping", "nothing was changed")
     }
 
     /// Something of the node is broken; the chain of causes goes into the detail.
@@ -265,7 +260,7 @@ pub struct Retry {
     pub tasks: Tasks,
 }
 
-/// How many tasks were touched.
+/// What a change touched: tasks of a retry, or the one job that was canceled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// So many.
@@ -341,9 +336,7 @@ pub struct Join {
 impl std::fmt::Debug for Join {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The ticket is a secret; a log line must not let its reader join.
-        f.debug_struct("Join")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Join").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -469,10 +462,7 @@ mod tests {
 
     #[test]
     fn a_ticket_is_not_printed_for_debugging() {
-        let join = Join {
-            ticket: "meshfarm1secret".into(),
-            name: None,
-        };
+        let join = Join { ticket: "meshfarm1secret".into(), name: None };
         assert!(!format!("{join:?}").contains("secret"));
     }
 
@@ -480,9 +470,6 @@ mod tests {
     fn unknown_fields_of_a_submission_are_refused() {
         let text = r#"{"source":"a.pov","folder":"/","user":"ada","frame":"1"}"#;
         let error = serde_json::from_str::<Submit>(text).unwrap_err();
-        assert!(
-            error.to_string().contains("unknown field `frame`"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("unknown field `frame`"), "{error}");
     }
 }

@@ -86,7 +86,7 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<(), ArchiveError> {
         if kind == EntryType::XGlobalHeader {
             continue;
         }
-        room = room.checked_sub(entry.size()).unwrap_or_default();
+        room = room.saturating_sub(entry.size());
         if n >= MAX_ENTRIES || room == 0 {
             return Err(ArchiveError::TooMuch(archive.to_owned()));
         }
@@ -97,7 +97,9 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<(), ArchiveError> {
         let written = match kind {
             EntryType::Directory => fs::create_dir_all(&target),
             EntryType::Regular | EntryType::Continuous => write(&target, &mut entry),
-            _ => return Err(ArchiveError::Kind { path: archive.to_owned(), name }),
+            _ => {
+                return Err(ArchiveError::Kind { path: archive.to_owned(), name });
+            }
         };
         written.map_err(|source| ArchiveError::Write { path: target, source })?;
     }
@@ -192,7 +194,10 @@ mod tests {
         fs::write(&path, &bytes[..2000]).unwrap();
         let folder = scratch.path().join("into");
         fs::create_dir(&folder).unwrap();
-        assert!(matches!(unpack(&path, &folder), Err(ArchiveError::Write { .. } | ArchiveError::Broken { .. })));
+        assert!(matches!(
+            unpack(&path, &folder),
+            Err(ArchiveError::Write { .. } | ArchiveError::Broken { .. })
+        ));
         fs::write(&path, vec![7; 4096]).unwrap();
         assert!(matches!(unpack(&path, &folder), Err(ArchiveError::Broken { .. })));
     }

@@ -1,5 +1,6 @@
 //! What a node does for people beyond the decisions of its core: taking jobs in, meshes, logs, figures.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,9 @@ use meshfarm_protocol::seal::{self, TenantSecret};
 use meshfarm_protocol::session::JOB_FILE;
 
 use crate::api::{
-    DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join, LogPart, MeshView, Outputs, Phase,
-    Problem, Progress, SiteBytes, SitePlan, Status, StepPlan, Submit, Submitted, Transfers, causes,
+    DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join, LogPart, MeshView, Outputs,
+    Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan, Submit, Submitted, Transfers,
+    causes,
 };
 use crate::archive;
 use crate::command::Rooms;
@@ -110,11 +112,14 @@ impl NodeBackend {
         drop(progress.try_send(Progress { phase: Phase::Loading, done: 0, total: None }));
         let LoadedJob { spec, inputs, outputs, job_json, warnings, .. } = self.load(submit).await?;
         let files = inputs.len() as u64;
+        let kept: BTreeSet<_> =
+            inputs.iter().filter(|file| !file.returns).map(|file| file.path.clone()).collect();
         let mut taken = vec![Taken { path: JOB_FILE.to_owned(), source: Source::Bytes(job_json) }];
-        taken.extend(inputs.into_iter().map(|file| Taken {
-            path: file.path,
-            source: Source::File(file.source),
-        }));
+        taken.extend(
+            inputs
+                .into_iter()
+                .map(|file| Taken { path: file.path, source: Source::File(file.source) }),
+        );
         let (means, secret) = (Arc::clone(&self.means), self.tenant.clone());
         let ingest = move || {
             let ingest = Ingest {
@@ -127,11 +132,16 @@ impl NodeBackend {
             let built = ingest.run(taken, |cut: Cut| {
                 let (done, total) = (cut.bytes_done, Some(cut.bytes_total));
                 drop(progress.try_send(Progress { phase: Phase::Hashing, done, total }));
-                if progress.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if progress.is_closed() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             });
             let built = built.map_err(|error| Problem::refused(causes(&error)))?;
             let mut batch = Batch::new();
             Means::keep_root(&mut batch, &built.link);
+            Means::keep_inputs(&mut batch, built.link.cid, &kept);
             let kept = means.store.commit(batch);
             kept.map(|()| built).map_err(|error| Problem::broken(&error))
         };
@@ -140,7 +150,9 @@ impl NodeBackend {
         let tasks = spec.steps.iter().map(|step| step.n_tasks()).sum();
         let (root, bytes) = (built.link.cid, built.bytes);
         let reply = self.gate.ask(Ask::Submit { spec: Box::new(spec), root, bytes }).await?;
-        let Reply::Submitted(job) = reply else { return Err(refused(reply)) };
+        let Reply::Submitted(job) = reply else {
+            return Err(refused(reply));
+        };
         let outputs = outputs.into_iter().map(|(_, folder)| folder).collect();
         Ok(Submitted { job, name, tasks, files, bytes, place, outputs, warnings })
     }
@@ -192,7 +204,9 @@ impl NodeBackend {
             expires,
         };
         let reply = self.gate.ask(ask).await?;
-        let Reply::Changed(uses) = reply else { return Err(refused(reply)) };
+        let Reply::Changed(uses) = reply else {
+            return Err(refused(reply));
+        };
         let ticket = Ticket {
             mesh: body.mesh,
             mesh_name: body.mesh_name.clone(),
@@ -253,8 +267,8 @@ impl NodeBackend {
     }
 
     async fn figures(&self) -> Result<Transfers, Problem> {
-        let (jobs, sites) = self.means.meter.read();
-        let ids: Vec<_> = sites.iter().map(|(site, _)| *site).collect();
+        let (jobs, sites) = (self.means.meter.jobs(), self.means.meter.sites());
+        let ids: Vec<_> = sites.keys().copied().collect();
         let names = self
             .gate
             .look(move |core, _| ids.iter().map(|site| core.name_of(*site)).collect::<Vec<_>>())

@@ -24,10 +24,7 @@ impl Folder {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_DIRECTORY);
-        Ok(Self {
-            file: options.open(path)?,
-            path: path.to_owned(),
-        })
+        Ok(Self { file: options.open(path)?, path: path.to_owned() })
     }
 
     /// Opens a folder, creating it and those above when they are absent.
@@ -60,13 +57,8 @@ impl Folder {
     /// When there is none, or a link or file in its place.
     pub fn folder(&self, name: &str) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
-        Ok(Self {
-            file: options.open(self.entry(name)?)?,
-            path: self.path.join(name),
-        })
+        options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
+        Ok(Self { file: options.open(self.entry(name)?)?, path: self.path.join(name) })
     }
 
     /// Opens a folder in this one, creating it when it is absent.
@@ -87,11 +79,7 @@ impl Folder {
     pub fn create_file(&self, name: &str, executable: bool) -> io::Result<File> {
         let mode = if executable { 0o755 } else { 0o644 };
         let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .custom_flags(libc::O_NOFOLLOW);
+        options.write(true).create_new(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
         options.open(self.entry(name)?)
     }
 
@@ -129,10 +117,7 @@ impl Folder {
 
     fn entry(&self, name: &str) -> io::Result<PathBuf> {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not the name of an entry",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the name of an entry"));
         }
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         path.push(name);
@@ -150,17 +135,11 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 
 fn open_plain(path: &Path, flags: i32) -> io::Result<File> {
     // A pipe would hold up the opening until somebody writes into it.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags | libc::O_NONBLOCK)
-        .open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags | libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a plain file",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"))
     }
 }
 
@@ -176,10 +155,7 @@ impl Descent {
     /// Starts at `top`.
     #[must_use]
     pub fn new(top: Folder) -> Self {
-        Self {
-            top,
-            open: Vec::new(),
-        }
+        Self { top, open: Vec::new() }
     }
 
     /// The folder that is reached through `names`, created when it is absent. Folders that are left
@@ -192,11 +168,7 @@ impl Descent {
         names: &[&str],
         mut leave: impl FnMut(&Folder) -> io::Result<()>,
     ) -> io::Result<&Folder> {
-        let same = self
-            .open
-            .iter()
-            .zip(names)
-            .take_while(|((open, _), name)| open == *name);
+        let same = self.open.iter().zip(names).take_while(|((open, _), name)| open == *name);
         let same = same.count();
         while self.open.len() > same {
             if let Some((_, folder)) = self.open.pop() {
@@ -238,10 +210,7 @@ mod tests {
         assert!(folder.create_file("file", false).is_err());
         assert!(folder.create_file("dangling", false).is_err());
         for name in ["..", ".", "", "a/b", "/etc"] {
-            assert!(
-                folder.create_folder(name).is_err() && folder.file(name).is_err(),
-                "{name}"
-            );
+            assert!(folder.create_folder(name).is_err() && folder.file(name).is_err(), "{name}");
         }
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     }
@@ -250,17 +219,10 @@ mod tests {
     fn a_folder_that_is_swapped_for_a_link_leads_nowhere_else() {
         let home = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
-        let folder = Folder::open(home.path())
-            .unwrap()
-            .create_folder("a")
-            .unwrap();
+        let folder = Folder::open(home.path()).unwrap().create_folder("a").unwrap();
         fs::rename(home.path().join("a"), home.path().join("b")).unwrap();
         symlink(outside.path(), home.path().join("a")).unwrap();
-        folder
-            .create_file("x", true)
-            .unwrap()
-            .write_all(b"here")
-            .unwrap();
+        folder.create_file("x", true).unwrap().write_all(b"here").unwrap();
         let mut text = String::new();
         folder.file("x").unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "here");
@@ -271,9 +233,7 @@ mod tests {
     #[test]
     fn a_pipe_is_no_file_and_does_not_block() {
         let home = tempfile::tempdir().unwrap();
-        let made = std::process::Command::new("mkfifo")
-            .arg(home.path().join("p"))
-            .status();
+        let made = std::process::Command::new("mkfifo").arg(home.path().join("p")).status();
         assert!(made.unwrap().success());
         let error = Folder::open(home.path()).unwrap().file("p").unwrap_err();
         assert!(error.to_string().contains("not a plain file"), "{error}");

@@ -186,10 +186,7 @@ impl Chunks {
                 move || shared.commit_in_time()
             })
             .map_err(|source| io_error("start a thread for", folder, source))?;
-        Ok(Self {
-            shared,
-            committer: Some(committer),
-        })
+        Ok(Self { shared, committer: Some(committer) })
     }
 
     /// Whether the chunk is here, durable or not.
@@ -266,10 +263,7 @@ impl Chunks {
                 continue;
             };
             batch.delete(Family::Chunk, cid.0);
-            touched
-                .entry(place.segment)
-                .or_insert_with(HashMap::new)
-                .insert(*cid, place);
+            touched.entry(place.segment).or_insert_with(HashMap::new).insert(*cid, place);
         }
         let mut changed = Vec::new();
         for (segment, places) in touched {
@@ -277,10 +271,7 @@ impl Chunks {
             let mut extent = state.extents.get(&segment).copied().unwrap_or_default();
             extent.live = extent.live.saturating_sub(span);
             let grows = state.dirty.contains_key(&segment)
-                || state
-                    .active
-                    .as_ref()
-                    .is_some_and(|(active, _)| *active == segment);
+                || state.active.as_ref().is_some_and(|(active, _)| *active == segment);
             if extent.live == 0 && !grows {
                 batch.delete(Family::Segment, segment.to_be_bytes());
                 changed.push((segment, None));
@@ -331,15 +322,11 @@ impl Shared {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn broken(&self) -> ChunkError {
-        ChunkError::Broken {
-            folder: self.folder.clone(),
-        }
+        ChunkError::Broken { folder: self.folder.clone() }
     }
 
     fn path(&self, segment: u32) -> PathBuf {
@@ -349,11 +336,7 @@ impl Shared {
     fn place(&self, cid: &ChunkId) -> Result<Option<Place>, ChunkError> {
         // A commit moves places from memory to the index, so the index is asked second.
         let found = self.lock().find(cid);
-        if found.is_some() {
-            Ok(found)
-        } else {
-            self.indexed(cid)
-        }
+        if found.is_some() { Ok(found) } else { self.indexed(cid) }
     }
 
     fn indexed(&self, cid: &ChunkId) -> Result<Option<Place>, ChunkError> {
@@ -407,19 +390,11 @@ impl Shared {
         record.extend_from_slice(&cid.0[..8]);
         record.extend_from_slice(bytes);
         // Bytes of a write that ended halfway lie behind the tail, and the next write covers them.
-        file.write_all_at(&record, state.tail)
-            .map_err(|source| self.full(segment, source))?;
+        file.write_all_at(&record, state.tail).map_err(|source| self.full(segment, source))?;
         state.tail += span;
         state.pending_bytes += span;
         state.unasked_bytes += span;
-        state.pending.insert(
-            *cid,
-            Place {
-                segment,
-                offset,
-                len,
-            },
-        );
+        state.pending.insert(*cid, Place { segment, offset, len });
         state.dirty.insert(segment, file);
         if state.since.is_none() {
             state.since = Some(Instant::now());
@@ -437,11 +412,7 @@ impl Shared {
             .map_err(|source| io_error("see the free space of", &self.folder, source))?;
         let keep = self.settings.keep_free;
         if free < keep.saturating_add(span) {
-            return Err(ChunkError::DiskFull {
-                folder: self.folder.clone(),
-                free,
-                keep,
-            });
+            return Err(ChunkError::DiskFull { folder: self.folder.clone(), free, keep });
         }
         // Near the mark every append asks again.
         state.free_was_asked = free > keep.saturating_add(ASK_SPACE_EVERY);
@@ -452,11 +423,7 @@ impl Shared {
     fn full(&self, segment: u32, source: io::Error) -> ChunkError {
         if source.kind() == io::ErrorKind::StorageFull {
             let keep = self.settings.keep_free;
-            return ChunkError::DiskFull {
-                folder: self.folder.clone(),
-                free: 0,
-                keep,
-            };
+            return ChunkError::DiskFull { folder: self.folder.clone(), free: 0, keep };
         }
         io_error("write", &self.path(segment), source)
     }
@@ -485,10 +452,7 @@ impl Shared {
     }
 
     fn forget(&self, segment: u32) -> Result<(), ChunkError> {
-        self.open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&segment);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
         let path = self.path(segment);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -506,11 +470,7 @@ fn sync_folder(folder: &Path) -> Result<(), ChunkError> {
 }
 
 fn io_error(doing: &'static str, path: &Path, source: io::Error) -> ChunkError {
-    ChunkError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
+    ChunkError::Io { doing, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -358,11 +358,7 @@ pub struct Retry {
 pub struct TaskList(pub Vec<u32>);
 
 fn name(text: &str) -> Result<String, String> {
-    if is_name(text) {
-        Ok(text.to_owned())
-    } else {
-        Err(bad_name(text))
-    }
+    if is_name(text) { Ok(text.to_owned()) } else { Err(bad_name(text)) }
 }
 
 fn place(text: &str) -> Result<String, String> {
@@ -377,9 +373,7 @@ fn job_id(text: &str) -> Result<String, String> {
     let is_id = !text.is_empty() && text.len() <= 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let wanted =
         "a job id or its beginning is wanted: hexadecimal digits, as `meshfarm jobs` lists them";
-    is_id
-        .then(|| text.to_ascii_lowercase())
-        .ok_or_else(|| wanted.to_owned())
+    is_id.then(|| text.to_ascii_lowercase()).ok_or_else(|| wanted.to_owned())
 }
 
 fn parameter(text: &str) -> Result<(String, String), String> {
@@ -392,12 +386,7 @@ fn parameter(text: &str) -> Result<(String, String), String> {
 }
 
 fn resolution(text: &str) -> Result<(u32, u32), String> {
-    let side = |text: &str| {
-        text.trim()
-            .parse::<u32>()
-            .ok()
-            .filter(|n| (1..=65_536).contains(n))
-    };
+    let side = |text: &str| text.trim().parse::<u32>().ok().filter(|n| (1..=65_536).contains(n));
     text.split_once(['x', 'X', '×'])
         .and_then(|(width, height)| Some((side(width)?, side(height)?)))
         .ok_or_else(|| "width and height are wanted, such as 1920x1080, each 1 to 65536".to_owned())
@@ -410,11 +399,7 @@ fn frames(text: &str) -> Result<String, String> {
         let part = part.trim();
         let (span, step) = part.split_once(':').unwrap_or((part, "1"));
         // A minus in front belongs to the number, so the dash is looked for behind the first character.
-        let dash = span
-            .char_indices()
-            .skip(1)
-            .find(|(_, c)| *c == '-')
-            .map(|(i, _)| i);
+        let dash = span.char_indices().skip(1).find(|(_, c)| *c == '-').map(|(i, _)| i);
         let (from, to) = dash.map_or((span, span), |i| (&span[..i], &span[i + 1..]));
         let (from, to) = (from.trim().parse::<i64>(), to.trim().parse::<i64>());
         match (from, to, step.trim().parse::<i64>()) {
@@ -431,9 +416,7 @@ fn frames(text: &str) -> Result<String, String> {
 
 fn span(text: &str) -> Result<Millis, String> {
     let wanted = || "a time is wanted, such as 90s, 10m, 12h or 7d".to_owned();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let seconds = match unit {
         "" | "s" => 1,
@@ -444,10 +427,7 @@ fn span(text: &str) -> Result<Millis, String> {
     };
     // A hundred years: more is a slip, and would not be a moment that a clock can show.
     let most = 100 * 366 * 86_400;
-    let number = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(seconds));
+    let number = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds));
     match number.filter(|n| (1..=most).contains(n)) {
         Some(n) => Ok(Millis::seconds(n)),
         None => Err(wanted()),
@@ -460,11 +440,7 @@ fn task_list(text: &str) -> Result<TaskList, String> {
     for part in text.split(',') {
         let part = part.trim();
         let (from, to) = part.split_once('-').unwrap_or((part, part));
-        let ends = from
-            .trim()
-            .parse::<u32>()
-            .ok()
-            .zip(to.trim().parse::<u32>().ok());
+        let ends = from.trim().parse::<u32>().ok().zip(to.trim().parse::<u32>().ok());
         let (from, to) = ends.filter(|(from, to)| from <= to).ok_or_else(wanted)?;
         if to - from >= meshfarm_protocol::job::MAX_TASKS {
             return Err(wanted());
@@ -494,38 +470,23 @@ mod tests {
     fn every_command_explains_itself_with_an_example() {
         fn look(command: &clap::Command) {
             for sub in command.get_subcommands() {
-                let help = sub
-                    .get_after_help()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                assert!(
-                    help.contains("meshfarm "),
-                    "{} has no example",
-                    sub.get_name()
-                );
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("meshfarm "), "{} has no example", sub.get_name());
                 assert!(sub.get_about().is_some(), "{}", sub.get_name());
                 look(sub);
             }
         }
         look(&Cli::command());
         let help = Cli::command().render_long_help().to_string();
-        assert!(
-            help.contains("Exit codes") && help.contains("MESHFARM_HOME"),
-            "{help}"
-        );
+        assert!(help.contains("Exit codes") && help.contains("MESHFARM_HOME"), "{help}");
     }
 
     #[test]
     fn every_example_parses() {
         fn examples(command: &clap::Command, into: &mut Vec<String>) {
-            let help = command
-                .get_after_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             into.extend(
-                help.lines()
-                    .filter_map(|l| l.strip_prefix("  meshfarm "))
-                    .map(str::to_owned),
+                help.lines().filter_map(|l| l.strip_prefix("  meshfarm ")).map(str::to_owned),
             );
             for sub in command.get_subcommands() {
                 examples(sub, into);
@@ -550,9 +511,7 @@ mod tests {
         );
         let cli = cli.unwrap();
         assert!(cli.json);
-        let Command::Submit(submit) = cli.command else {
-            panic!("{cli:?}")
-        };
+        let Command::Submit(submit) = cli.command else { panic!("{cli:?}") };
         assert_eq!(submit.frames.as_deref(), Some("1-240:2"));
         assert_eq!(submit.resolution, Some((1920, 1080)));
         let pairs = [("A", "b=c"), ("D", "")].map(|(a, b)| (a.to_owned(), b.to_owned()));
@@ -572,10 +531,7 @@ mod tests {
             ("submit a --resolution 0x5", ["--resolution", "1 to 65536"]),
             ("submit a --priority 101", ["--priority", "0..=100"]),
             ("submit a --timeout soon", ["--timeout", "10m"]),
-            (
-                "submit a --timeout 99999999999999999999d",
-                ["--timeout", "10m"],
-            ),
+            ("submit a --timeout 99999999999999999999d", ["--timeout", "10m"]),
             ("submit a -p =1", ["NAME=VALUE", "=1"]),
             ("submit a --where a/b", ["--where", "local"]),
             ("submit a --dry-run --watch", ["--dry-run", "--watch"]),
@@ -591,10 +547,7 @@ mod tests {
             ("jobs --json --quiet", ["--json", "--quiet"]),
         ] {
             let error = parse(line).expect_err(line);
-            assert!(
-                words.iter().all(|word| error.contains(word)),
-                "{line}: {error}"
-            );
+            assert!(words.iter().all(|word| error.contains(word)), "{line}: {error}");
         }
     }
 

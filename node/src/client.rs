@@ -63,9 +63,7 @@ impl Client {
     /// The node whose API listens on `socket`. Nothing is opened yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self {
-            socket: socket.into(),
-        }
+        Self { socket: socket.into() }
     }
 
     async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>> {
@@ -171,15 +169,9 @@ impl Client {
     pub async fn log(&self, attempt: AttemptId, offset: u64) -> Result<LogPart> {
         let path = format!("/v1/attempts/{attempt}/log?offset={offset}");
         let response = self.send(Method::GET, &path, Vec::new()).await?;
-        let ended = response
-            .headers()
-            .get(LOG_ENDED)
-            .is_some_and(|value| value == "true");
+        let ended = response.headers().get(LOG_ENDED).is_some_and(|value| value == "true");
         let bytes = collect(response).await?;
-        Ok(LogPart {
-            bytes: bytes.into(),
-            ended,
-        })
+        Ok(LogPart { bytes: bytes.into(), ended })
     }
 
     /// Bytes moved.
@@ -264,9 +256,7 @@ impl Client {
                 SubmitLine::Problem(problem) => return Err(problem.into()),
             }
         }
-        Err(ClientError::Broken(
-            "the node stopped before it had queued the job".to_owned(),
-        ))
+        Err(ClientError::Broken("the node stopped before it had queued the job".to_owned()))
     }
 
     /// Everything that happens from now on, one JSON object a line.
@@ -274,9 +264,7 @@ impl Client {
     /// # Errors
     /// When there is no answer.
     pub async fn events(&self) -> Result<Lines> {
-        Ok(Lines::new(
-            self.send(Method::GET, "/v1/events", Vec::new()).await?,
-        ))
+        Ok(Lines::new(self.send(Method::GET, "/v1/events", Vec::new()).await?))
     }
 }
 
@@ -285,18 +273,13 @@ fn check_id(name: &str) -> Result<&str> {
     let is_id = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_id.then_some(name).ok_or_else(|| {
         let detail = format!("{name:?} is no job id: hexadecimal digits are wanted");
-        Problem::bad_input(detail)
-            .with_help("list them: meshfarm jobs")
-            .into()
+        Problem::bad_input(detail).with_help("list them: meshfarm jobs").into()
     })
 }
 
 async fn collect(response: Response<Incoming>) -> Result<Bytes> {
-    let body = Limited::new(response.into_body(), MAX_ANSWER)
-        .collect()
-        .await;
-    body.map(http_body_util::Collected::to_bytes)
-        .map_err(|error| broken(&*error))
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    body.map(http_body_util::Collected::to_bytes).map_err(|error| broken(&*error))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
@@ -315,10 +298,7 @@ pub struct Lines {
 
 impl Lines {
     fn new(response: Response<Incoming>) -> Self {
-        Self {
-            body: response.into_body(),
-            buffer: Vec::new(),
-        }
+        Self { body: response.into_body(), buffer: Vec::new() }
     }
 
     /// The next line without its end; none when the stream is over. Dropping the call loses nothing.
@@ -334,9 +314,7 @@ impl Lines {
                 return Ok(Some(line));
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(ClientError::Broken(format!(
-                    "a line is longer than {MAX_LINE} bytes"
-                )));
+                return Err(ClientError::Broken(format!("a line is longer than {MAX_LINE} bytes")));
             }
             match self.body.frame().await {
                 None => return Ok(None),

@@ -60,15 +60,23 @@ enum Failure {
 }
 
 impl Failure {
+    fn text(&self) -> String {
+        match self {
+            // What the system says of an absent socket would only distract.
+            Self::Client(error @ ClientError::NotReachable { source, .. })
+                if source.kind() != io::ErrorKind::PermissionDenied =>
+            {
+                error.to_string()
+            }
+            failure => causes(failure),
+        }
+    }
+
     fn exit(&self) -> u8 {
         match self {
             Self::Client(ClientError::NotReachable { .. }) => 3,
             Self::Client(ClientError::Problem(problem)) | Self::Problem(problem) => {
-                if (400..500).contains(&problem.status) {
-                    2
-                } else {
-                    1
-                }
+                if (400..500).contains(&problem.status) { 2 } else { 1 }
             }
             Self::Config(ConfigError::Taken { .. } | ConfigError::Io { .. }) => 1,
             Self::Config(_) => 2,
@@ -86,9 +94,7 @@ impl Failure {
                     Some(home) if !home.exists() => "make this machine a site first: meshfarm init",
                     _ => "start it: meshfarm node",
                 };
-                Some(format!(
-                    "{start} (--home or MESHFARM_HOME names another home)"
-                ))
+                Some(format!("{start} (--home or MESHFARM_HOME names another home)"))
             }
             Self::Client(ClientError::Problem(problem)) | Self::Problem(problem) => {
                 problem.help.clone()
@@ -140,7 +146,7 @@ pub fn main(rooms: &dyn Rooms) -> ExitCode {
 
 fn fail(failure: &Failure, home: Option<&Home>) -> ExitCode {
     if !matches!(failure, Failure::Said) {
-        print::complain(&causes(failure), failure.help(home).as_deref());
+        print::complain(&failure.text(), failure.help(home).as_deref());
     }
     ExitCode::from(failure.exit())
 }
@@ -163,9 +169,7 @@ fn dispatch(rooms: &dyn Rooms, desk: &Desk, command: Command) -> Done {
 }
 
 fn block_on(future: impl Future<Output = Done>) -> Done {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(future)
 }
 
@@ -190,10 +194,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
             desk.show(&pages::invited(&client.invite(&invite).await?))
         }
         Command::Join(flags) => {
-            let join = api::Join {
-                ticket: ticket(flags.ticket)?,
-                name: flags.name,
-            };
+            let join = api::Join { ticket: ticket(flags.ticket)?, name: flags.name };
             let mesh = client.join(&join).await?;
             desk.show(&pages::meshes(std::slice::from_ref(&mesh)))
         }
@@ -205,8 +206,12 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Logs(flags) => logs::logs(desk, &flags).await,
         Command::Cancel(flags) => {
             let job = client.job(&flags.job, true).await?;
-            let changed = client.cancel(job.job).await?;
-            touched(desk, "stopped", changed)
+            client.cancel(job.job).await?;
+            let mut page = Page::of(&serde_json::json!({"canceled": job.job}));
+            page.quiet = vec![job.job.to_string()];
+            let name = print::plain(&job.name);
+            page.line([print::plain("stopped"), print::strong(job.job.short()), name]);
+            desk.show(&page)
         }
         Command::Retry(flags) => retry(desk, &flags).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
@@ -221,10 +226,10 @@ fn now() -> Millis {
     Millis(u64::try_from(at).unwrap_or(0))
 }
 
-fn touched(desk: &Desk, verb: &str, changed: api::Changed) -> Done {
+fn touched(desk: &Desk, changed: api::Changed) -> Done {
     let mut page = Page::of(&changed);
     page.quiet = vec![changed.tasks.to_string()];
-    page.line([print::plain(format!("{} tasks {verb}", changed.tasks))]);
+    page.line([print::plain(format!("{} tasks wait again", changed.tasks))]);
     desk.show(&page)
 }
 
@@ -252,12 +257,8 @@ fn init(rooms: &dyn Rooms, desk: &Desk, flags: cli::Init) -> Done {
         (None, true) => (false, flags.slots),
         (None, false) if flags.slots == Some(0) => (false, Some(0)),
         (None, false) => {
-            let said = answer(
-                ask,
-                None,
-                "Lend this machine's slots to other sites (yes or no)",
-                "no",
-            );
+            let said =
+                answer(ask, None, "Lend this machine's slots to other sites (yes or no)", "no");
             (matches!(said.as_str(), "y" | "yes"), flags.slots)
         }
     };
@@ -268,31 +269,23 @@ fn init(rooms: &dyn Rooms, desk: &Desk, flags: cli::Init) -> Done {
     }
     config.mdns = !flags.no_mdns;
     // Everything is checked before the first file is made, and the settings come last: a home has keys.
-    Config::parse(&desk.home.config(), &config.to_text())?;
+    if let Err(error) = Config::parse(&desk.home.config(), &config.to_text()) {
+        let detail = match error {
+            ConfigError::Value { key, problem, .. } => format!("--{key} {problem}"),
+            other => other.to_string(),
+        };
+        return Err(Problem::bad_input(detail).into());
+    }
     rooms.create_keys(&desk.home)?;
     desk.home.create(&config)?;
     let mut page = Page::of(&serde_json::json!({"home": desk.home.root(), "config": &config}));
     page.quiet = vec![desk.home.root().display().to_string()];
     let root = desk.home.root().display().to_string();
-    page.line([
-        print::strong(&config.name),
-        print::plain("has its home in"),
-        print::plain(root),
-    ]);
-    let lends = if config.lend {
-        "lent to other sites"
-    } else {
-        "for its own jobs only"
-    };
-    let slots = format!(
-        "{} slots, {lends}; jobs run {}",
-        config.n_slots(),
-        config.place
-    );
+    page.line([print::strong(&config.name), print::plain("has its home in"), print::plain(root)]);
+    let lends = if config.lend { "lent to other sites" } else { "for its own jobs only" };
+    let slots = format!("{} slots, {lends}; jobs run {}", config.n_slots(), config.place);
     page.line([print::plain(slots)]);
-    page.line([print::faint(
-        "next: meshfarm node; then meshfarm mesh create NAME or join TICKET",
-    )]);
+    page.line([print::faint("next: meshfarm node; then meshfarm mesh create NAME or join TICKET")]);
     desk.show(&page)
 }
 
@@ -303,9 +296,7 @@ fn answer(ask: bool, given: Option<String>, question: &str, default: &str) -> St
     if ask {
         let mut line = String::new();
         eprint!("{question} [{default}]: ");
-        let read = io::stderr()
-            .flush()
-            .and_then(|()| io::stdin().lock().read_line(&mut line));
+        let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut line));
         if read.is_ok() && !line.trim().is_empty() {
             return line.trim().to_owned();
         }
@@ -316,11 +307,7 @@ fn answer(ask: bool, given: Option<String>, question: &str, default: &str) -> St
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim().split('.').next().unwrap_or("").to_owned();
-    if meshfarm_protocol::membership::is_name(&name) {
-        name
-    } else {
-        "site".to_owned()
-    }
+    if meshfarm_protocol::membership::is_name(&name) { name } else { "site".to_owned() }
 }
 
 fn node(rooms: &dyn Rooms, desk: &Desk, log_format: Option<LogFormat>) -> Done {
@@ -338,9 +325,7 @@ fn node(rooms: &dyn Rooms, desk: &Desk, log_format: Option<LogFormat>) -> Done {
 fn start_log(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MESHFARM_LOG")
         .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
@@ -369,11 +354,7 @@ async fn doctor(desk: &Desk, found: &Found) -> Done {
     let running = desk.client.status().await.ok();
     let examination = doctor::examine(&desk.home, found, running.as_ref());
     desk.show(&pages::examination(&examination))?;
-    if doctor::is_broken(&examination) {
-        Err(Failure::Said)
-    } else {
-        Ok(())
-    }
+    if doctor::is_broken(&examination) { Err(Failure::Said) } else { Ok(()) }
 }
 
 async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
@@ -402,10 +383,7 @@ async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
         return desk.show(&pages::dry_run(&desk.client.dry_run(&submit).await?));
     }
     let bar = watch::HashingBar::new(desk.quiet);
-    let submitted = desk
-        .client
-        .submit(&submit, |progress| bar.show(progress))
-        .await;
+    let submitted = desk.client.submit(&submit, |progress| bar.show(progress)).await;
     bar.finish();
     let submitted = submitted?;
     if !flags.watch {
@@ -430,9 +408,7 @@ fn text_of(path: &Path) -> Result<String, Failure> {
 
 fn user() -> String {
     let set = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
-    set("USER")
-        .or_else(|| set("LOGNAME"))
-        .unwrap_or_else(|| "unknown".to_owned())
+    set("USER").or_else(|| set("LOGNAME")).unwrap_or_else(|| "unknown".to_owned())
 }
 
 async fn job(desk: &Desk, flags: &cli::Job) -> Done {
@@ -441,7 +417,11 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     let Some(file) = &flags.sheet else {
         return desk.show(&pages::job(&view, &outputs));
     };
-    let frames = sheet::find_frames(&outputs.folders, view.submitted);
+    let done = view.steps.iter().flat_map(|step| &step.tasks).filter(|task| task.state == "done");
+    let number = |label: &str| label.rsplit('=').next().and_then(|value| value.parse().ok());
+    let numbers: Vec<u64> = done.filter_map(|task| number(&task.label)).collect();
+    let pictures = sheet::find_frames(&outputs.folders, view.submitted);
+    let frames = sheet::numbered(pictures, &numbers);
     let made = sheet::write(&frames, file).map_err(|error| {
         Problem::bad_input(format!("--sheet {}: {}", file.display(), causes(&error)))
     })?;
@@ -451,10 +431,7 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     }));
     page.quiet = vec![path.display().to_string()];
     let what = format!("contact sheet of {} frames in", made.frames);
-    page.line([
-        print::plain(what),
-        print::strong(path.display().to_string()),
-    ]);
+    page.line([print::plain(what), print::strong(path.display().to_string())]);
     if made.unreadable > 0 {
         let text = format!("{} of them cannot be shown", made.unreadable);
         page.line([print::Cell::new(text, print::Tone::Bad)]);
@@ -488,7 +465,7 @@ async fn retry(desk: &Desk, flags: &cli::Retry) -> Done {
         }
     };
     let changed = desk.client.retry(view.job, &api::Retry { tasks }).await?;
-    touched(desk, "wait again", changed)
+    touched(desk, changed)
 }
 
 #[cfg(test)]

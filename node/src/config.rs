@@ -124,16 +124,9 @@ impl Home {
             None => default_home()?,
         };
         let home = Self { root };
-        let over = home
-            .socket()
-            .as_os_str()
-            .len()
-            .saturating_sub(MAX_SOCKET_PATH);
+        let over = home.socket().as_os_str().len().saturating_sub(MAX_SOCKET_PATH);
         if over > 0 {
-            return Err(ConfigError::LongHome {
-                home: home.root,
-                over,
-            });
+            return Err(ConfigError::LongHome { home: home.root, over });
         }
         Ok(home)
     }
@@ -263,9 +256,7 @@ impl Home {
             }
             Err(TryLockError::WouldBlock) => Err(ConfigError::Taken {
                 home: self.root.clone(),
-                pid: fs::read_to_string(&path)
-                    .ok()
-                    .and_then(|text| text.trim().parse().ok()),
+                pid: fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()),
             }),
             Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
         }
@@ -279,11 +270,7 @@ pub struct HomeLock {
 }
 
 fn default_home() -> Result<PathBuf, ConfigError> {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_DATA_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| set("HOME").map(|home| home.join(".local/share")))
@@ -337,10 +324,7 @@ pub struct Config {
 }
 
 fn everywhere() -> Vec<String> {
-    vec![
-        format!("/ip4/0.0.0.0/tcp/{PORT}"),
-        format!("/ip4/0.0.0.0/udp/{PORT}/quic-v1"),
-    ]
+    vec![format!("/ip4/0.0.0.0/tcp/{PORT}"), format!("/ip4/0.0.0.0/udp/{PORT}/quic-v1")]
 }
 
 fn local() -> String {
@@ -374,7 +358,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
-            problem: error.to_string().trim_end().to_owned(),
+            problem: in_line(text, &error),
         })?;
         config.check(path)?;
         Ok(config)
@@ -440,13 +424,8 @@ impl Config {
     }
 
     fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let wrong = |key, problem: String| {
-            Err(ConfigError::Value {
-                path: path.to_owned(),
-                key,
-                problem,
-            })
-        };
+        let wrong =
+            |key, problem: String| Err(ConfigError::Value { path: path.to_owned(), key, problem });
         if !is_name(&self.name) {
             return wrong("name", bad_name(&self.name));
         }
@@ -474,6 +453,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// What a parser says in one line, with the line of the text that it means.
+fn in_line(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n');
+    let number = before.count();
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    format!("line {}: {line:?}: {}", number + 1, error.message().replace('\n', "; "))
 }
 
 /// Why `name` may name neither a site nor a mesh, in words.
@@ -556,22 +544,10 @@ mod tests {
             ("", ["/h/meshfarm.toml", "name"]),
             ("name = 'x'\nlisten = ['tcp:1']", ["listen", "tcp:1"]),
             ("name = 'x'\nlisten = []", ["listen", "at least one"]),
-            (
-                "name = 'x'\nlisten = ['/ip4/1.2.3.4/tcp/99999']",
-                ["listen", "99999"],
-            ),
-            (
-                "name = 'x'\nlisten = ['/ip4/1.2.3.4/udp/1']",
-                ["listen", "quic-v1"],
-            ),
-            (
-                "name = 'x'\nlisten = ['/dns/a/tcp/1']",
-                ["listen", "/dns/a"],
-            ),
-            (
-                "name = 'x'\nbootstrap = ['/ip4/1.2.3.4/tcp/1/ws']",
-                ["bootstrap", "/ws"],
-            ),
+            ("name = 'x'\nlisten = ['/ip4/1.2.3.4/tcp/99999']", ["listen", "99999"]),
+            ("name = 'x'\nlisten = ['/ip4/1.2.3.4/udp/1']", ["listen", "quic-v1"]),
+            ("name = 'x'\nlisten = ['/dns/a/tcp/1']", ["listen", "/dns/a"]),
+            ("name = 'x'\nbootstrap = ['/ip4/1.2.3.4/tcp/1/ws']", ["bootstrap", "/ws"]),
             ("name = 'x'\nslot = 1", ["unknown field", "slot"]),
             ("name = 'x'\nslots = 99999", ["slots", "at most"]),
             ("name = 'x'\nslots = -1", ["slots", "-1"]),
@@ -583,10 +559,7 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains("/h/meshfarm.toml"), "{error}");
-            assert!(
-                words.iter().all(|word| error.contains(word)),
-                "{text:?}: {error}"
-            );
+            assert!(words.iter().all(|word| error.contains(word)), "{text:?}: {error}");
         }
     }
 
@@ -609,17 +582,11 @@ mod tests {
         let config = Config::new("oslo");
         home.create(&config).unwrap();
         assert_eq!(home.load().unwrap(), config);
-        assert!(matches!(
-            home.create(&config),
-            Err(ConfigError::HomeExists(_))
-        ));
+        assert!(matches!(home.create(&config), Err(ConfigError::HomeExists(_))));
         let lock = home.lock().unwrap();
         let error = home.lock().unwrap_err();
         let pid = std::process::id();
-        assert!(
-            matches!(error, ConfigError::Taken { pid: Some(p), .. } if p == pid),
-            "{error}"
-        );
+        assert!(matches!(error, ConfigError::Taken { pid: Some(p), .. } if p == pid), "{error}");
         drop(lock);
         home.lock().unwrap();
     }

@@ -81,11 +81,7 @@ impl ContentError {
 
     fn target(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Target {
-            doing,
-            path,
-            source,
-        }
+        move |source| Self::Target { doing, path, source }
     }
 }
 

@@ -323,6 +323,7 @@ impl Daemon {
             Output::Forget(attempt) => rooms.lending.forget(attempt),
             Output::Collect { attempt, task, lease, lender, outputs } => {
                 let layout = self.site.layout(task.job).unwrap_or_default();
+                let layout = (layout, self.site.content(task.job));
                 let found = (lease, lender, outputs);
                 Arc::clone(&rooms.returning).collect(attempt, task, layout, found);
             }

@@ -63,11 +63,8 @@ pub fn examine(home: &Home, found: &Found, running: Option<&Status>) -> Examinat
     checks.push(open_files());
     match (running, &config) {
         (Some(status), _) => {
-            let text = format!(
-                "runs as process {}, listens on {}",
-                status.pid,
-                status.listen.join(" ")
-            );
+            let text =
+                format!("runs as process {}, listens on {}", status.pid, status.listen.join(" "));
             checks.push(good("node", text));
         }
         (None, Some(config)) => {
@@ -88,73 +85,43 @@ pub fn examine(home: &Home, found: &Found, running: Option<&Status>) -> Examinat
 /// Whether something is so wrong that a node does not work.
 #[must_use]
 pub fn is_broken(examination: &Examination) -> bool {
-    examination
-        .checks
-        .iter()
-        .any(|check| check.state == CheckState::Broken)
+    examination.checks.iter().any(|check| check.state == CheckState::Broken)
 }
 
 fn good(name: &str, found: impl Into<String>) -> Check {
-    Check {
-        name: name.into(),
-        state: CheckState::Good,
-        found: found.into(),
-        help: None,
-    }
+    Check { name: name.into(), state: CheckState::Good, found: found.into(), help: None }
 }
 
 fn weak(name: &str, found: impl Into<String>, help: impl Into<String>) -> Check {
-    Check {
-        state: CheckState::Weak,
-        help: Some(help.into()),
-        ..good(name, found)
-    }
+    Check { state: CheckState::Weak, help: Some(help.into()), ..good(name, found) }
 }
 
 fn broken(name: &str, found: impl Into<String>, help: impl Into<String>) -> Check {
-    Check {
-        state: CheckState::Broken,
-        help: Some(help.into()),
-        ..good(name, found)
-    }
+    Check { state: CheckState::Broken, help: Some(help.into()), ..good(name, found) }
 }
 
 fn writable(home: &Home) -> Check {
     let root = home.root();
     if !root.exists() {
         let text = format!("{} does not exist", root.display());
-        return broken(
-            "home",
-            text,
-            format!("meshfarm --home {} init", root.display()),
-        );
+        return broken("home", text, format!("meshfarm --home {} init", root.display()));
     }
     match tempfile::Builder::new().prefix(".doctor").tempfile_in(root) {
         Ok(_gone) => good("home", root.display().to_string()),
         Err(error) => {
             let text = format!("{} cannot be written: {error}", root.display());
-            broken(
-                "home",
-                text,
-                "give the folder to the user who runs the node, or free some disk",
-            )
+            broken("home", text, "give the folder to the user who runs the node, or free some disk")
         }
     }
 }
 
 fn clock() -> Check {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if now < EARLIEST {
         let help = "set it: certificates and tickets end at a moment that every site must agree on";
         return broken("clock", "stands before 2026", help);
     }
-    let synced = [
-        "/run/systemd/timesync/synchronized",
-        "/run/chrony",
-        "/run/ntpd.pid",
-    ];
+    let synced = ["/run/systemd/timesync/synchronized", "/run/chrony", "/run/ntpd.pid"];
     match synced.iter().find(|path| fs::exists(path).unwrap_or(false)) {
         Some(path) => good("clock", format!("is kept right by the network ({path})")),
         None => weak(
@@ -167,12 +134,8 @@ fn clock() -> Check {
 
 fn open_files() -> Check {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"));
-    let word = line
-        .and_then(|rest| rest.split_whitespace().next())
-        .unwrap_or("");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let word = line.and_then(|rest| rest.split_whitespace().next()).unwrap_or("");
     let help =
         format!("raise it for the node: ulimit -n {OPEN_FILES}, or LimitNOFILE= in its unit");
     match word.parse::<u64>() {
@@ -191,19 +154,11 @@ fn port(address: &str) -> Check {
     let (host, kind, number) = match parts.as_slice() {
         ["", _, host, kind, number, ..] => (*host, *kind, *number),
         _ => {
-            return weak(
-                &name,
-                "is no address that can be tried",
-                "see meshfarm.toml",
-            );
+            return weak(&name, "is no address that can be tried", "see meshfarm.toml");
         }
     };
     let (Ok(host), Ok(number)) = (host.parse::<IpAddr>(), number.parse::<u16>()) else {
-        return weak(
-            &name,
-            "is no address that can be tried",
-            "see meshfarm.toml",
-        );
+        return weak(&name, "is no address that can be tried", "see meshfarm.toml");
     };
     let tried = match kind {
         "udp" => UdpSocket::bind((host, number)).map(drop),
@@ -211,11 +166,7 @@ fn port(address: &str) -> Check {
     };
     match tried {
         Ok(()) => good(&name, "free"),
-        Err(error) => broken(
-            &name,
-            error.to_string(),
-            "choose another port in meshfarm.toml",
-        ),
+        Err(error) => broken(&name, error.to_string(), "choose another port in meshfarm.toml"),
     }
 }
 
@@ -224,11 +175,9 @@ fn sandbox(found: &Found, config: Option<&Config>) -> Vec<Check> {
     let text = format!("{}: {}", found.level, meaning(found.level));
     let mut checks = vec![match found.level {
         Level::S2 | Level::S3 => good("isolation", text),
-        Level::S0 | Level::S1 if lends => broken(
-            "isolation",
-            text,
-            "this site lends: jobs of other sites ask for S2; see below",
-        ),
+        Level::S0 | Level::S1 if lends => {
+            broken("isolation", text, "this site lends: jobs of other sites ask for S2; see below")
+        }
         Level::S0 | Level::S1 => weak("isolation", text, "lending needs S2; see below"),
     }];
     checks.extend(found.mechanisms.iter().map(|mechanism| {
@@ -253,27 +202,18 @@ fn meaning(level: Level) -> &'static str {
 
 fn renderers(found: &Found) -> Vec<Check> {
     if found.software.is_empty() {
-        let help = format!("install one of: {}", found.known.join(", "));
-        return vec![weak(
-            "renderers",
-            "none: this site can submit and not render",
-            help,
-        )];
+        let help = match found.known.as_slice() {
+            [] => "install a renderer, such as Blender or POV-Ray".to_owned(),
+            known => format!("install one of: {}", known.join(", ")),
+        };
+        return vec![weak("renderers", "none: this site can submit and not render", help)];
     }
     let there = found.software.iter();
-    let mut checks: Vec<_> = there
-        .map(|(name, version)| good(&format!("renderer {name}"), version))
-        .collect();
-    let missing = found
-        .known
-        .iter()
-        .filter(|name| !found.software.contains_key(*name));
+    let mut checks: Vec<_> =
+        there.map(|(name, version)| good(&format!("renderer {name}"), version)).collect();
+    let missing = found.known.iter().filter(|name| !found.software.contains_key(*name));
     checks.extend(missing.map(|name| {
-        weak(
-            &format!("renderer {name}"),
-            "not found",
-            "install it to render such scenes here",
-        )
+        weak(&format!("renderer {name}"), "not found", "install it to render such scenes here")
     }));
     checks
 }
@@ -291,9 +231,7 @@ mod tests {
 
     fn state(examination: &Examination, name: &str) -> CheckState {
         let check = examination.checks.iter().find(|check| check.name == name);
-        check
-            .unwrap_or_else(|| panic!("{name}: {examination:#?}"))
-            .state
+        check.unwrap_or_else(|| panic!("{name}: {examination:#?}")).state
     }
 
     fn local(port: u16) -> Config {
@@ -322,10 +260,7 @@ mod tests {
         assert_eq!(state(&examination, "isolation: cgroup"), CheckState::Weak);
         assert_eq!(state(&examination, "renderer povray"), CheckState::Good);
         assert_eq!(state(&examination, "renderer blender"), CheckState::Weak);
-        assert_eq!(
-            state(&examination, "listen /ip4/127.0.0.1/tcp/0"),
-            CheckState::Good
-        );
+        assert_eq!(state(&examination, "listen /ip4/127.0.0.1/tcp/0"), CheckState::Good);
     }
 
     #[test]
@@ -342,11 +277,7 @@ mod tests {
             CheckState::Broken
         );
         assert_eq!(state(&examination, "isolation"), CheckState::Broken);
-        assert_eq!(
-            examination.checks[0].state,
-            CheckState::Broken,
-            "the worst comes first"
-        );
+        assert_eq!(examination.checks[0].state, CheckState::Broken, "the worst comes first");
     }
 
     #[test]

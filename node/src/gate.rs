@@ -63,13 +63,7 @@ impl Gate {
     pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
         let (question_tx, question_rx) = mpsc::channel(QUESTIONS);
         let (event_tx, _) = broadcast::channel(EVENTS);
-        (
-            Self {
-                question_tx,
-                event_tx,
-            },
-            question_rx,
-        )
+        (Self { question_tx, event_tx }, question_rx)
     }
 
     /// Ask for a decision. The answer comes when it is on disk. Dropping the call does not take the
@@ -79,10 +73,7 @@ impl Gate {
     /// When the node is going down.
     pub async fn ask(&self, ask: Ask) -> Result<Reply, Stopping> {
         let (tx, rx) = oneshot::channel();
-        self.question_tx
-            .send(Question::Ask(ask, tx))
-            .await
-            .map_err(|_gone| Stopping)?;
+        self.question_tx.send(Question::Ask(ask, tx)).await.map_err(|_gone| Stopping)?;
         rx.await.map_err(|_gone| Stopping)
     }
 
@@ -97,10 +88,7 @@ impl Gate {
         let (tx, rx) = oneshot::channel();
         let look = move |site: &Site, now| drop(tx.send(look(site, now)));
         let question = Question::Look(Box::new(look));
-        self.question_tx
-            .send(question)
-            .await
-            .map_err(|_gone| Stopping)?;
+        self.question_tx.send(question).await.map_err(|_gone| Stopping)?;
         rx.await.map_err(|_gone| Stopping)
     }
 

@@ -147,11 +147,7 @@ impl SecretFolder {
     pub fn load_root(&self, mesh: MeshId) -> Result<SigningKey, IdentityError> {
         let path = self.root_file(mesh);
         let root = SigningKey::from_seed(&*load(&path)?);
-        if root.mesh() == mesh {
-            Ok(root)
-        } else {
-            Err(IdentityError::Garbled(path))
-        }
+        if root.mesh() == mesh { Ok(root) } else { Err(IdentityError::Garbled(path)) }
     }
 
     /// Makes the root key of a new mesh from `seed`, 32 fresh random bytes. Its public half names the mesh.
@@ -190,17 +186,11 @@ fn load(path: &Path) -> Result<Zeroizing<[u8; SECRET_BYTES]>, IdentityError> {
     let about = file.metadata().map_err(failed("look at"))?;
     let mode = about.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(IdentityError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(IdentityError::Exposed { path: path.to_owned(), mode });
     }
     let own = std::fs::metadata("/proc/self").map_err(failed("compare the owner of"))?;
     if about.uid() != own.uid() && own.uid() != 0 {
-        return Err(IdentityError::Foreign {
-            path: path.to_owned(),
-            owner: about.uid(),
-        });
+        return Err(IdentityError::Foreign { path: path.to_owned(), owner: about.uid() });
     }
     let mut text = Zeroizing::new(String::with_capacity(128));
     let limited = Read::take(&mut file, MAX_FILE_BYTES);
@@ -244,11 +234,7 @@ fn create(path: &Path, secret: &[u8; SECRET_BYTES]) -> Result<(), IdentityError>
 fn write_draft(draft: &Path, secret: &[u8; SECRET_BYTES]) -> io::Result<()> {
     // A crash may have left one behind under the same process number.
     let _absent = std::fs::remove_file(draft);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(draft)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
     let line = Zeroizing::new(format!("{}\n", hex(secret)));
     file.write_all(line.as_bytes())?;
     file.sync_all()
@@ -256,11 +242,7 @@ fn write_draft(draft: &Path, secret: &[u8; SECRET_BYTES]) -> io::Result<()> {
 
 fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> IdentityError {
     let path = path.to_owned();
-    move |source| IdentityError::Io {
-        what,
-        path: path.clone(),
-        source,
-    }
+    move |source| IdentityError::Io { what, path: path.clone(), source }
 }
 
 #[cfg(test)]
@@ -315,10 +297,7 @@ mod tests {
         for mode in [0o640, 0o604, 0o660] {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             let error = folder.load_key().unwrap_err().to_string();
-            assert!(
-                error.contains("chmod 600") && error.contains("node.key"),
-                "{error}"
-            );
+            assert!(error.contains("chmod 600") && error.contains("node.key"), "{error}");
         }
     }
 
@@ -330,10 +309,7 @@ mod tests {
         let other = SigningKey::from_seed(&seed(5)).mesh();
         let file = |mesh: MeshId| temp.path().join(format!("mesh-{mesh}.key"));
         std::fs::copy(file(root.mesh()), file(other)).unwrap();
-        assert!(matches!(
-            folder.load_root(other),
-            Err(IdentityError::Garbled(_))
-        ));
+        assert!(matches!(folder.load_root(other), Err(IdentityError::Garbled(_))));
         for garbage in [&b"secret"[..], &[0xff; 200], &[b'0'; 4096], b""] {
             folder.create_key(&seed(1)).unwrap();
             std::fs::write(temp.path().join("node.key"), garbage).unwrap();

@@ -83,9 +83,7 @@ pub struct Defaults<'a> {
 
 impl std::fmt::Debug for Defaults<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Defaults")
-            .field("project", &self.project)
-            .finish_non_exhaustive()
+        f.debug_struct("Defaults").field("project", &self.project).finish_non_exhaustive()
     }
 }
 
@@ -161,10 +159,7 @@ pub fn load(request: &SubmitRequest, defaults: &Defaults<'_>) -> Result<LoadedJo
 
 /// The bundle that the request names.
 fn open(request: &SubmitRequest, catalog: &Catalog) -> Result<Bundle, BundleError> {
-    let named = request
-        .source
-        .to_str()
-        .and_then(|source| source.strip_prefix("bundle:"));
+    let named = request.source.to_str().and_then(|source| source.strip_prefix("bundle:"));
     if let Some(name) = named {
         let found = catalog.without_scene(name);
         let (renderer, kind) = found.ok_or_else(|| BundleError::Argument {
@@ -202,10 +197,7 @@ fn open(request: &SubmitRequest, catalog: &Catalog) -> Result<Bundle, BundleErro
 fn decode(bundle: &Bundle) -> Result<JobTemplate, BundleError> {
     let document = source::parse(&bundle.path, &bundle.text, bundle.format)?;
     let known: Vec<&str> = ModelExtension::ALL.iter().map(|e| e.as_str()).collect();
-    let limits = CallerLimits {
-        max_step_count: Some(MAX_STEPS),
-        ..CallerLimits::default()
-    };
+    let limits = CallerLimits { max_step_count: Some(MAX_STEPS), ..CallerLimits::default() };
     decode_job_template(document, Some(&known), &limits).map_err(|error| refused(bundle, &error))
 }
 

@@ -130,7 +130,13 @@ impl Lending {
     }
 
     /// Fetch and lay out the content of a lease, and say so to the loop.
-    pub fn prepare(self: Arc<Self>, lease: LeaseId, borrower: SiteId, root: ChunkId, from: Content) {
+    pub fn prepare(
+        self: Arc<Self>,
+        lease: LeaseId,
+        borrower: SiteId,
+        root: ChunkId,
+        from: Content,
+    ) {
         tokio::spawn(async move {
             let result = self.make_ready(lease, borrower, root, from).await;
             if let Err(error) = &result {
@@ -155,7 +161,8 @@ impl Lending {
             }
             Content::Own(job, session) => {
                 let link = means.root(root).map_err(|e| PrepareError::Broken(e.to_string()))?;
-                let link = link.ok_or_else(|| PrepareError::Broken("its key is gone".to_owned()))?;
+                let link =
+                    link.ok_or_else(|| PrepareError::Broken("its key is gone".to_owned()))?;
                 let outputs_to = means.sealing.public();
                 (job, LeaseSecrets { root_key: link.key, outputs_to, session })
             }
@@ -166,7 +173,8 @@ impl Lending {
         means.fetch(&link, limits, (borrower, lease, None)).await.map_err(prepare_error)?;
         let content = self.lay_out(link, limits, secrets.session.layout.clone()).await?;
         let environments = secrets.session.environments;
-        let outputs = TenantSecret::new(TenantId(means.machine.random()), 0, means.machine.random());
+        let outputs =
+            TenantSecret::new(TenantId(means.machine.random()), 0, means.machine.random());
         let (session, outputs_to) = (secrets.session, secrets.outputs_to);
         let ready = Lease { borrower, job, content, session, outputs, outputs_to };
         lock(&self.leases).insert(lease, Arc::new(ready));
@@ -235,7 +243,13 @@ impl Lending {
     }
 
     /// One session from its folder to its sealed outputs. Blocks.
-    fn run(&self, session: Session, lease: &Lease, run: Vec<Assignment>, stop: &Stop) -> Vec<Ended> {
+    fn run(
+        &self,
+        session: Session,
+        lease: &Lease,
+        run: Vec<Assignment>,
+        stop: &Stop,
+    ) -> Vec<Ended> {
         let folder = self.folder.join(format!("session-{}", session.0));
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
         let plan = Plan {
@@ -404,9 +418,7 @@ fn prepare_error(error: FetchError) -> PrepareError {
         error @ (FetchError::Missing(_)
         | FetchError::Nonsense
         | FetchError::Chunk(_)
-        | FetchError::Content(_)) => {
-            PrepareError::Bad(error.to_string())
-        }
+        | FetchError::Content(_)) => PrepareError::Bad(error.to_string()),
     }
 }
 

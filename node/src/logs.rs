@@ -101,7 +101,8 @@ impl Logs {
     /// # Errors
     /// When the file cannot be written.
     pub fn receive(&self, part: &LogPart) -> io::Result<u64> {
-        let mut file = OpenOptions::new().create(true).append(true).open(self.here(part.attempt))?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(self.here(part.attempt))?;
         let have = file.metadata()?.len();
         let Some(skip) = have.checked_sub(part.offset).and_then(|n| usize::try_from(n).ok()) else {
             return Ok(have);
@@ -141,9 +142,10 @@ impl Logs {
         for entry in fs::read_dir(self.folder.join("sending"))? {
             let path = entry?.path();
             let attempt = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
-            let to = path.extension().filter(|kind| *kind == "to").and_then(|_| {
-                fs::read_to_string(&path).ok()?.trim().parse::<SiteId>().ok()
-            });
+            let to = path
+                .extension()
+                .filter(|kind| *kind == "to")
+                .and_then(|_| fs::read_to_string(&path).ok()?.trim().parse::<SiteId>().ok());
             if let (Some(attempt), Some(to)) = (attempt, to) {
                 self.end_sending(attempt);
                 tokio::spawn(Arc::clone(self).pump(attempt, to, net.clone()));

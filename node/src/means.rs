@@ -1,5 +1,6 @@
 //! What lending and returning both work with: keys, store, chunks, network, and how chunks are fetched.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -14,7 +15,7 @@ use meshfarm_protocol::seal::{
     SigningKey,
 };
 
-use crate::chunks::{Chunks, ChunkError};
+use crate::chunks::{ChunkError, Chunks};
 use crate::content::ContentError;
 use crate::content::plan::Plan;
 use crate::machine::Machine;
@@ -27,6 +28,9 @@ const ENVELOPE_LIFE: Millis = Millis::seconds(24 * 3600);
 
 /// So many chunks are asked for on one lane.
 const WANTED: usize = 1024;
+
+/// A longer list of kept inputs was not written by us.
+const MAX_KEPT: usize = 256 << 20;
 
 /// So many bytes of pieces are gathered before they are written together.
 const GATHER: usize = 8 << 20;
@@ -137,6 +141,23 @@ impl Means {
         Ok(key.map(|key| RootLink { cid, key }))
     }
 
+    /// Add the inputs that outputs of the job with this content must not replace to a batch.
+    pub fn keep_inputs(batch: &mut Batch, root: ChunkId, paths: &BTreeSet<String>) {
+        if !paths.is_empty() {
+            batch.put(Family::Output, inputs_key(root), codec::encode(paths));
+        }
+    }
+
+    /// The inputs that outputs of the job with this content must not replace.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn kept_inputs(&self, root: ChunkId) -> Result<BTreeSet<String>, StoreError> {
+        let bytes = self.store.get(Family::Output, &inputs_key(root))?;
+        let paths = bytes.and_then(|bytes| codec::decode(&bytes, MAX_KEPT).ok());
+        Ok(paths.unwrap_or_default())
+    }
+
     /// Fetch what is missing of some content from `source`. What has come is durable when this returns.
     /// Dropping it midway is safe: what has come is not fetched again.
     ///
@@ -192,7 +213,8 @@ impl Means {
             if size >= GATHER || over {
                 let (chunks, pieces) = (Arc::clone(&self.chunks), std::mem::take(&mut gathered));
                 size = 0;
-                let write = move || pieces.iter().try_for_each(|(cid, b)| chunks.put(cid, b).map(drop));
+                let write =
+                    move || pieces.iter().try_for_each(|(cid, b)| chunks.put(cid, b).map(drop));
                 self.machine.block(write).await.ok_or(FetchError::Thread)??;
             }
             if over {
@@ -200,6 +222,10 @@ impl Means {
             }
         }
     }
+}
+
+fn inputs_key(root: ChunkId) -> Vec<u8> {
+    [b"p".as_slice(), &root.0].concat()
 }
 
 fn root_key(cid: ChunkId) -> Vec<u8> {

@@ -31,7 +31,9 @@ pub enum MeshError {
     #[error("this site belongs to a mesh named {0} already")]
     Exists(String),
     /// There is none.
-    #[error("this site belongs to no mesh yet: `meshfarm mesh create NAME` or `meshfarm join TICKET`")]
+    #[error(
+        "this site belongs to no mesh yet: `meshfarm mesh create NAME` or `meshfarm join TICKET`"
+    )]
     None,
     /// Several could be meant.
     #[error("this site belongs to several meshes: say which with --mesh NAME ({0})")]

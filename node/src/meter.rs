@@ -49,12 +49,15 @@ impl Meter {
         }
     }
 
-    /// What was counted so far: by job, and by site.
+    /// What was counted so far, by job.
     #[must_use]
-    pub fn read(&self) -> (Vec<(JobId, Moved)>, Vec<(SiteId, Moved)>) {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let jobs = counts.jobs.iter().map(|(job, moved)| (*job, *moved));
-        let sites = counts.sites.iter().map(|(site, moved)| (*site, *moved));
-        (jobs.collect(), sites.collect())
+    pub fn jobs(&self) -> BTreeMap<JobId, Moved> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).jobs.clone()
+    }
+
+    /// What was counted so far, by site.
+    #[must_use]
+    pub fn sites(&self) -> BTreeMap<SiteId, Moved> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sites.clone()
     }
 }

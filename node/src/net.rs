@@ -296,10 +296,7 @@ enum Command {
     Join(SiteId, Join, oneshot::Sender<Result<Answer, NetError>>),
     Send(SiteId, Box<Message>),
     Publish(MeshId, Box<SignedProfile>),
-    Lane(
-        SiteId,
-        oneshot::Sender<Result<libp2p_stream::Control, NetError>>,
-    ),
+    Lane(SiteId, oneshot::Sender<Result<libp2p_stream::Control, NetError>>),
     Dial(Vec<Multiaddr>),
     Connect(SiteId, Multiaddr, oneshot::Sender<Result<(), String>>),
     AddMesh(MeshId, Box<Certificate>),
@@ -342,11 +339,7 @@ pub fn start(
         commands,
         counters: Arc::clone(&counters),
     };
-    let ends = swarm::Ends {
-        commands: commands_rx,
-        events,
-        counters,
-    };
+    let ends = swarm::Ends { commands: commands_rx, events, counters };
     let task = swarm::Task::new(key, settings, outside, ends)?;
     tokio::spawn(task.run());
     Ok((net, events_rx))
@@ -358,8 +351,7 @@ impl Net {
     /// # Errors
     /// When the site is not up, does not answer in time, or the connection breaks.
     pub async fn request(&self, site: SiteId, request: Request) -> Result<Answer, NetError> {
-        self.ask(site, |reply| Command::Request(site, request, reply))
-            .await
+        self.ask(site, |reply| Command::Request(site, request, reply)).await
     }
 
     /// Says something to a member without waiting for it. Messages to one site mostly arrive in order; nothing
@@ -394,8 +386,7 @@ impl Net {
     /// Belongs to `mesh` from now on, or shows a renewed certificate of it. A new mesh opens all connections
     /// anew, because what is spoken on them is agreed when they open.
     pub async fn add_mesh(&self, mesh: MeshId, certificate: Certificate) {
-        self.tell(Command::AddMesh(mesh, Box::new(certificate)))
-            .await;
+        self.tell(Command::AddMesh(mesh, Box::new(certificate))).await;
     }
 
     /// Stays connected to `site`, which was reached at these addresses or says that it listens there.
@@ -435,44 +426,24 @@ impl Net {
             return Err(JoinError::Expired(mesh()));
         }
         let site = ticket.authority;
-        self.reach(ticket)
-            .await
-            .map_err(|tried| JoinError::Unreachable {
-                mesh: mesh(),
-                tried,
-            })?;
-        let join = Join {
-            secret: ticket.secret,
-            name: name.into(),
-            role: ticket.role,
-        };
-        let answer = self
-            .ask(site, |reply| Command::Join(site, join, reply))
-            .await;
+        self.reach(ticket).await.map_err(|tried| JoinError::Unreachable { mesh: mesh(), tried })?;
+        let join = Join { secret: ticket.secret, name: name.into(), role: ticket.role };
+        let answer = self.ask(site, |reply| Command::Join(site, join, reply)).await;
         let certificate = match answer {
             Ok(Answer::Joined(certificate)) => certificate,
             Ok(Answer::Refused(reason)) => {
-                return Err(JoinError::Refused {
-                    mesh: mesh(),
-                    reason: for_people(&reason),
-                });
+                return Err(JoinError::Refused { mesh: mesh(), reason: for_people(&reason) });
             }
             Ok(Answer::Hello(_) | Answer::Heard | Answer::LogHave(_)) => {
                 return Err(JoinError::Confused(mesh()));
             }
             Err(source) => {
-                return Err(JoinError::Lost {
-                    mesh: mesh(),
-                    source,
-                });
+                return Err(JoinError::Lost { mesh: mesh(), source });
             }
         };
         match certificate.admits(ticket.mesh, self.me, self.clock.now()) {
             Ok(_body) => Ok(certificate),
-            Err(source) => Err(JoinError::Forged {
-                mesh: mesh(),
-                source,
-            }),
+            Err(source) => Err(JoinError::Forged { mesh: mesh(), source }),
         }
     }
 

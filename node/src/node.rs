@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use meshfarm_core::{self as core, Input, Site};
+use meshfarm_core::{self as core, Input, Record, Site};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{Millis, SiteId, TenantId};
 use meshfarm_protocol::job::MeshPolicy;
@@ -83,7 +83,9 @@ impl command::Rooms for Node {
     fn look(&self, home: &Home) -> Found {
         let report = sandbox::probe();
         let catalog = Catalog::open(Some(&home.bundles())).or_else(|_| Catalog::open(None));
-        let Ok(catalog) = catalog else { return Found::default() };
+        let Ok(catalog) = catalog else {
+            return Found::default();
+        };
         let level = level_of(report.level);
         let scratch = home.root();
         let ask = probe::Ask { catalog: &catalog, scratch, slots: None, speed: Some(1), level };
@@ -98,7 +100,12 @@ impl command::Rooms for Node {
             level,
             mechanisms: mechanisms.collect(),
             software: host.software,
-            known: catalog.renderers.keys().cloned().collect(),
+            known: catalog
+                .renderers
+                .values()
+                .filter(|renderer| renderer.about.probe.is_some())
+                .map(|renderer| renderer.name.clone())
+                .collect(),
         }
     }
 }
@@ -191,13 +198,15 @@ impl Opened {
     /// looked at before anything else.
     fn host(&self, home: &Home, config: &Config, input_tx: &mpsc::Sender<Input>) -> HostClass {
         let remembered = self.store.get(Family::Meta, HOST_KEY).ok().flatten();
-        let remembered = remembered.and_then(|bytes| codec::decode::<HostClass>(&bytes, MAX_HOST).ok());
+        let remembered =
+            remembered.and_then(|bytes| codec::decode::<HostClass>(&bytes, MAX_HOST).ok());
         let (catalog, store) = (Arc::clone(&self.catalog), Arc::clone(&self.store));
         let (scratch, level) = (home.root().to_owned(), level_of(self.level));
         let (slots, speed) = (config.n_slots(), remembered.as_ref().map(|host| host.speed));
         let look = move || {
             let (catalog, scratch) = (&*catalog, scratch.as_path());
-            let host = probe::probe(&probe::Ask { catalog, scratch, slots: Some(slots), speed, level });
+            let host =
+                probe::probe(&probe::Ask { catalog, scratch, slots: Some(slots), speed, level });
             let mut batch = Batch::new();
             batch.put(Family::Meta, HOST_KEY, codec::encode(&host));
             if let Err(error) = store.commit(batch) {
@@ -217,7 +226,42 @@ impl Opened {
         }
     }
 
-    fn start_net(&self, config: &Config) -> Result<(net::Net, mpsc::Receiver<net::Event>), Problem> {
+    fn site(
+        &self,
+        config: &Config,
+        host: HostClass,
+        (started, records): (Millis, Vec<Record>),
+    ) -> Site {
+        let config = core::Config {
+            me: self.keys.key.site(),
+            name: config.name.clone(),
+            host,
+            sealing_key: self.keys.sealing.public(),
+            addresses: Vec::new(),
+            lending: config.lend,
+            seed: self.machine.random(),
+        };
+        Site::new(config, started, records)
+    }
+
+    fn means(&self, net: &net::Net, input_tx: &mpsc::Sender<Input>) -> Means {
+        Means {
+            me: self.keys.key.site(),
+            key: self.keys.key.clone(),
+            sealing: self.keys.sealing.clone(),
+            machine: self.machine.clone(),
+            store: Arc::clone(&self.store),
+            chunks: Arc::clone(&self.chunks),
+            net: net.clone(),
+            meter: Arc::new(Meter::default()),
+            input_tx: input_tx.clone(),
+        }
+    }
+
+    fn start_net(
+        &self,
+        config: &Config,
+    ) -> Result<(net::Net, mpsc::Receiver<net::Event>), Problem> {
         let transport = transport::transport(&self.keys.key);
         let outside = Outside {
             transport: transport.map_err(|error| Problem::broken(&error))?,
@@ -239,8 +283,10 @@ impl Opened {
 fn addresses(texts: &[String], key: &str) -> Result<Vec<net::Multiaddr>, Problem> {
     let parse = |text: &String| {
         text.parse().map_err(|error| {
-            Problem::bad_input(format!("meshfarm.toml: {key}: {text:?} is no multiaddress: {error}"))
-                .with_help("write it like /ip4/0.0.0.0/tcp/4510")
+            Problem::bad_input(format!(
+                "meshfarm.toml: {key}: {text:?} is no multiaddress: {error}"
+            ))
+            .with_help("write it like /ip4/0.0.0.0/tcp/4510")
         })
     };
     texts.iter().map(parse).collect()
@@ -257,32 +303,9 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     for (mesh, certificate) in opened.meshes.all() {
         net.add_mesh(mesh, certificate).await;
     }
-    let me = opened.keys.key.site();
-    let site = Site::new(
-        core::Config {
-            me,
-            name: config.name.clone(),
-            host,
-            sealing_key: opened.keys.sealing.public(),
-            addresses: Vec::new(),
-            lending: config.lend,
-            seed: opened.machine.random(),
-        },
-        started,
-        records,
-    );
+    let site = opened.site(&config, host, (started, records));
     let (gate, question_rx) = Gate::new();
-    let means = Arc::new(Means {
-        me,
-        key: opened.keys.key.clone(),
-        sealing: opened.keys.sealing.clone(),
-        machine: opened.machine.clone(),
-        store: Arc::clone(&opened.store),
-        chunks: Arc::clone(&opened.chunks),
-        net: net.clone(),
-        meter: Arc::new(Meter::default()),
-        input_tx: input_tx.clone(),
-    });
+    let means = Arc::new(opened.means(&net, &input_tx));
     let logs = Logs::open(home.logs()).map_err(|error| Problem::broken(&error))?;
     let logs = Arc::new(logs);
     logs.resume(&net).map_err(|error| Problem::broken(&error))?;
@@ -361,7 +384,8 @@ async fn serve(
 }
 
 async fn signalled() {
-    let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
+    let signals =
+        signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
     match signals {
         Ok((mut interrupt, mut terminate)) => {
             tokio::select! {

@@ -83,10 +83,7 @@ impl Cell {
     /// reasons come from other sites.
     #[must_use]
     pub fn new(text: impl AsRef<str>, tone: Tone) -> Self {
-        Self {
-            text: clean(text.as_ref()),
-            tone,
-        }
+        Self { text: clean(text.as_ref()), tone }
     }
 
     fn width(&self) -> usize {
@@ -142,10 +139,7 @@ impl Page {
     pub fn of(data: &impl Serialize) -> Self {
         // Only maps with keys that are no text cannot be JSON, and no type of the API has one.
         let json = serde_json::to_value(data).unwrap_or_default();
-        Self {
-            json,
-            ..Self::default()
-        }
+        Self { json, ..Self::default() }
     }
 
     /// Adds a line.
@@ -162,10 +156,7 @@ impl Page {
     pub fn table(&mut self, head: &[&'static str], rows: impl IntoIterator<Item = Vec<Cell>>) {
         let rows: Vec<_> = rows.into_iter().collect();
         if !rows.is_empty() {
-            self.parts.push(Part::Table(Table {
-                head: head.to_vec(),
-                rows,
-            }));
+            self.parts.push(Part::Table(Table { head: head.to_vec(), rows }));
         }
     }
 }
@@ -215,16 +206,9 @@ impl Printer for TablePrinter {
 
 impl TablePrinter {
     fn table(self, table: &Table, text: &mut String) {
-        let heads = table
-            .head
-            .iter()
-            .map(|head| faint(head.trim_start_matches('>')));
+        let heads = table.head.iter().map(|head| faint(head.trim_start_matches('>')));
         let head: Vec<Cell> = heads.collect();
-        let right: Vec<bool> = table
-            .head
-            .iter()
-            .map(|head| head.starts_with('>'))
-            .collect();
+        let right: Vec<bool> = table.head.iter().map(|head| head.starts_with('>')).collect();
         let mut widths: Vec<usize> = head.iter().map(Cell::width).collect();
         for row in &table.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -259,10 +243,7 @@ impl Printer for JsonPrinter {
 
 impl Printer for QuietPrinter {
     fn text(&self, page: &Page) -> String {
-        page.quiet
-            .iter()
-            .map(|id| format!("{}\n", clean(id)))
-            .collect()
+        page.quiet.iter().map(|id| format!("{}\n", clean(id))).collect()
     }
 }
 
@@ -274,9 +255,7 @@ pub fn printer(json: bool, quiet: bool) -> Box<dyn Printer> {
     } else if quiet {
         Box::new(QuietPrinter)
     } else {
-        Box::new(TablePrinter {
-            colour: io::stdout().is_terminal() && colours_wanted(),
-        })
+        Box::new(TablePrinter { colour: io::stdout().is_terminal() && colours_wanted() })
     }
 }
 
@@ -291,10 +270,7 @@ fn colours_wanted() -> bool {
 /// When standard output breaks otherwise.
 pub fn out(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
@@ -352,9 +328,7 @@ pub fn span(millis: Millis) -> String {
 /// A moment in the machine's own time zone: `2026-03-01 14:05`.
 #[must_use]
 pub fn moment(at: Millis) -> String {
-    let stamp = i64::try_from(at.0)
-        .ok()
-        .and_then(|n| jiff::Timestamp::from_millisecond(n).ok());
+    let stamp = i64::try_from(at.0).ok().and_then(|n| jiff::Timestamp::from_millisecond(n).ok());
     stamp.map_or_else(
         || "?".to_owned(),
         |stamp| {
@@ -405,8 +379,8 @@ mod tests {
         assert_eq!(
             text,
             "2 sites\n\
-             SITE       SLOTS  STATE\n\
-             oslo          12  ready\n\
+             SITE      SLOTS  STATE\n\
+             oslo         12  ready\n\
              a\u{fffd}[2Jb c      4\n"
         );
     }
@@ -420,10 +394,7 @@ mod tests {
 
     #[test]
     fn the_same_page_is_json_or_ids() {
-        assert_eq!(
-            JsonPrinter.text(&page()),
-            "[\n  {\n    \"site\": \"oslo\"\n  }\n]\n"
-        );
+        assert_eq!(JsonPrinter.text(&page()), "[\n  {\n    \"site\": \"oslo\"\n  }\n]\n");
         assert_eq!(QuietPrinter.text(&page()), "oslo\nab\u{fffd}\n");
     }
 
@@ -437,10 +408,7 @@ mod tests {
     #[test]
     fn sizes_and_times_read_well() {
         let sizes = [0, 1023, 1024, 1536, 1 << 20, u64::MAX].map(bytes);
-        assert_eq!(
-            sizes,
-            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "15.9 EiB"]
-        );
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "15.9 EiB"]);
         let spans = [0, 3_250, 65_000, 7_800_000, 300_000_000].map(|n| span(Millis(n)));
         assert_eq!(spans, ["0.0 s", "3.2 s", "1m 05s", "2h 10m", "3d 11h"]);
         assert_eq!(moment(Millis(u64::MAX)), "?");

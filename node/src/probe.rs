@@ -152,10 +152,7 @@ impl Found {
 
     fn version(&mut self, name: &str, version: &str) {
         let values = version_values(version);
-        self.attributes
-            .entry(name.to_owned())
-            .or_default()
-            .extend(values);
+        self.attributes.entry(name.to_owned()).or_default().extend(values);
     }
 
     fn machine(&mut self, dmi: &Path) {
@@ -174,9 +171,7 @@ impl Found {
         self.text("attr.worker.cpu.arch", arch);
         let release = read("/etc/os-release");
         let value = |key: &str| {
-            let line = release
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
             line.map(|value| value.trim_matches('"').to_owned())
         };
         if let Some(id) = value("ID") {
@@ -217,22 +212,14 @@ impl Found {
             self.text("meshfarm:attr.cpu.model", model);
             self.cpu_model = Some(model.to_owned());
         }
-        let flags = value("flags")
-            .or_else(|| value("Features"))
-            .unwrap_or_default();
-        for flag in flags
-            .split_whitespace()
-            .filter(|flag| FEATURES.contains(flag))
-        {
+        let flags = value("flags").or_else(|| value("Features")).unwrap_or_default();
+        for flag in flags.split_whitespace().filter(|flag| FEATURES.contains(flag)) {
             self.text("meshfarm:attr.cpu.feature", flag);
         }
         let khz = read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq");
         let most = khz.trim().parse::<u64>().ok().map(|khz| khz / 1000);
         let now = value("cpu MHz").and_then(|mhz| mhz.parse::<f64>().ok());
-        if let Some(mhz) = most
-            .map(Amount::whole)
-            .or_else(|| now.map(Amount::from_f64))
-        {
+        if let Some(mhz) = most.map(Amount::whole).or_else(|| now.map(Amount::from_f64)) {
             self.amounts.insert("meshfarm:amount.cpu.mhz".into(), mhz);
         }
     }
@@ -240,16 +227,11 @@ impl Found {
     /// `limit` is the control group's, which is less in a container.
     fn memory(&mut self, meminfo: &str, limit: &str) {
         let mib = |key: &str| {
-            let line = meminfo
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
             let kib = line?.trim().trim_end_matches(" kB").parse::<u64>().ok();
             kib.map(|kib| kib >> 10)
         };
-        let limit = limit
-            .trim()
-            .parse::<u64>()
-            .map_or(u64::MAX, |bytes| bytes >> 20);
+        let limit = limit.trim().parse::<u64>().map_or(u64::MAX, |bytes| bytes >> 20);
         if let Some(memory) = mib("MemTotal") {
             self.amount(MEMORY, memory.min(limit));
         }
@@ -278,9 +260,8 @@ impl Found {
         let asked =
             abouts.filter_map(|about| Some((about.software.as_ref()?, about.probe.as_ref()?)));
         let found: Vec<_> = thread::scope(|scope| {
-            let asking: Vec<_> = asked
-                .map(|(name, probe)| (name, scope.spawn(|| version_of(probe))))
-                .collect();
+            let asking: Vec<_> =
+                asked.map(|(name, probe)| (name, scope.spawn(|| version_of(probe)))).collect();
             let found = asking.into_iter();
             let found = found.filter_map(|(name, thread)| Some((name, thread.join().ok()??)));
             found.collect()
@@ -294,10 +275,7 @@ impl Found {
     fn description(&self, cpus: u32) -> String {
         let cpu = self.cpu_model.as_deref().unwrap_or(std::env::consts::ARCH);
         let os = self.os_name.as_deref().unwrap_or(std::env::consts::OS);
-        format!("{cpu}, {cpus} threads, {os}")
-            .chars()
-            .take(200)
-            .collect()
+        format!("{cpu}, {cpus} threads, {os}").chars().take(200).collect()
     }
 }
 
@@ -355,10 +333,7 @@ mod tests {
         };
         let host = probe(&ask);
         let cpus = u32::try_from(thread::available_parallelism().unwrap().get()).unwrap();
-        assert_eq!(
-            (host.slots, host.speed, host.level),
-            (cpus, 1234, Level::S2)
-        );
+        assert_eq!((host.slots, host.speed, host.level), (cpus, 1234, Level::S2));
         assert_eq!(host.amounts[VCPU], Amount::whole(u64::from(cpus)));
         assert!(host.amounts[MEMORY] > Amount::whole(64));
         assert!(host.attributes["attr.worker.os.family"].contains("linux"));
@@ -372,10 +347,7 @@ mod tests {
     fn a_machine_is_read_from_what_its_kernel_says() {
         let mut found = Found::default();
         found.cpu("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel name\t: AMD EPYC 7R13 (x)\ncpu MHz\t\t: 2649.9\nflags\t\t: fpu avx2 foo\n");
-        found.memory(
-            "MemTotal:       16384000 kB\nSwapTotal:       1024 kB\n",
-            "max\n",
-        );
+        found.memory("MemTotal:       16384000 kB\nSwapTotal:       1024 kB\n", "max\n");
         assert!(found.attributes["meshfarm:attr.cpu.vendor"].contains("amd"));
         assert!(found.attributes["meshfarm:attr.cpu.family"].contains("v25"));
         assert!(found.attributes["meshfarm:attr.cpu.model"].contains("amd_epyc_7r13_x"));

@@ -64,7 +64,7 @@ impl Returning {
         self: Arc<Self>,
         attempt: AttemptId,
         task: TaskRef,
-        layout: Layout,
+        layout: (Layout, Option<ChunkId>),
         (lease, lender, outputs): (LeaseId, SiteId, Outputs),
     ) {
         tokio::spawn(async move {
@@ -79,19 +79,23 @@ impl Returning {
     async fn bring_home(
         &self,
         task: TaskRef,
-        layout: Layout,
+        (layout, content): (Layout, Option<ChunkId>),
         (lease, lender, outputs): (LeaseId, SiteId, Outputs),
     ) -> Result<u32, CollectError> {
         let cid = outputs.root;
         let key: Result<ChunkKey, _> = self.means.open(&outputs.envelope, lender, cid);
         let link = RootLink { cid, key: key.map_err(CollectError::Bad)? };
         let limits = Limits::granting(MAX_OUTPUTS);
-        self.means.fetch(&link, limits, (lender, lease, Some(task.job))).await.map_err(collect_error)?;
+        self.means
+            .fetch(&link, limits, (lender, lease, Some(task.job)))
+            .await
+            .map_err(collect_error)?;
         let roots = layout.roots.into_iter().filter(|root| root.access == Access::Out);
         let places = roots.map(|root| (root.id, PathBuf::from(root.source))).collect();
         let means = Arc::clone(&self.means);
         let landed = self.means.machine.block(move || {
             let files = Files { chunks: &means.chunks, link: link.clone(), limits };
+            means.refuse_replaced(&files, content)?;
             let landed = files.land(&places);
             let landed = landed.map_err(|error| collect_error(FetchError::Content(error)))?;
             let mut batch = Batch::new();
@@ -143,6 +147,28 @@ impl Returning {
         Means::keep_root(&mut batch, &built.link);
         means.store.commit(batch).map_err(|error| error.to_string())?;
         Ok((built.link.cid, built.bytes))
+    }
+}
+
+impl Means {
+    /// A lender must not replace the artist's own files that merely lie in an output folder.
+    fn refuse_replaced(
+        &self,
+        files: &Files<'_>,
+        content: Option<ChunkId>,
+    ) -> Result<(), CollectError> {
+        let Some(root) = content else { return Ok(()) };
+        let kept = self.kept_inputs(root);
+        let kept = kept.map_err(|error| CollectError::Unwritable(error.to_string()))?;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let paths = files.paths();
+        let paths = paths.map_err(|error| collect_error(FetchError::Content(error)))?;
+        match paths.iter().find(|path| kept.contains(*path)) {
+            Some(path) => Err(CollectError::Bad(format!("{path} would replace an input"))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -273,10 +273,9 @@ impl<'a> Talk<'a> {
         stop: &Stop,
     ) -> Result<(), String> {
         let outputs = self.plan.session.layout.roots.iter();
-        let outputs = outputs.filter(|root| root.access == Access::Out).map(|root| OutputRoot {
-            id: root.id.clone(),
-            path: speech::jail_path(root),
-        });
+        let outputs = outputs
+            .filter(|root| root.access == Access::Out)
+            .map(|root| OutputRoot { id: root.id.clone(), path: speech::jail_path(root) });
         let start = Start {
             version: SESSION_VERSION,
             job_file: format!("{SESSION_AT}/{JOB_FILE}"),
@@ -408,8 +407,10 @@ impl<'a> Talk<'a> {
     fn log(&mut self, task: Option<TaskNo>, lines: &[String]) {
         let by_task = |a: &&Assignment| task.is_none_or(|task| a.task == task);
         let after = self.done.len().min(self.plan.run.len().saturating_sub(1));
-        let attempt = self.plan.run[after..].iter().find(by_task).or(self.plan.run.last());
-        let Some(attempt) = attempt.map(|a| a.attempt) else { return };
+        let attempt = self.plan.run[after..].iter().find(by_task).or_else(|| self.plan.run.last());
+        let Some(attempt) = attempt.map(|a| a.attempt) else {
+            return;
+        };
         let logged = self.logged.entry(attempt).or_default();
         let mut text = Vec::new();
         for line in lines {

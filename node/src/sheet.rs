@@ -27,6 +27,9 @@ const WIDTH: u32 = 1600;
 /// Wider cells than this show a few frames larger than they need to be, in pixels.
 const MAX_CELL: u32 = 480;
 
+/// Width over height of a sheet that fills a screen.
+const SHAPE: f64 = 1.6;
+
 /// Between cells and around them, in pixels.
 const MARGIN: u32 = 16;
 
@@ -115,18 +118,12 @@ pub fn find_frames(folders: &[PathBuf], since: Millis) -> Vec<PathBuf> {
 
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-    ["png", "jpg", "jpeg"]
-        .iter()
-        .any(|known| extension == *known)
+    ["png", "jpg", "jpeg"].iter().any(|known| extension == *known)
 }
 
 /// A key by which `frame9` comes before `frame10`.
 fn natural(path: &Path) -> (PathBuf, Vec<(String, u64)>) {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut parts = vec![(String::new(), 0_u64)];
     let mut in_number = false;
     for c in name.chars() {
@@ -143,75 +140,76 @@ fn natural(path: &Path) -> (PathBuf, Vec<(String, u64)>) {
     (path.parent().map(Path::to_owned).unwrap_or_default(), parts)
 }
 
-/// The last number in a file's name, which is the frame's.
+/// A picture and the number beneath it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The file.
+    pub path: PathBuf,
+    /// Digits, or nothing.
+    pub number: String,
+}
+
+/// Gives each picture its number: that of its task where the tasks have numbers and every name ends in its
+/// task's (`camera201` may be frame 1 of `camera2`), else the last number in its name.
+#[must_use]
+pub fn numbered(pictures: Vec<PathBuf>, tasks: &[u64]) -> Vec<Frame> {
+    let names: Vec<String> = pictures.iter().map(|path| number(path)).collect();
+    let mut tasks: Vec<String> = tasks.iter().map(u64::to_string).collect();
+    tasks.sort_by_key(|task| (task.len(), task.clone()));
+    let alike = tasks.len() == names.len();
+    let agree = alike && names.iter().zip(&tasks).all(|(name, task)| name.ends_with(task.as_str()));
+    let numbers = if agree { tasks } else { names };
+    let both = pictures.into_iter().zip(numbers);
+    both.map(|(path, number)| Frame { path, number }).collect()
+}
+
+/// The last number in a file's name.
 fn number(path: &Path) -> String {
-    let stem = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let tail = stem.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let start = tail
-        .rfind(|c: char| !c.is_ascii_digit())
-        .map_or(0, |i| i + 1);
+    let start = tail.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
     let digits = tail.get(start..).unwrap_or("").trim_start_matches('0');
-    if digits.is_empty() && !tail.is_empty() {
-        "0".to_owned()
-    } else {
-        digits.to_owned()
-    }
+    if digits.is_empty() && !tail.is_empty() { "0".to_owned() } else { digits.to_owned() }
 }
 
 /// Write the sheet of `frames` to `file`: whole, or not at all.
 ///
 /// # Errors
 /// When there is nothing to show or no way to write it.
-pub fn write(frames: &[PathBuf], file: &Path) -> Result<Made, SheetError> {
-    if file
-        .extension()
-        .is_none_or(|extension| !extension.eq_ignore_ascii_case("png"))
-    {
+pub fn write(frames: &[Frame], file: &Path) -> Result<Made, SheetError> {
+    if file.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
         return Err(SheetError::NotPng);
     }
     let frames = choose(frames);
     let first = frames.first().ok_or(SheetError::NoFrames)?;
-    let sample = frames.iter().find_map(|frame| decode(frame));
-    let sample = sample.ok_or_else(|| SheetError::Unreadable(first.to_path_buf()))?;
+    let sample = frames.iter().find_map(|frame| decode(&frame.path));
+    let sample = sample.ok_or_else(|| SheetError::Unreadable(first.path.clone()))?;
     let grid = Grid::new(frames.len(), sample.dimensions());
     let mut sheet = RgbImage::from_pixel(grid.width(), grid.height(), PAPER);
     let mut unreadable = 0;
     for (i, frame) in frames.iter().enumerate() {
         let (x, y) = grid.place(i);
         fill(&mut sheet, (x, y), (grid.cell.0, grid.cell.1), MAT);
-        match decode(frame) {
+        match decode(&frame.path) {
             Some(picture) => paste(&mut sheet, &picture, (x, y), grid.cell),
             None => {
                 unreadable += 1;
                 cross(&mut sheet, (x, y), grid.cell);
             }
         }
-        label(
-            &mut sheet,
-            &number(frame),
-            (x + grid.cell.0 / 2, y + grid.cell.1 + 7),
-        );
+        label(&mut sheet, &frame.number, (x + grid.cell.0 / 2, y + grid.cell.1 + 7));
     }
     save(&sheet, file).map_err(SheetError::Write)?;
-    Ok(Made {
-        frames: frames.len(),
-        unreadable,
-    })
+    Ok(Made { frames: frames.len(), unreadable })
 }
 
 /// All of a short job, and evenly chosen ones of a long job with the first and the last.
-fn choose(frames: &[PathBuf]) -> Vec<&Path> {
+fn choose(frames: &[Frame]) -> Vec<&Frame> {
     let n = frames.len();
     if n <= MAX_CELLS {
-        return frames.iter().map(PathBuf::as_path).collect();
+        return frames.iter().collect();
     }
-    (0..MAX_CELLS)
-        .map(|i| frames[i * (n - 1) / (MAX_CELLS - 1)].as_path())
-        .collect()
+    (0..MAX_CELLS).map(|i| &frames[i * (n - 1) / (MAX_CELLS - 1)]).collect()
 }
 
 /// A frame, unless it is no picture or too large. What a lender sent may be anything.
@@ -239,29 +237,23 @@ impl Grid {
         // A strip one pixel high must not make a cell of no height.
         let cell_height = |cell: u32| {
             let scaled = u64::from(cell) * u64::from(height.max(1)) / u64::from(width.max(1));
-            u32::try_from(scaled)
-                .unwrap_or(u32::MAX)
-                .clamp(cell / 4, cell * 4)
+            u32::try_from(scaled).unwrap_or(u32::MAX).clamp(cell / 4, cell * 4)
         };
         let cell_width = |columns: u32| {
             (WIDTH.saturating_sub(MARGIN * (columns + 1)) / columns).clamp(48, MAX_CELL)
         };
-        // Smallest number of columns whose rows do not make the sheet higher than two thirds of its width.
-        let fits = |columns: &u32| {
-            let rows = n.div_ceil(*columns);
-            let cell = cell_width(*columns);
+        // A sheet a little wider than high without gaps in its last row: whichever grid comes nearest.
+        let cost = |columns: u32| {
+            let rows = n.div_ceil(columns);
+            let cell = cell_width(columns);
             let high = rows * (cell_height(cell) + LABEL + MARGIN) + MARGIN;
-            let wide = *columns * (cell + MARGIN) + MARGIN;
-            u64::from(high) * 3 <= u64::from(wide) * 2
+            let wide = columns * (cell + MARGIN) + MARGIN;
+            let gaps = f64::from(columns * rows - n) / f64::from(n);
+            (f64::from(wide) / f64::from(high) / SHAPE).ln().abs() + 1.5 * gaps
         };
-        let most = n.min(20);
-        let columns = (1..=most).find(fits).unwrap_or(most);
+        let columns = (1..=n.min(20)).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(1);
         let cell = cell_width(columns);
-        Self {
-            columns,
-            rows: n.div_ceil(columns),
-            cell: (cell, cell_height(cell)),
-        }
+        Self { columns, rows: n.div_ceil(columns), cell: (cell, cell_height(cell)) }
     }
 
     fn width(&self) -> u32 {
@@ -282,9 +274,7 @@ impl Grid {
 
 /// Sets a picture into the middle of its cell, on what is behind it where it is transparent.
 fn paste(sheet: &mut RgbImage, picture: &DynamicImage, (x, y): (u32, u32), cell: (u32, u32)) {
-    let small = picture
-        .resize(cell.0, cell.1, imageops::FilterType::Triangle)
-        .to_rgba8();
+    let small = picture.resize(cell.0, cell.1, imageops::FilterType::Triangle).to_rgba8();
     let (left, top) = ((cell.0 - small.width()) / 2, (cell.1 - small.height()) / 2);
     for (dx, dy, pixel) in small.enumerate_pixels() {
         let at = sheet.get_pixel_mut(x + left + dx, y + top + dy);
@@ -334,15 +324,9 @@ fn save(sheet: &RgbImage, file: &Path) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let draft = tempfile::Builder::new()
-        .prefix(".sheet")
-        .suffix(".png")
-        .tempfile_in(folder)?;
+    let draft = tempfile::Builder::new().prefix(".sheet").suffix(".png").tempfile_in(folder)?;
     sheet
-        .write_to(
-            &mut io::BufWriter::new(draft.as_file()),
-            image::ImageFormat::Png,
-        )
+        .write_to(&mut io::BufWriter::new(draft.as_file()), image::ImageFormat::Png)
         .map_err(io::Error::other)?;
     draft.persist(file).map(drop).map_err(|error| error.error)
 }
@@ -358,9 +342,7 @@ mod tests {
             let path = folder.join(format!("shot{i}.png"));
             let shade = u8::try_from(i * 255 / n).unwrap();
             let colour = move |x, _y| Rgb([shade, u8::try_from(x % 256).unwrap(), 255 - shade]);
-            RgbImage::from_fn(size.0, size.1, colour)
-                .save(&path)
-                .unwrap();
+            RgbImage::from_fn(size.0, size.1, colour).save(&path).unwrap();
             path
         };
         (1..=n).map(frame).collect()
@@ -372,14 +354,9 @@ mod tests {
         let made = frames(temp.path(), 20, (320, 240));
         let found = find_frames(&[temp.path().to_owned()], Millis(0));
         assert_eq!(found, made);
+        let found = numbered(found, &[]);
         let file = temp.path().join("sheet.png");
-        assert_eq!(
-            write(&found, &file).unwrap(),
-            Made {
-                frames: 20,
-                unreadable: 0
-            }
-        );
+        assert_eq!(write(&found, &file).unwrap(), Made { frames: 20, unreadable: 0 });
         let sheet = image::open(&file).unwrap().to_rgb8();
         assert!(
             sheet.width() <= WIDTH && sheet.width() > sheet.height(),
@@ -392,10 +369,7 @@ mod tests {
             let (x, y) = grid.place(i as usize);
             let shade = sheet.get_pixel(x + grid.cell.0 / 2, y + grid.cell.1 / 2)[0];
             let want = (i + 1) * 255 / 20;
-            assert!(
-                u32::from(shade).abs_diff(want) < 4,
-                "frame {i}: {shade} is not {want}"
-            );
+            assert!(u32::from(shade).abs_diff(want) < 4, "frame {i}: {shade} is not {want}");
         }
         assert_eq!(*sheet.get_pixel(2, 2), PAPER);
         assert!(sheet.pixels().any(|pixel| *pixel == INK), "no numbers");
@@ -408,50 +382,43 @@ mod tests {
         let odd = temp.path().join("shot3.png");
         fs::write(&odd, b"not a picture").unwrap();
         all.push(odd.clone());
+        let (all, odd) = (numbered(all, &[]), numbered(vec![odd], &[]));
         let file = temp.path().join("sheet.png");
-        assert_eq!(
-            write(&all, &file).unwrap(),
-            Made {
-                frames: 3,
-                unreadable: 1
-            }
-        );
+        assert_eq!(write(&all, &file).unwrap(), Made { frames: 3, unreadable: 1 });
         let sheet = image::open(&file).unwrap().to_rgb8();
         assert!(sheet.pixels().any(|pixel| *pixel == ALARM));
-        assert!(matches!(
-            write(&[odd], &file),
-            Err(SheetError::Unreadable(_))
-        ));
+        assert!(matches!(write(&odd, &file), Err(SheetError::Unreadable(_))));
         assert!(matches!(write(&[], &file), Err(SheetError::NoFrames)));
-        assert!(matches!(
-            write(&all, Path::new("sheet.jpg")),
-            Err(SheetError::NotPng)
-        ));
+        assert!(matches!(write(&all, Path::new("sheet.jpg")), Err(SheetError::NotPng)));
     }
 
     #[test]
     fn frames_come_in_the_order_of_their_numbers_and_keep_them() {
         let mut names = ["f10.png", "f9.png", "f1.png", "e2.png"].map(PathBuf::from);
         names.sort_by_cached_key(|path| natural(path));
-        assert_eq!(
-            names,
-            ["e2.png", "f1.png", "f9.png", "f10.png"].map(PathBuf::from)
-        );
+        assert_eq!(names, ["e2.png", "f1.png", "f9.png", "f10.png"].map(PathBuf::from));
         let numbers = ["shot0012.png", "v2_0000.png", "plain.png", "f7b.png"];
         let numbers = numbers.map(|name| number(Path::new(name)));
         assert_eq!(numbers, ["12", "0", "", "7"]);
+        let names = |tasks: &[u64]| {
+            let pictures = ["camera209.png", "camera210.png"].map(PathBuf::from).to_vec();
+            let frames = numbered(pictures, tasks);
+            frames.into_iter().map(|frame| frame.number).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[10, 9]), ["9", "10"]);
+        assert_eq!(names(&[9, 11]), ["209", "210"]);
+        assert_eq!(names(&[]), ["209", "210"]);
     }
 
     #[test]
     fn a_long_job_shows_its_first_and_last_frame_and_others_between() {
-        let all: Vec<_> = (0..1000)
-            .map(|i| PathBuf::from(format!("f{i}.png")))
-            .collect();
+        let all = (0..1000).map(|i| PathBuf::from(format!("f{i}.png")));
+        let all = numbered(all.collect(), &[]);
         let chosen = choose(&all);
         assert_eq!(chosen.len(), MAX_CELLS);
         assert_eq!(
-            (chosen[0], chosen[MAX_CELLS - 1]),
-            (Path::new("f0.png"), Path::new("f999.png"))
+            (chosen[0].number.as_str(), chosen[MAX_CELLS - 1].number.as_str()),
+            ("0", "999")
         );
         for n in [1, 2, 3, 7, 30, 100, 240] {
             for size in [(320, 240), (1, 9999), (9999, 1), (1920, 804)] {
@@ -467,11 +434,7 @@ mod tests {
     fn pictures_older_than_the_job_are_not_its_frames() {
         let temp = tempfile::tempdir().unwrap();
         frames(temp.path(), 1, (4, 4));
-        let later = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_millis()
-            + 60_000;
+        let later = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() + 60_000;
         let later = Millis(u64::try_from(later).unwrap());
         assert!(find_frames(&[temp.path().to_owned()], later).is_empty());
     }

@@ -168,12 +168,7 @@ struct Change {
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let len = self.value.as_ref().map(Vec::len);
-        write!(
-            f,
-            "{:?} key of {} bytes, value {len:?}",
-            self.family,
-            self.key.len()
-        )
+        write!(f, "{:?} key of {} bytes, value {len:?}", self.family, self.key.len())
     }
 }
 
@@ -186,20 +181,12 @@ impl Batch {
 
     /// Writes a record, in place of an older one with the same key.
     pub fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.changes.push(Change {
-            family,
-            key: key.into(),
-            value: Some(value.into()),
-        });
+        self.changes.push(Change { family, key: key.into(), value: Some(value.into()) });
     }
 
     /// Deletes a record, if there is one.
     pub fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
-        self.changes.push(Change {
-            family,
-            key: key.into(),
-            value: None,
-        });
+        self.changes.push(Change { family, key: key.into(), value: None });
     }
 
     /// Adds all changes of `other` after these.
@@ -249,10 +236,7 @@ impl Store {
         let families = Family::ALL
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
         let db = DB::open_cf_descriptors(&options, folder, families).map_err(fails)?;
-        let store = Self {
-            db,
-            folder: folder.to_owned(),
-        };
+        let store = Self { db, folder: folder.to_owned() };
         if store.get(Family::Meta, FORMAT_KEY)?.is_none() {
             let mut batch = Batch::new();
             batch.put(Family::Meta, FORMAT_KEY, FORMAT.to_be_bytes());
@@ -284,9 +268,7 @@ impl Store {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db
-            .write_opt(write, &options)
-            .map_err(|error| StoreError::of(&self.folder, error))
+        self.db.write_opt(write, &options).map_err(|error| StoreError::of(&self.folder, error))
     }
 
     /// The value of a record, if there is one.
@@ -323,9 +305,7 @@ impl Store {
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
-        self.db
-            .cf_handle(family.name())
-            .expect("every family was opened with the database")
+        self.db.cf_handle(family.name()).expect("every family was opened with the database")
     }
 }
 
@@ -360,10 +340,7 @@ fn check_families(folder: &Path, options: &Options) -> Result<(), StoreError> {
             || Family::ALL.iter().any(|family| family.name() == name)
     };
     match names.into_iter().find(|name| !known(name)) {
-        Some(name) => Err(StoreError::UnknownFamily {
-            folder: folder.to_owned(),
-            name,
-        }),
+        Some(name) => Err(StoreError::UnknownFamily { folder: folder.to_owned(), name }),
         None => Ok(()),
     }
 }
@@ -377,20 +354,12 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
     let Ok(db) = DB::open_cf_for_read_only(&options, folder, families, false) else {
         return Ok(());
     };
-    let meta = db
-        .cf_handle(Family::Meta.name())
-        .expect("the family was opened");
-    let value = db
-        .get_cf(meta, FORMAT_KEY)
-        .map_err(|error| StoreError::of(folder, error))?;
-    match value
-        .and_then(|value| value.try_into().ok())
-        .map(u32::from_be_bytes)
-    {
-        Some(found) if found > FORMAT => Err(StoreError::Newer {
-            folder: folder.to_owned(),
-            found,
-        }),
+    let meta = db.cf_handle(Family::Meta.name()).expect("the family was opened");
+    let value = db.get_cf(meta, FORMAT_KEY).map_err(|error| StoreError::of(folder, error))?;
+    match value.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes) {
+        Some(found) if found > FORMAT => {
+            Err(StoreError::Newer { folder: folder.to_owned(), found })
+        }
         Some(_) | None => Ok(()),
     }
 }
@@ -516,16 +485,8 @@ mod tests {
         put(&store, Family::Job, "two", "2");
         copy(&live, &crashed);
         let is_log = |path: &Path| path.extension().is_some_and(|end| end == "log");
-        let (log, (len, _)) = state(&crashed)
-            .into_iter()
-            .rfind(|(path, _)| is_log(path))
-            .unwrap();
-        fs::File::options()
-            .write(true)
-            .open(log)
-            .unwrap()
-            .set_len(len - 3)
-            .unwrap();
+        let (log, (len, _)) = state(&crashed).into_iter().rfind(|(path, _)| is_log(path)).unwrap();
+        fs::File::options().write(true).open(log).unwrap().set_len(len - 3).unwrap();
         let store = Store::open(&crashed).unwrap();
         assert_eq!(records(&store, Family::Job, ""), ["one=1"]);
     }
@@ -536,10 +497,7 @@ mod tests {
         let _store = Store::open(home.path()).unwrap();
         let error = Store::open(home.path()).unwrap_err();
         assert!(matches!(error, StoreError::InUse { .. }), "{error:?}");
-        assert!(
-            error.to_string().contains(home.path().to_str().unwrap()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(home.path().to_str().unwrap()), "{error}");
     }
 
     #[test]
@@ -552,10 +510,7 @@ mod tests {
         drop(store);
         let before = state(home.path());
         let error = Store::open(home.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("format 7") && error.contains("knows 1"),
-            "{error}"
-        );
+        assert!(error.contains("format 7") && error.contains("knows 1"), "{error}");
         assert_eq!(state(home.path()), before);
     }
 

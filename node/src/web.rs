@@ -118,18 +118,12 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let stopping = CancellationToken::new();
-    let node = Node {
-        gate,
-        backend,
-        stopping: stopping.clone(),
-    };
+    let node = Node { gate, backend, stopping: stopping.clone() };
     let stop = async move {
         stop.await;
         stopping.cancel();
     };
-    axum::serve(listener, routes(node))
-        .with_graceful_shutdown(stop)
-        .await
+    axum::serve(listener, routes(node)).with_graceful_shutdown(stop).await
 }
 
 fn routes(node: Node) -> Router {
@@ -276,13 +270,7 @@ async fn find_job(gate: &Gate, name: &str) -> Result<JobView> {
     }
     let begins = move |job: &JobView| job.job.to_string().starts_with(&wanted);
     let mut found = gate
-        .look(move |site, _now| {
-            site.jobs()
-                .into_iter()
-                .filter(begins)
-                .take(8)
-                .collect::<Vec<_>>()
-        })
+        .look(move |site, _now| site.jobs().into_iter().filter(begins).take(8).collect::<Vec<_>>())
         .await?;
     match (found.pop(), found.len()) {
         (None, _) => Err(no_job(name)),
@@ -312,10 +300,7 @@ async fn retry(
     Json(retry): Json<Retry>,
 ) -> Result<Json<Changed>> {
     let job = find_job(&node.gate, &name?.0).await?;
-    let ask = Ask::Retry {
-        job: job.job,
-        tasks: retry.tasks,
-    };
+    let ask = Ask::Retry { job: job.job, tasks: retry.tasks };
     decide(&node.gate, ask).await
 }
 
@@ -375,9 +360,7 @@ async fn mesh_create(
 
 async fn invite(State(node): State<Node>, Json(invite): Json<Invite>) -> Result<Json<Invited>> {
     if invite.uses == 0 {
-        return Err(Problem::bad_input(
-            "--uses 0: a ticket is for at least one site",
-        ));
+        return Err(Problem::bad_input("--uses 0: a ticket is for at least one site"));
     }
     node.backend.invite(invite).await.map(Json)
 }
@@ -414,9 +397,7 @@ async fn submit(State(node): State<Node>, Json(submit): Json<Submit>) -> Respons
 }
 
 fn receive<T>(rx: mpsc::Receiver<T>) -> impl Stream<Item = T> {
-    stream::unfold(rx, |mut rx| async {
-        rx.recv().await.map(|item| (item, rx))
-    })
+    stream::unfold(rx, |mut rx| async { rx.recv().await.map(|item| (item, rx)) })
 }
 
 fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
@@ -441,10 +422,9 @@ async fn events(State(node): State<Node>) -> Response {
     let items = stream::unfold(rx, |mut rx| async {
         let value = match rx.recv().await {
             Ok(happened) => serde_json::to_value(&*happened),
-            Err(broadcast::error::RecvError::Lagged(missed)) => serde_json::to_value(Missed {
-                event: "missed",
-                missed,
-            }),
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                serde_json::to_value(Missed { event: "missed", missed })
+            }
             Err(broadcast::error::RecvError::Closed) => return None,
         };
         Some((value.unwrap_or_default(), rx))

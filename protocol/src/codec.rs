@@ -42,19 +42,12 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// When the bytes are too long, malformed or followed by more.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, DecodeError> {
     if bytes.len() > max {
-        return Err(DecodeError::TooLong {
-            len: bytes.len(),
-            max,
-        });
+        return Err(DecodeError::TooLong { len: bytes.len(), max });
     }
     let mut rest = bytes;
     let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, MAX_DEPTH)
         .map_err(|error| DecodeError::Malformed(error.to_string()))?;
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(DecodeError::Trailing(rest.len()))
-    }
+    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Trailing(rest.len())) }
 }
 
 #[cfg(test)]
@@ -74,14 +67,8 @@ mod tests {
 
     #[test]
     fn depth_length_and_rest_are_limited() {
-        assert!(matches!(
-            decode::<u8>(&[0; 65], 64),
-            Err(DecodeError::TooLong { .. })
-        ));
-        assert!(matches!(
-            decode::<u8>(&[1, 1], 64),
-            Err(DecodeError::Trailing(1))
-        ));
+        assert!(matches!(decode::<u8>(&[0; 65], 64), Err(DecodeError::TooLong { .. })));
+        assert!(matches!(decode::<u8>(&[1, 1], 64), Err(DecodeError::Trailing(1))));
         let deep = [0x81; 63];
         assert!(decode::<ciborium::Value>(&deep, 64).is_err());
         assert_eq!(decode::<u8>(&[1], 64).unwrap(), 1);

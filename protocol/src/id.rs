@@ -222,14 +222,7 @@ mod tests {
     fn an_id_survives_text_and_refuses_other_text() {
         let id = LeaseId([0xab; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
-        for bad in [
-            "",
-            "ab",
-            "zz",
-            &"g".repeat(32),
-            &"+1".repeat(16),
-            &"é".repeat(16),
-        ] {
+        for bad in ["", "ab", "zz", &"g".repeat(32), &"+1".repeat(16), &"é".repeat(16)] {
             assert!(bad.parse::<LeaseId>().is_err(), "{bad}");
         }
     }

@@ -136,7 +136,10 @@ impl Layout {
     /// What is wrong with it, in words.
     pub fn check(&self) -> Result<(), String> {
         if self.roots.len() > MAX_ROOTS {
-            return Err(format!("{} roots where at most {MAX_ROOTS} are allowed", self.roots.len()));
+            return Err(format!(
+                "{} roots where at most {MAX_ROOTS} are allowed",
+                self.roots.len()
+            ));
         }
         for (n, root) in self.roots.iter().enumerate() {
             let mut id = root.id.chars();

@@ -60,12 +60,7 @@ impl Limits {
     /// The usual limits, for files of at most `bytes` together.
     #[must_use]
     pub const fn granting(bytes: u64) -> Self {
-        Self {
-            files: 1_000_000,
-            entries: 2_000_000,
-            manifest_bytes: 64 << 20,
-            bytes,
-        }
+        Self { files: 1_000_000, entries: 2_000_000, manifest_bytes: 64 << 20, bytes }
     }
 }
 
@@ -95,10 +90,7 @@ pub enum Body {
 
 /// One chunk of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    from = "(ChunkId, ChunkKey, u32, u8)",
-    into = "(ChunkId, ChunkKey, u32, u8)"
-)]
+#[serde(from = "(ChunkId, ChunkKey, u32, u8)", into = "(ChunkId, ChunkKey, u32, u8)")]
 pub struct Entry {
     /// Its address.
     pub cid: ChunkId,
@@ -277,43 +269,17 @@ impl NodeRef {
         let level_fits = self.level.is_none_or(|level| level == row.l) && row.l <= MAX_LEVEL;
         contradiction(level_fits, "a node has another level than its parent says")?;
         let node = match (self.tree, row) {
-            (
-                _,
-                NodeRow {
-                    l,
-                    f: None,
-                    e: None,
-                    k: Some(links),
-                },
-            ) if l > 0 => {
+            (_, NodeRow { l, f: None, e: None, k: Some(links) }) if l > 0 => {
                 contradiction(!links.is_empty(), "an inner node is empty")?;
                 let full = links.iter().all(|link| link.count > 0);
                 contradiction(full, "an inner node links to nothing")?;
                 let below = |link: Link| link.node(self.tree, Some(l - 1));
                 Node::Nodes(links.into_iter().map(below).collect())
             }
-            (
-                Tree::Files,
-                NodeRow {
-                    l: 0,
-                    f: Some(rows),
-                    e: None,
-                    k: None,
-                },
-            ) => Node::Files(
-                rows.into_iter()
-                    .map(File::try_from)
-                    .collect::<Result<_, _>>()?,
-            ),
-            (
-                Tree::Chunks,
-                NodeRow {
-                    l: 0,
-                    f: None,
-                    e: Some(entries),
-                    k: None,
-                },
-            ) => {
+            (Tree::Files, NodeRow { l: 0, f: Some(rows), e: None, k: None }) => {
+                Node::Files(rows.into_iter().map(File::try_from).collect::<Result<_, _>>()?)
+            }
+            (Tree::Chunks, NodeRow { l: 0, f: None, e: Some(entries), k: None }) => {
                 for entry in &entries {
                     let fits = (1..=MAX_PLAIN).contains(&(entry.len as usize)) && entry.flags == 0;
                     contradiction(fits, "a chunk has a length or a flag that none has")?;
@@ -386,11 +352,7 @@ where
     pub fn next_file(&mut self) -> Result<Option<File>, ReadError<E>> {
         while self.next_entry()?.is_some() {}
         let node = |node: Node| {
-            if let Node::Files(files) = node {
-                Ok(files)
-            } else {
-                Err(node)
-            }
+            if let Node::Files(files) = node { Ok(files) } else { Err(node) }
         };
         let Some(file) = self.files.next(&mut self.fetch, &mut self.meter, node)? else {
             let rest = self.entry()?;
@@ -424,11 +386,7 @@ where
 
     fn entry(&mut self) -> Result<Option<Entry>, ReadError<E>> {
         let node = |node: Node| {
-            if let Node::Chunks(e) = node {
-                Ok(e)
-            } else {
-                Err(node)
-            }
+            if let Node::Chunks(e) = node { Ok(e) } else { Err(node) }
         };
         self.entries.next(&mut self.fetch, &mut self.meter, node)
     }
@@ -467,10 +425,7 @@ struct Cursor<T> {
 
 impl<T> Cursor<T> {
     fn new(top: NodeRef) -> Self {
-        Self {
-            nodes: vec![vec![top].into_iter()],
-            items: Vec::new().into_iter(),
-        }
+        Self { nodes: vec![vec![top].into_iter()], items: Vec::new().into_iter() }
     }
 
     fn next<E, F>(
@@ -514,19 +469,11 @@ fn sums(mut parts: impl Iterator<Item = (u64, u64)>) -> Option<(u64, u64)> {
 }
 
 fn at_most(what: &'static str, is: u64, max: u64) -> Result<(), ManifestError> {
-    if is <= max {
-        Ok(())
-    } else {
-        Err(ManifestError::Limit { what, is, max })
-    }
+    if is <= max { Ok(()) } else { Err(ManifestError::Limit { what, is, max }) }
 }
 
 fn contradiction(agree: bool, what: &'static str) -> Result<(), ManifestError> {
-    if agree {
-        Ok(())
-    } else {
-        Err(ManifestError::Contradiction(what))
-    }
+    if agree { Ok(()) } else { Err(ManifestError::Contradiction(what)) }
 }
 
 #[cfg(test)]

@@ -81,11 +81,7 @@ pub fn fit(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Mis
     for (name, need) in &requirement.amounts {
         let have = amount_of(host, name);
         if have < need.min || need.max.is_some_and(|max| have > max) {
-            misfits.push(Misfit::Amount {
-                name: name.clone(),
-                need: *need,
-                have,
-            });
+            misfits.push(Misfit::Amount { name: name.clone(), need: *need, have });
         }
     }
     for (name, need) in &requirement.attributes {
@@ -93,35 +89,22 @@ pub fn fit(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Mis
         let has = |want: &String| have.iter().any(|value| value.eq_ignore_ascii_case(want));
         let any = need.any_of.is_empty() || need.any_of.iter().any(has);
         if !any || !need.all_of.iter().all(has) {
-            misfits.push(Misfit::Attribute {
-                name: name.clone(),
-                need: need.clone(),
-                have,
-            });
+            misfits.push(Misfit::Attribute { name: name.clone(), need: need.clone(), have });
         }
     }
     if host.level < floor {
-        misfits.push(Misfit::Isolation {
-            need: floor,
-            have: host.level,
-        });
+        misfits.push(Misfit::Isolation { need: floor, have: host.level });
     }
     misfits
 }
 
 fn amount_of(host: &HostClass, name: &str) -> Amount {
-    let found = host
-        .amounts
-        .iter()
-        .find(|(have, _)| have.eq_ignore_ascii_case(name));
+    let found = host.amounts.iter().find(|(have, _)| have.eq_ignore_ascii_case(name));
     found.map_or(Amount(0), |(_, amount)| *amount)
 }
 
 fn values_of(host: &HostClass, name: &str) -> Vec<String> {
-    let found = host
-        .attributes
-        .iter()
-        .find(|(have, _)| have.eq_ignore_ascii_case(name));
+    let found = host.attributes.iter().find(|(have, _)| have.eq_ignore_ascii_case(name));
     found.map_or_else(Vec::new, |(_, values)| values.iter().cloned().collect())
 }
 
@@ -144,10 +127,7 @@ mod tests {
             ]),
             attributes: BTreeMap::from([
                 (BLENDER.into(), version_values("3.4.1")),
-                (
-                    "attr.worker.os.family".into(),
-                    BTreeSet::from(["linux".to_owned()]),
-                ),
+                ("attr.worker.os.family".into(), BTreeSet::from(["linux".to_owned()])),
             ]),
             software: BTreeMap::new(),
             slots: 8,
@@ -158,10 +138,7 @@ mod tests {
 
     fn asks(name: &str, values: &[&str]) -> Requirement {
         let any_of = values.iter().map(ToString::to_string).collect();
-        let need = AttributeNeed {
-            any_of,
-            all_of: BTreeSet::new(),
-        };
+        let need = AttributeNeed { any_of, all_of: BTreeSet::new() };
         Requirement {
             attributes: BTreeMap::from([(name.to_owned(), need)]),
             ..Requirement::default()
@@ -176,18 +153,10 @@ mod tests {
     #[test]
     fn a_job_may_ask_a_version_at_any_precision() {
         for asked in ["any", "v3", "v3_4", "v3_4_1", "V3_4"] {
-            assert_eq!(
-                fit(&asks(BLENDER, &[asked]), Level::S0, &host()),
-                [],
-                "{asked}"
-            );
+            assert_eq!(fit(&asks(BLENDER, &[asked]), Level::S0, &host()), [], "{asked}");
         }
         for asked in ["v3_5", "v4", "v3_4_10"] {
-            assert_eq!(
-                fit(&asks(BLENDER, &[asked]), Level::S0, &host()).len(),
-                1,
-                "{asked}"
-            );
+            assert_eq!(fit(&asks(BLENDER, &[asked]), Level::S0, &host()).len(), 1, "{asked}");
         }
         assert_eq!(fit(&asks(BLENDER, &["v4", "v3_4"]), Level::S0, &host()), []);
     }
@@ -195,10 +164,7 @@ mod tests {
     #[test]
     fn every_reason_is_given_not_the_first() {
         let mut requirement = asks("meshfarm:attr.software.povray", &["v3_7"]);
-        let need = AmountNeed {
-            min: Amount::whole(16),
-            max: None,
-        };
+        let need = AmountNeed { min: Amount::whole(16), max: None };
         requirement.amounts.insert(VCPU.into(), need);
         let misfits = fit(&requirement, Level::S3, &host());
         let said: Vec<_> = misfits.iter().map(ToString::to_string).collect();
@@ -215,10 +181,7 @@ mod tests {
     #[test]
     fn an_amount_above_the_most_is_a_misfit() {
         let mut requirement = Requirement::default();
-        let need = AmountNeed {
-            min: Amount::whole(1),
-            max: Some(Amount::whole(4)),
-        };
+        let need = AmountNeed { min: Amount::whole(1), max: Some(Amount::whole(4)) };
         requirement.amounts.insert(VCPU.into(), need);
         assert_eq!(fit(&requirement, Level::S0, &host()).len(), 1);
     }

@@ -142,9 +142,7 @@ pub fn is_name(name: &str) -> bool {
         && name.len() <= MAX_NAME
         && name.trim() == name
         && !name.starts_with('.')
-        && !name
-            .chars()
-            .any(|c| c.is_control() || matches!(c, '/' | '\\' | ':'))
+        && !name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\' | ':'))
 }
 
 /// What an invited site needs to find the mesh and to prove that it was invited.
@@ -196,10 +194,7 @@ impl Ticket {
         let mut bytes = codec::encode(self);
         let sum = seal::content_hash(&bytes);
         bytes.extend_from_slice(&sum[..4]);
-        format!(
-            "{TICKET_PREFIX}{}",
-            data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase()
-        )
+        format!("{TICKET_PREFIX}{}", data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase())
     }
 
     /// The ticket in `text`. White space inside is ignored: mail programs break long words.
@@ -254,10 +249,7 @@ mod tests {
         assert_eq!(admits(mesh, SiteId([7; 32]), 999), Ok("oslo".to_owned()));
         assert_eq!(admits(mesh, SiteId([7; 32]), 1000), Err(Refused::Expired));
         assert_eq!(admits(mesh, SiteId([8; 32]), 1), Err(Refused::OtherSite));
-        assert_eq!(
-            admits(MeshId([1; 32]), SiteId([7; 32]), 1),
-            Err(Refused::OtherMesh)
-        );
+        assert_eq!(admits(MeshId([1; 32]), SiteId([7; 32]), 1), Err(Refused::OtherMesh));
     }
 
     #[test]
@@ -265,10 +257,7 @@ mod tests {
         let root = SigningKey::from_seed(&[1; 32]);
         let other = SigningKey::from_seed(&[2; 32]);
         let mesh = root.mesh();
-        assert_eq!(
-            Certificate::sign(&body(mesh), &other).open(),
-            Err(Refused::Forged)
-        );
+        assert_eq!(Certificate::sign(&body(mesh), &other).open(), Err(Refused::Forged));
     }
 
     #[test]
@@ -284,10 +273,7 @@ mod tests {
         };
         let text = ticket.to_text();
         let (head, tail) = text.split_at(60);
-        assert_eq!(
-            Ticket::from_text(&format!(" {head}\n  {tail}\n")),
-            Ok(ticket)
-        );
+        assert_eq!(Ticket::from_text(&format!(" {head}\n  {tail}\n")), Ok(ticket));
         assert_eq!(Ticket::from_text(head), Err(BadTicket::Garbled));
         assert_eq!(Ticket::from_text("hello"), Err(BadTicket::Other));
         assert!(!format!("{:?}", Ticket::from_text(&text)).contains("3, 3"));

@@ -159,11 +159,7 @@ impl SignedProfile {
     ) -> Self {
         let body = crate::codec::encode(profile);
         let signature = crate::seal::sign(key, PROFILE_CONTEXT, &body);
-        Self {
-            certificate,
-            body,
-            signature,
-        }
+        Self { certificate, body, signature }
     }
 }
 
@@ -245,11 +241,7 @@ mod tests {
 
     #[test]
     fn a_piece_header_survives_the_wire_and_refuses_what_is_none() {
-        let header = PieceHeader {
-            len: 70_000,
-            kind: PieceKind::Chunk,
-            index: 3,
-        };
+        let header = PieceHeader { len: 70_000, kind: PieceKind::Chunk, index: 3 };
         assert_eq!(PieceHeader::from_bytes(header.to_bytes()), Some(header));
         for (at, value) in [(0, 0xff), (4, 9), (5, 1), (7, 1)] {
             let mut bytes = header.to_bytes();

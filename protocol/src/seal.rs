@@ -51,11 +51,7 @@ impl TenantSecret {
     /// The secret of `tenant`. A new `epoch` unlinks all later chunks from the earlier ones.
     #[must_use]
     pub fn new(tenant: TenantId, epoch: u64, secret: [u8; 32]) -> Self {
-        Self {
-            tenant,
-            epoch,
-            secret,
-        }
+        Self { tenant, epoch, secret }
     }
 
     /// Whose secret this is.
@@ -92,12 +88,7 @@ impl TenantSecret {
 
 impl fmt::Debug for TenantSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "TenantSecret({} epoch {})",
-            self.tenant.short(),
-            self.epoch
-        )
+        write!(f, "TenantSecret({} epoch {})", self.tenant.short(), self.epoch)
     }
 }
 
@@ -153,10 +144,7 @@ pub enum OpenError {
 /// When `plain` is longer than [`MAX_PLAIN`]: chunkers never cut so long.
 #[must_use]
 pub fn seal_chunk(secret: &ChunkSecret, plain: &[u8]) -> SealedChunk {
-    assert!(
-        plain.len() <= MAX_PLAIN,
-        "a chunk holds at most {MAX_PLAIN} bytes"
-    );
+    assert!(plain.len() <= MAX_PLAIN, "a chunk holds at most {MAX_PLAIN} bytes");
     let header = header(plain.len());
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
     hasher.update(&header).update(plain);
@@ -166,11 +154,7 @@ pub fn seal_chunk(secret: &ChunkSecret, plain: &[u8]) -> SealedChunk {
     cipher(&key.0)
         .encrypt_in_place(&XNonce::default(), &header, &mut bytes)
         .expect("a chunk is far shorter than the cipher's limit");
-    SealedChunk {
-        cid: chunk_id(&bytes),
-        key,
-        bytes,
-    }
+    SealedChunk { cid: chunk_id(&bytes), key, bytes }
 }
 
 /// Opens a chunk after its address was checked.
@@ -181,11 +165,7 @@ pub fn open_chunk(cid: &ChunkId, key: &ChunkKey, bytes: &[u8]) -> Result<Vec<u8>
     check_chunk(cid, bytes)?;
     let mut plain = bytes.to_vec();
     cipher(&key.0)
-        .decrypt_in_place(
-            &XNonce::default(),
-            &header(bytes.len() - SEAL_OVERHEAD),
-            &mut plain,
-        )
+        .decrypt_in_place(&XNonce::default(), &header(bytes.len() - SEAL_OVERHEAD), &mut plain)
         .ok()
         .ok_or(OpenError::WrongKey(*cid))?;
     Ok(plain)
@@ -199,11 +179,7 @@ pub fn check_chunk(cid: &ChunkId, bytes: &[u8]) -> Result<(), OpenError> {
     if !(SEAL_OVERHEAD..=MAX_SEALED).contains(&bytes.len()) {
         return Err(OpenError::BadLength(bytes.len()));
     }
-    if chunk_id(bytes) == *cid {
-        Ok(())
-    } else {
-        Err(OpenError::WrongAddress(*cid))
-    }
+    if chunk_id(bytes) == *cid { Ok(()) } else { Err(OpenError::WrongAddress(*cid)) }
 }
 
 /// The address of sealed bytes.
@@ -220,9 +196,7 @@ pub fn content_hash(bytes: &[u8]) -> [u8; 32] {
 
 /// Version, algorithm, flags and plain length: hashed into the key and authenticated, never sent.
 fn header(plain_len: usize) -> [u8; 7] {
-    let len = u32::try_from(plain_len)
-        .expect("a chunk's length was checked above")
-        .to_le_bytes();
+    let len = u32::try_from(plain_len).expect("a chunk's length was checked above").to_le_bytes();
     [VERSION, ALGORITHM, FLAGS, len[0], len[1], len[2], len[3]]
 }
 
@@ -303,9 +277,7 @@ pub fn verify(
 ) -> Result<(), BadSignature> {
     let key = VerifyingKey::from_bytes(public).ok().ok_or(BadSignature)?;
     let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-    key.verify_strict(&statement(context, bytes), &signature)
-        .ok()
-        .ok_or(BadSignature)
+    key.verify_strict(&statement(context, bytes), &signature).ok().ok_or(BadSignature)
 }
 
 /// A zero byte ends the context, so that no context is the beginning of another.
@@ -444,28 +416,16 @@ pub fn seal_envelope(
     if contents.len() > MAX_CONTENTS {
         return Err(EnvelopeError::TooLong);
     }
-    debug_assert_eq!(
-        signer.site(),
-        address.from,
-        "an envelope is signed by its sender"
-    );
+    debug_assert_eq!(signer.site(), address.from, "an envelope is signed by its sender");
     let secret = StaticSecret::from(seed.ephemeral);
     let ephemeral = PublicKey::from(&secret).to_bytes();
     let key = envelope_key(&secret, &address.key.0, &ephemeral, &address)?;
-    let payload = Payload {
-        msg: contents,
-        aad: &address_aad(&address),
-    };
+    let payload = Payload { msg: contents, aad: &address_aad(&address) };
     let sealed = cipher(&key)
         .encrypt(<&XNonce>::from(&seed.nonce), payload)
         .expect("an envelope is far shorter than the cipher's limit");
-    let mut envelope = Envelope {
-        address,
-        ephemeral,
-        nonce: seed.nonce,
-        sealed,
-        signature: Signature([0; 64]),
-    };
+    let mut envelope =
+        Envelope { address, ephemeral, nonce: seed.nonce, sealed, signature: Signature([0; 64]) };
     envelope.signature = sign(signer, "offer", &envelope_statement(&envelope));
     Ok(envelope)
 }
@@ -487,21 +447,13 @@ pub fn open_envelope(
     if address.key != secret.public() {
         return Err(EnvelopeError::OtherKey);
     }
-    verify(
-        &address.from.0,
-        "offer",
-        &envelope_statement(envelope),
-        &envelope.signature,
-    )
-    .map_err(|BadSignature| EnvelopeError::Unsigned(address.from))?;
+    verify(&address.from.0, "offer", &envelope_statement(envelope), &envelope.signature)
+        .map_err(|BadSignature| EnvelopeError::Unsigned(address.from))?;
     if now >= address.expires {
         return Err(EnvelopeError::Expired);
     }
     let key = envelope_key(&secret.0, &envelope.ephemeral, &envelope.ephemeral, address)?;
-    let payload = Payload {
-        msg: envelope.sealed.as_slice(),
-        aad: &address_aad(address),
-    };
+    let payload = Payload { msg: envelope.sealed.as_slice(), aad: &address_aad(address) };
     let contents = cipher(&key)
         .decrypt(<&XNonce>::from(&envelope.nonce), payload)
         .ok()
@@ -522,29 +474,15 @@ fn envelope_key(
         return Err(EnvelopeError::WeakKey);
     }
     let mut material = Zeroizing::new([0; 160]);
-    let parts = [
-        shared.as_bytes(),
-        ephemeral,
-        &address.key.0,
-        &address.from.0,
-        &address.to.0,
-    ];
+    let parts = [shared.as_bytes(), ephemeral, &address.key.0, &address.from.0, &address.to.0];
     for (place, part) in material.chunks_exact_mut(32).zip(parts) {
         place.copy_from_slice(part);
     }
-    Ok(Zeroizing::new(blake3::derive_key(
-        "meshfarm v1 seal",
-        material.as_slice(),
-    )))
+    Ok(Zeroizing::new(blake3::derive_key("meshfarm v1 seal", material.as_slice())))
 }
 
 fn address_aad(address: &Address) -> Vec<u8> {
-    [
-        &address.job.0[..],
-        &address.root.0,
-        &address.expires.0.to_le_bytes(),
-    ]
-    .concat()
+    [&address.job.0[..], &address.root.0, &address.expires.0.to_le_bytes()].concat()
 }
 
 /// Every field has a fixed length but the last, so the concatenation reads back in one way only.
@@ -583,10 +521,7 @@ mod tests {
             root: ChunkId([6; 32]),
             expires: Millis(1000),
         };
-        let seed = EnvelopeSeed {
-            ephemeral: [7; 32],
-            nonce: [8; 24],
-        };
+        let seed = EnvelopeSeed { ephemeral: [7; 32], nonce: [8; 24] };
         let envelope = seal_envelope(&signer, address, b"the keys", seed).unwrap();
         (signer, envelope)
     }
@@ -670,9 +605,7 @@ mod tests {
         }
         let largest = seal_chunk(&secret(1).chunks(), &vec![7; MAX_PLAIN]);
         assert_eq!(
-            open_chunk(&largest.cid, &largest.key, &largest.bytes)
-                .unwrap()
-                .len(),
+            open_chunk(&largest.cid, &largest.key, &largest.bytes).unwrap().len(),
             MAX_PLAIN
         );
     }
@@ -682,19 +615,10 @@ mod tests {
         let to = SealingSecret::from_seed([9; 32]);
         let (_, envelope) = envelope_for(&to);
         let wire: Envelope = codec::decode(&codec::encode(&envelope), 1 << 16).unwrap();
-        assert_eq!(
-            open_envelope(&wire, &to, Millis(999)).unwrap().as_slice(),
-            b"the keys"
-        );
-        assert_eq!(
-            open_envelope(&wire, &to, Millis(1000)),
-            Err(EnvelopeError::Expired)
-        );
+        assert_eq!(open_envelope(&wire, &to, Millis(999)).unwrap().as_slice(), b"the keys");
+        assert_eq!(open_envelope(&wire, &to, Millis(1000)), Err(EnvelopeError::Expired));
         let other = SealingSecret::from_seed([10; 32]);
-        assert_eq!(
-            open_envelope(&wire, &other, Millis(0)),
-            Err(EnvelopeError::OtherKey)
-        );
+        assert_eq!(open_envelope(&wire, &other, Millis(0)), Err(EnvelopeError::OtherKey));
     }
 
     #[test]
@@ -705,10 +629,7 @@ mod tests {
         let unsigned = EnvelopeError::Unsigned(signer.site());
         assert_eq!(open_envelope(&envelope, &to, Millis(0)), Err(unsigned));
         envelope.signature = sign(&signer, "offer", &envelope_statement(&envelope));
-        assert_eq!(
-            open_envelope(&envelope, &to, Millis(0)),
-            Err(EnvelopeError::Forged)
-        );
+        assert_eq!(open_envelope(&envelope, &to, Millis(0)), Err(EnvelopeError::Forged));
     }
 
     #[test]
@@ -717,18 +638,9 @@ mod tests {
         let (signer, mut envelope) = envelope_for(&to);
         envelope.ephemeral = [0; 32];
         envelope.signature = sign(&signer, "offer", &envelope_statement(&envelope));
-        assert_eq!(
-            open_envelope(&envelope, &to, Millis(0)),
-            Err(EnvelopeError::WeakKey)
-        );
-        let address = Address {
-            key: SealingKey([0; 32]),
-            ..envelope.address
-        };
-        let seed = EnvelopeSeed {
-            ephemeral: [7; 32],
-            nonce: [8; 24],
-        };
+        assert_eq!(open_envelope(&envelope, &to, Millis(0)), Err(EnvelopeError::WeakKey));
+        let address = Address { key: SealingKey([0; 32]), ..envelope.address };
+        let seed = EnvelopeSeed { ephemeral: [7; 32], nonce: [8; 24] };
         let sealed = seal_envelope(&signer, address, b"", seed);
         assert_eq!(sealed, Err(EnvelopeError::WeakKey));
     }
@@ -758,10 +670,7 @@ mod tests {
             TenantSecret::new(TenantId([0; 16]), 1, [0xab; 32]),
             secret(1).chunks(),
             ChunkKey([0xab; 32]),
-            EnvelopeSeed {
-                ephemeral: [0xab; 32],
-                nonce: [0; 24]
-            },
+            EnvelopeSeed { ephemeral: [0xab; 32], nonce: [0; 24] },
         );
         assert!(!shown.contains("171") && !shown.contains("ab"), "{shown}");
     }

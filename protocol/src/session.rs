@@ -88,10 +88,7 @@ pub fn jail_path(root: &Root) -> String {
 /// The path mapping rules of a job: none for the roots that the jail shows at the artist's own paths.
 #[must_use]
 pub fn path_rules(layout: &Layout) -> Vec<PathRule> {
-    let mapped = layout
-        .roots
-        .iter()
-        .filter(|root| jail_path(root) != root.source);
+    let mapped = layout.roots.iter().filter(|root| jail_path(root) != root.source);
     let rules = mapped.map(|root| PathRule {
         format: root.format,
         source: root.source.clone(),
@@ -260,20 +257,11 @@ mod tests {
     fn every_message_survives_its_line() {
         let messages = [
             FromRunner::Ready { version: 1 },
-            FromRunner::Log {
-                task: None,
-                lines: vec!["a\nb".into(), "\u{fffd}".into()],
-            },
+            FromRunner::Log { task: None, lines: vec!["a\nb".into(), "\u{fffd}".into()] },
             FromRunner::TaskEnded {
                 task: TaskNo(3),
-                outcome: Outcome::Failed {
-                    exit_code: Some(-9),
-                    message: String::new(),
-                },
-                outputs: vec![OutputPath {
-                    root: "r1".into(),
-                    path: "a/b.png".into(),
-                }],
+                outcome: Outcome::Failed { exit_code: Some(-9), message: String::new() },
+                outputs: vec![OutputPath { root: "r1".into(), path: "a/b.png".into() }],
             },
             FromRunner::Ended { error: None },
         ];
@@ -324,13 +312,8 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert!(from_line::<FromRunner>(deep.as_bytes()).is_err());
         let long = vec![b' '; MAX_LINE + 1];
-        assert!(matches!(
-            from_line::<ToRunner>(&long),
-            Err(LineError::TooLong(_))
-        ));
-        let message = FromRunner::Ended {
-            error: Some("x".repeat(MAX_LINE)),
-        };
+        assert!(matches!(from_line::<ToRunner>(&long), Err(LineError::TooLong(_))));
+        let message = FromRunner::Ended { error: Some("x".repeat(MAX_LINE)) };
         assert!(matches!(to_line(&message), Err(LineError::TooLong(_))));
     }
 }

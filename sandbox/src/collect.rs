@@ -28,11 +28,7 @@ pub struct CollectLimits {
 
 impl Default for CollectLimits {
     fn default() -> Self {
-        Self {
-            bytes: 64 << 30,
-            files: 100_000,
-            depth: 8,
-        }
+        Self { bytes: 64 << 30, files: 100_000, depth: 8 }
     }
 }
 
@@ -109,12 +105,7 @@ where
     F: FnMut(&Path, File, u64) -> io::Result<()>,
 {
     let folder = File::open(root)?;
-    let mut walk = Walk {
-        limits,
-        each: &mut each,
-        seen: 0,
-        done: Collected::default(),
-    };
+    let mut walk = Walk { limits, each: &mut each, seen: 0, done: Collected::default() };
     walk.folder(folder.as_fd(), Path::new(""), 1)?;
     Ok(walk.done)
 }
@@ -128,11 +119,7 @@ where
         let room = self.limits.files.saturating_sub(self.seen);
         let mut names = Vec::new();
         let listing = sys::list(folder)?;
-        for entry in listing.take(
-            usize::try_from(room)
-                .unwrap_or(usize::MAX)
-                .saturating_add(1),
-        ) {
+        for entry in listing.take(usize::try_from(room).unwrap_or(usize::MAX).saturating_add(1)) {
             names.push(entry?);
         }
         names.sort();
@@ -146,9 +133,7 @@ where
             if is_plain(name.as_bytes()) {
                 self.name(folder, &name, &shown, depth)?;
             } else {
-                let shown = shown
-                    .to_string_lossy()
-                    .replace(char::is_control, "\u{fffd}");
+                let shown = shown.to_string_lossy().replace(char::is_control, "\u{fffd}");
                 self.skip(shown.into(), Reason::Name);
             }
         }
@@ -180,10 +165,7 @@ where
                 Err(_) => self.skip(path.into(), Reason::Closed),
             }
         } else if kind.is_file() {
-            match open(sys::READ)
-                .map(File::from)
-                .and_then(|f| Ok((f.metadata()?, f)))
-            {
+            match open(sys::READ).map(File::from).and_then(|f| Ok((f.metadata()?, f))) {
                 Ok((found, file)) => self.file(path, file, &found)?,
                 Err(_) => self.skip(path.into(), Reason::Closed),
             }
@@ -241,10 +223,7 @@ mod tests {
     }
 
     fn reasons(done: &Collected) -> Vec<(String, Reason)> {
-        done.skipped
-            .iter()
-            .map(|s| (s.path.display().to_string(), s.why))
-            .collect()
+        done.skipped.iter().map(|s| (s.path.display().to_string(), s.why)).collect()
     }
 
     #[test]
@@ -282,22 +261,12 @@ mod tests {
         fs::create_dir_all(root.path().join("d/e/f")).unwrap();
         fs::write(root.path().join("d/e/ok"), "12345").unwrap();
         fs::write(root.path().join("z"), "123456").unwrap();
-        let limits = CollectLimits {
-            bytes: 10,
-            files: 100,
-            depth: 3,
-        };
+        let limits = CollectLimits { bytes: 10, files: 100, depth: 3 };
         let (found, done) = texts(root.path(), limits);
         assert_eq!(found, [("d/e/ok".to_owned(), "12345".to_owned())]);
         let kinds: Vec<Reason> = done.skipped.iter().map(|s| s.why).collect();
-        assert_eq!(
-            kinds,
-            [Reason::Name, Reason::Depth, Reason::Name, Reason::Bytes]
-        );
-        let limits = CollectLimits {
-            files: 2,
-            ..CollectLimits::default()
-        };
+        assert_eq!(kinds, [Reason::Name, Reason::Depth, Reason::Name, Reason::Bytes]);
+        let limits = CollectLimits { files: 2, ..CollectLimits::default() };
         let (_, done) = texts(root.path(), limits);
         assert_eq!(done.skipped.last().unwrap().why, Reason::Files);
     }

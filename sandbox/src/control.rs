@@ -104,9 +104,7 @@ pub(crate) fn receive<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Resul
 
 fn framed<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(message).map_err(io::Error::other)?;
-    let length = u32::try_from(body.len())
-        .ok()
-        .filter(|n| *n as usize <= LONGEST);
+    let length = u32::try_from(body.len()).ok().filter(|n| *n as usize <= LONGEST);
     let length = length.ok_or_else(|| io::Error::other("the message is too long"))?;
     Ok([length.to_le_bytes().as_slice(), &body].concat())
 }

@@ -77,8 +77,7 @@ fn build(
     notes: &PipeWriter,
 ) -> Result<(), SandboxError> {
     // The launcher writes one byte when the user map stands, and nothing if it gave up.
-    go.read_exact(&mut [0])
-        .during(Step::Launcher, "the launcher is gone")?;
+    go.read_exact(&mut [0]).during(Step::Launcher, "the launcher is gone")?;
     sys::reset_signals();
     sys::new_session().during(Step::Identity, "session")?;
     let uid = task.identity.uid();
@@ -91,11 +90,7 @@ fn build(
     // If the launcher died before the line above, its end of this pipe is closed.
     let alive = sys::wait_readable([go.as_fd(), go.as_fd()], 0).during(Step::Launcher, "")?;
     if alive[0] {
-        return Err(SandboxError::new(
-            Step::Launcher,
-            "",
-            io::ErrorKind::BrokenPipe.into(),
-        ));
+        return Err(SandboxError::new(Step::Launcher, "", io::ErrorKind::BrokenPipe.into()));
     }
     sys::make_mounts_private().during(Step::Mount, "/")?;
     let held = match held {
@@ -136,10 +131,7 @@ fn proc_state(with_proc: bool) -> Mechanism {
 
 /// Keep nothing but the duty to reap: no stream, no capability.
 fn retire() -> io::Result<()> {
-    let null = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for stream in 0..3 {
         sys::put_at(null.as_fd(), stream)?;
     }
@@ -163,11 +155,7 @@ fn become_program(task: &Task<'_>, notes: &PipeWriter) -> SandboxError {
     }
 }
 
-type CommandLine = (
-    std::ffi::CString,
-    Vec<std::ffi::CString>,
-    Vec<std::ffi::CString>,
-);
+type CommandLine = (std::ffi::CString, Vec<std::ffi::CString>, Vec<std::ffi::CString>);
 
 fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError> {
     let command = command_line(task.spec).during(Step::Exec, "arguments")?;
@@ -198,17 +186,11 @@ fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError
         });
     }
     let evidence = landlock::restrict(&rules).during(Step::Landlock, "")?;
-    note(
-        notes,
-        &Note::Mechanism(Mechanism::held("landlock", evidence)),
-    );
+    note(notes, &Note::Mechanism(Mechanism::held("landlock", evidence)));
     task.filters.install().during(Step::Seccomp, "")?;
     verify(status, notes)?;
     let evidence = task.filters.evidence();
-    note(
-        notes,
-        &Note::Mechanism(Mechanism::held("seccomp", evidence)),
-    );
+    note(notes, &Note::Mechanism(Mechanism::held("seccomp", evidence)));
     Ok(command)
 }
 
@@ -222,10 +204,7 @@ fn verify(status: Option<fs::File>, notes: &PipeWriter) -> Result<(), SandboxErr
                 "dropped; no process list to read it from",
             )),
         );
-        note(
-            notes,
-            &Note::Mechanism(Mechanism::held("no new privileges", "set")),
-        );
+        note(notes, &Note::Mechanism(Mechanism::held("no new privileges", "set")));
         return Ok(());
     };
     let mut text = String::new();
@@ -234,17 +213,12 @@ fn verify(status: Option<fs::File>, notes: &PipeWriter) -> Result<(), SandboxErr
         .and_then(|()| status.read_to_string(&mut text))
         .during(Step::Capabilities, "status")?;
     let field = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()
     };
     let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
     for (step, held) in [
-        (
-            Step::Capabilities,
-            sets.iter().all(|s| field(s) == "0000000000000000"),
-        ),
+        (Step::Capabilities, sets.iter().all(|s| field(s) == "0000000000000000")),
         (Step::NoNewPrivs, field("NoNewPrivs") == "1"),
         (Step::Seccomp, field("Seccomp") == "2"),
     ] {
@@ -257,13 +231,7 @@ fn verify(status: Option<fs::File>, notes: &PipeWriter) -> Result<(), SandboxErr
         }
     }
     let empty = "CapInh CapPrm CapEff CapBnd CapAmb all 0 in /proc/self/status";
-    note(
-        notes,
-        &Note::Mechanism(Mechanism::held("no capabilities", empty)),
-    );
-    note(
-        notes,
-        &Note::Mechanism(Mechanism::held("no new privileges", "NoNewPrivs: 1")),
-    );
+    note(notes, &Note::Mechanism(Mechanism::held("no capabilities", empty)));
+    note(notes, &Note::Mechanism(Mechanism::held("no new privileges", "NoNewPrivs: 1")));
     Ok(())
 }

@@ -119,10 +119,7 @@ fn begin(control: &UnixStream, spec: &Spec, stdin: PipeReader) -> Result<Report,
     match control::receive(control).during(Step::Launcher, "answer")? {
         Said::Started(report) if report.level >= spec.floor => Ok(report),
         Said::Started(report) => {
-            let text = format!(
-                "{} is reached and {} is asked for",
-                report.level, spec.floor
-            );
+            let text = format!("{} is reached and {} is asked for", report.level, spec.floor);
             Err(SandboxError::new(Step::Level, "", io::Error::other(text)))
         }
         Said::Refused(refusal) => Err(refusal.into()),
@@ -173,10 +170,7 @@ impl Jail {
     /// # Errors
     /// [`Step::Launcher`] when the process has no descriptor left.
     pub fn killer(&self) -> Result<Killer, SandboxError> {
-        self.control
-            .try_clone()
-            .map(Killer)
-            .during(Step::Launcher, "socket")
+        self.control.try_clone().map(Killer).during(Step::Launcher, "socket")
     }
 
     fn hang_up(&self) {
@@ -206,11 +200,7 @@ impl Drop for Jail {
 }
 
 fn silent() -> SandboxError {
-    SandboxError::new(
-        Step::Launcher,
-        "",
-        io::Error::other("the launcher spoke out of turn"),
-    )
+    SandboxError::new(Step::Launcher, "", io::Error::other("the launcher spoke out of turn"))
 }
 
 /// Where the programs of this installation are.
@@ -248,11 +238,7 @@ pub fn find_launcher() -> Result<PathBuf, SandboxError> {
 fn need(variable: &str, name: &str) -> Result<PathBuf, SandboxError> {
     find(variable, name).ok_or_else(|| {
         let text = format!("not beside this program, and {variable} is not set");
-        SandboxError::new(
-            Step::Launcher,
-            name,
-            io::Error::new(io::ErrorKind::NotFound, text),
-        )
+        SandboxError::new(Step::Launcher, name, io::Error::new(io::ErrorKind::NotFound, text))
     })
 }
 
@@ -263,14 +249,7 @@ fn find(variable: &str, name: &str) -> Option<PathBuf> {
     let beside = env::current_exe().ok()?;
     let beside = beside.parent()?;
     // The last one is where cargo puts the library of this repository.
-    let folders = [
-        beside.to_path_buf(),
-        beside.join("../lib/meshfarm"),
-        beside.join("../preload"),
-    ];
-    let found = folders
-        .iter()
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())?;
+    let folders = [beside.to_path_buf(), beside.join("../lib/meshfarm"), beside.join("../preload")];
+    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())?;
     fs::canonicalize(found).ok()
 }

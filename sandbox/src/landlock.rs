@@ -26,24 +26,10 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    pub(crate) const READ: Self = Self {
-        read: true,
-        write: false,
-        exec: false,
-        rendezvous: false,
-    };
-    pub(crate) const RUN: Self = Self {
-        exec: true,
-        ..Self::READ
-    };
-    pub(crate) const WRITE: Self = Self {
-        write: true,
-        ..Self::READ
-    };
-    pub(crate) const SCRATCH: Self = Self {
-        rendezvous: true,
-        ..Self::WRITE
-    };
+    pub(crate) const READ: Self = Self { read: true, write: false, exec: false, rendezvous: false };
+    pub(crate) const RUN: Self = Self { exec: true, ..Self::READ };
+    pub(crate) const WRITE: Self = Self { write: true, ..Self::READ };
+    pub(crate) const SCRATCH: Self = Self { rendezvous: true, ..Self::WRITE };
 }
 
 /// One line of the ruleset: a path of the jail and what is allowed beneath it.
@@ -71,22 +57,16 @@ pub(crate) fn restrict(rules: &[Rule]) -> io::Result<String> {
         .handle_access(handled)
         .map_err(io::Error::other)?;
     if version >= 4 {
-        ruleset = ruleset
-            .handle_access(AccessNet::from_all(abi))
-            .map_err(io::Error::other)?;
+        ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(io::Error::other)?;
     }
     if version >= 6 {
-        ruleset = ruleset
-            .scope(Scope::from_all(abi))
-            .map_err(io::Error::other)?;
+        ruleset = ruleset.scope(Scope::from_all(abi)).map_err(io::Error::other)?;
     }
     let mut ruleset = ruleset.create().map_err(io::Error::other)?;
     for rule in rules {
         let opened = sys::open_name(&rule.path, sys::NAME)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", rule.path.display())))?;
-        let folder = std::fs::File::from(opened.try_clone()?)
-            .metadata()?
-            .is_dir();
+        let folder = std::fs::File::from(opened.try_clone()?).metadata()?.is_dir();
         let mut access = access_of(rule.rights) & handled;
         if !folder {
             access &= AccessFs::from_file(abi);
@@ -99,10 +79,7 @@ pub(crate) fn restrict(rules: &[Rule]) -> io::Result<String> {
     if status.ruleset != RulesetStatus::FullyEnforced {
         return Err(io::Error::other("the ruleset is not fully in force"));
     }
-    Ok(format!(
-        "version {version}, {} rules, fully enforced",
-        rules.len()
-    ))
+    Ok(format!("version {version}, {} rules, fully enforced", rules.len()))
 }
 
 fn abi_of(version: u32) -> ABI {

@@ -77,11 +77,7 @@ struct Standing {
 /// Run the launcher: policy in on standard input, one jail, its end reported on the same socket.
 #[must_use]
 pub fn run() -> ExitCode {
-    let Ok(socket) = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map(UnixStream::from)
-    else {
+    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
         return ExitCode::FAILURE;
     };
     sys::umask(0o022);
@@ -112,25 +108,18 @@ fn stand(spec: &Spec, stdin: OwnedFd) -> Result<Standing, SandboxError> {
         return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
     }
     let filters = Filters::compile().during(Step::Seccomp, "")?;
-    let mut way = Way {
-        identity: identity_of(spec),
-        with_proc: true,
-    };
+    let mut way = Way { identity: identity_of(spec), with_proc: true };
     loop {
         let error = match attempt(spec, &filters, way, &stdin) {
             Ok(standing) => return Ok(standing),
             Err(error) => error,
         };
         way = match (way.identity, error.step) {
-            (Identity::Tenant(uid), Step::Namespaces | Step::UserMap | Step::Proc) => Way {
-                identity: Identity::Plain(uid),
-                with_proc: true,
-            },
+            (Identity::Tenant(uid), Step::Namespaces | Step::UserMap | Step::Proc) => {
+                Way { identity: Identity::Plain(uid), with_proc: true }
+            }
             // Where a container hides parts of its process list, the kernel gives no fresh one.
-            (Identity::Myself, Step::Proc) if way.with_proc => Way {
-                with_proc: false,
-                ..way
-            },
+            (Identity::Myself, Step::Proc) if way.with_proc => Way { with_proc: false, ..way },
             _ => return Err(error),
         };
     }
@@ -153,9 +142,7 @@ fn is_mapped(uid: u32) -> bool {
         return false;
     };
     map.lines().any(|line| {
-        let mut numbers = line
-            .split_whitespace()
-            .filter_map(|n| n.parse::<u64>().ok());
+        let mut numbers = line.split_whitespace().filter_map(|n| n.parse::<u64>().ok());
         let (Some(first), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next())
         else {
             return false;
@@ -218,13 +205,7 @@ fn attempt(
             // From here on the pipe only tells the first process that we live.
             std::mem::forget(go_tx);
             let report = report_of(spec, mechanisms, way);
-            Ok(Standing {
-                pid,
-                process,
-                result: result_rx,
-                report,
-                _layout: layout,
-            })
+            Ok(Standing { pid, process, result: result_rx, report, _layout: layout })
         }
         Err(error) => {
             drop(sys::signal(process.as_fd(), sys::SIGKILL));
@@ -254,14 +235,8 @@ fn write_maps(pid: i32, identity: Identity) -> io::Result<()> {
         Identity::Plain(_) => return Ok(()),
     };
     fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
-    fs::write(
-        format!("/proc/{pid}/uid_map"),
-        format!("{INSIDE_UID} {uid} 1"),
-    )?;
-    fs::write(
-        format!("/proc/{pid}/gid_map"),
-        format!("{INSIDE_UID} {gid} 1"),
-    )
+    fs::write(format!("/proc/{pid}/uid_map"), format!("{INSIDE_UID} {uid} 1"))?;
+    fs::write(format!("/proc/{pid}/gid_map"), format!("{INSIDE_UID} {gid} 1"))
 }
 
 /// Read what the processes inside say, until the program's start has closed the last writing end.
@@ -285,11 +260,7 @@ fn read_notes(notes: PipeReader) -> Result<Vec<Mechanism>, SandboxError> {
         Ok(mechanisms)
     } else {
         // The set-up was killed before it could say why, for instance for want of memory.
-        Err(SandboxError::new(
-            Step::Launcher,
-            "",
-            io::Error::other("the set-up ended early"),
-        ))
+        Err(SandboxError::new(Step::Launcher, "", io::Error::other("the set-up ended early")))
     }
 }
 
@@ -304,14 +275,12 @@ fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
     mechanisms.insert(
         0,
         match way.identity {
-            Identity::Tenant(uid) => Mechanism::held(
-                "tenant user",
-                format!("host user {uid}, mapped to {INSIDE_UID}"),
-            ),
-            Identity::Plain(uid) => Mechanism::held(
-                "tenant user",
-                format!("host user {uid}, without a user namespace"),
-            ),
+            Identity::Tenant(uid) => {
+                Mechanism::held("tenant user", format!("host user {uid}, mapped to {INSIDE_UID}"))
+            }
+            Identity::Plain(uid) => {
+                Mechanism::held("tenant user", format!("host user {uid}, without a user namespace"))
+            }
             Identity::Myself => Mechanism::missing(
                 "tenant user",
                 format!("host user {}, the node's own", sys::effective_uid()),
@@ -337,10 +306,7 @@ fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
     for mechanism in &mut mechanisms {
         mechanism.better = mechanism.better.take().filter(|b| !b.is_empty());
     }
-    Report {
-        level: Level::S2,
-        mechanisms,
-    }
+    Report { level: Level::S2, mechanisms }
 }
 
 /// A convenience and no isolation, but a job with Windows paths wants to know.
@@ -384,11 +350,7 @@ fn watch(socket: &UnixStream, mut standing: Standing) -> Result<Exit, SandboxErr
         system_ms: used.system_ms,
         peak_memory_bytes: used.peak_bytes,
     };
-    Ok(Exit {
-        code,
-        signal,
-        usage,
-    })
+    Ok(Exit { code, signal, usage })
 }
 
 /// The program, its arguments and its environment in the form of execve(2).

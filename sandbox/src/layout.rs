@@ -60,20 +60,13 @@ impl Layout {
     pub(crate) fn make(spec: &Spec, uid: u32) -> Result<Self, SandboxError> {
         let base = spec.base.clone().unwrap_or_else(std::env::temp_dir);
         let root = fresh_folder(&base).during(Step::Skeleton, base.display())?;
-        let mut layout = Self {
-            root,
-            sources: Vec::new(),
-            aliases: Vec::new(),
-            rules: Vec::new(),
-        };
+        let mut layout = Self { root, sources: Vec::new(), aliases: Vec::new(), rules: Vec::new() };
         layout.system().during(Step::Skeleton, "system folders")?;
         layout.devices().during(Step::Skeleton, "devices")?;
         layout.etc(uid).during(Step::Skeleton, "etc")?;
         layout.own(spec).during(Step::Skeleton, "program")?;
         for mount in spec.mounts_in_order() {
-            layout
-                .artist(mount)
-                .during(Step::Skeleton, mount.at.display())?;
+            layout.artist(mount).during(Step::Skeleton, mount.at.display())?;
         }
         layout.windows(spec)?;
         Ok(layout)
@@ -94,15 +87,7 @@ impl Layout {
                 _ => {}
             }
         }
-        for name in [
-            "proc",
-            "home",
-            "home/render",
-            "tmp",
-            "var",
-            "var/cache",
-            "etc",
-        ] {
+        for name in ["proc", "home", "home/render", "tmp", "var", "var/cache", "etc"] {
             self.folder(Path::new(name))?;
         }
         symlink("../tmp", self.root.join("var/tmp"))?;
@@ -126,15 +111,8 @@ impl Layout {
         self.folder(Path::new("dev/shm"))?;
         for name in DEVICES {
             let at = Path::new("dev").join(name);
-            self.show_file(
-                &Path::new("/").join(&at),
-                &at,
-                sys::ATTR_NOSUID | sys::ATTR_NOEXEC,
-            )?;
-            self.rules.push(Rule {
-                path: Path::new("/").join(&at),
-                rights: Rights::WRITE,
-            });
+            self.show_file(&Path::new("/").join(&at), &at, sys::ATTR_NOSUID | sys::ATTR_NOEXEC)?;
+            self.rules.push(Rule { path: Path::new("/").join(&at), rights: Rights::WRITE });
         }
         let links = [
             ("fd", "/proc/self/fd"),
@@ -156,10 +134,7 @@ impl Layout {
         let files = [
             ("passwd", passwd.as_str()),
             ("group", &group),
-            (
-                "nsswitch.conf",
-                "passwd: files\ngroup: files\nhosts: files\n",
-            ),
+            ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
             ("hosts", "127.0.0.1 localhost render\n::1 localhost\n"),
             ("hostname", "render\n"),
             ("machine-id", "00000000000000000000000000000001\n"),
@@ -182,21 +157,11 @@ impl Layout {
         self.folder(Path::new("run/meshfarm"))?;
         let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
         let at = program_at(spec);
-        self.show_file(
-            &spec.program,
-            at.strip_prefix("/").unwrap_or(&at),
-            read_only,
-        )?;
-        self.rules.push(Rule {
-            path: OWN_AT.into(),
-            rights: Rights::RUN,
-        });
+        self.show_file(&spec.program, at.strip_prefix("/").unwrap_or(&at), read_only)?;
+        self.rules.push(Rule { path: OWN_AT.into(), rights: Rights::RUN });
         for prefix in spec.software.iter().filter(|p| !p.starts_with("/usr")) {
             self.show_folder(prefix, read_only)?;
-            self.rules.push(Rule {
-                path: prefix.clone(),
-                rights: Rights::RUN,
-            });
+            self.rules.push(Rule { path: prefix.clone(), rights: Rights::RUN });
         }
         unlinked(&spec.work)?;
         let at = PathBuf::from(WORK_AT.trim_start_matches('/'));
@@ -209,14 +174,8 @@ impl Layout {
             given: true,
             linked: false,
         });
-        let rights = Rights {
-            exec: true,
-            ..Rights::SCRATCH
-        };
-        self.rules.push(Rule {
-            path: WORK_AT.into(),
-            rights,
-        });
+        let rights = Rights { exec: true, ..Rights::SCRATCH };
+        self.rules.push(Rule { path: WORK_AT.into(), rights });
         Ok(())
     }
 
@@ -251,19 +210,13 @@ impl Layout {
             given,
             linked: false,
         });
-        self.rules.push(Rule {
-            path: mount.at.clone(),
-            rights,
-        });
+        self.rules.push(Rule { path: mount.at.clone(), rights });
         Ok(())
     }
 
     fn windows(&mut self, spec: &Spec) -> Result<(), SandboxError> {
-        let mut wanted: Vec<(PathBuf, &Path)> = spec
-            .windows
-            .iter()
-            .filter_map(|r| Some((r.alias()?, r.at.as_path())))
-            .collect();
+        let mut wanted: Vec<(PathBuf, &Path)> =
+            spec.windows.iter().filter_map(|r| Some((r.alias()?, r.at.as_path()))).collect();
         wanted.sort();
         for (alias, at_rule) in wanted {
             // What an artist's own mount or a shallower alias shows there needs no second mount.
@@ -280,10 +233,7 @@ impl Layout {
             let rights = self.rules.iter().find(|r| Some(&r.path) == mount.as_ref());
             let rights = rights.map_or(Rights::READ, |r| r.rights);
             self.aliases.push((relative(at_rule).to_path_buf(), at));
-            self.rules.push(Rule {
-                path: alias,
-                rights,
-            });
+            self.rules.push(Rule { path: alias, rights });
         }
         let Some(library) = spec.preload.as_ref().filter(|_| !spec.windows.is_empty()) else {
             return Ok(());
@@ -298,10 +248,7 @@ impl Layout {
     }
 
     fn folder(&self, at: &Path) -> io::Result<()> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(self.root.join(at))
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(at))
     }
 
     fn file(&self, at: &Path) -> io::Result<()> {
@@ -338,10 +285,7 @@ impl Layout {
     }
 
     fn allow(&mut self, name: &str, rights: Rights) {
-        self.rules.push(Rule {
-            path: Path::new("/").join(name),
-            rights,
-        });
+        self.rules.push(Rule { path: Path::new("/").join(name), rights });
     }
 }
 

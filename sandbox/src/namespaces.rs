@@ -42,10 +42,7 @@ pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
         given: false,
         linked: true,
     };
-    std::iter::once(&root)
-        .chain(&layout.sources)
-        .map(hold)
-        .collect()
+    std::iter::once(&root).chain(&layout.sources).map(hold).collect()
 }
 
 fn hold(source: &Source) -> Result<Held, SandboxError> {
@@ -88,12 +85,7 @@ pub(crate) fn enter(
         sys::mount(c"tmpfs", Path::new(name), sys::MOUNT_DATA, &data).during(Step::Mount, name)?;
     }
     for (source, mount) in layout.sources.iter().zip(held) {
-        attach(
-            &root,
-            &mount,
-            &source.at,
-            MEMORY.iter().any(|m| source.at.starts_with(m)),
-        )?;
+        attach(&root, &mount, &source.at, MEMORY.iter().any(|m| source.at.starts_with(m)))?;
     }
     for (at, alias) in &layout.aliases {
         let copy = sys::clone_mount(at, true, false).during(Step::Mount, alias.display())?;
@@ -114,9 +106,9 @@ fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<
     let path = sys::c_path(at).during(Step::Mount, named())?;
     let open = || sys::open_below(root.as_fd(), &path, sys::NAME, sys::RESOLVE_PLAIN);
     let place = match open() {
-        Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => fs::create_dir_all(at)
-            .and_then(|()| open())
-            .during(Step::Mount, named())?,
+        Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => {
+            fs::create_dir_all(at).and_then(|()| open()).during(Step::Mount, named())?
+        }
         other => other.during(Step::Mount, named())?,
     };
     sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
@@ -132,10 +124,7 @@ fn mount_proc(own_user_namespace: bool) -> std::io::Result<()> {
         sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
         for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
             // A second lock beside seccomp: a kernel without one of these files still has the other.
-            drop(fs::write(
-                format!("proc/sys/user/max_{kind}_namespaces"),
-                "0",
-            ));
+            drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
         }
         sys::unmount(at)?;
     }

@@ -41,11 +41,9 @@ pub fn probe_with(launcher: &Path) -> Report {
                 format!("a jailed `true` ended with {exit:?}"),
                 "report this as a fault",
             )]),
-            Err(error) => refused(vec![Mechanism::missing(
-                "launcher",
-                error.to_string(),
-                "try again",
-            )]),
+            Err(error) => {
+                refused(vec![Mechanism::missing("launcher", error.to_string(), "try again")])
+            }
         },
         Err(error) => {
             let better = advice(error.step);
@@ -56,10 +54,7 @@ pub fn probe_with(launcher: &Path) -> Report {
 }
 
 fn refused(mechanisms: Vec<Mechanism>) -> Report {
-    Report {
-        level: Level::S0,
-        mechanisms,
-    }
+    Report { level: Level::S0, mechanisms }
 }
 
 fn advice(step: Step) -> &'static str {
@@ -91,10 +86,7 @@ fn landlock_state() -> Mechanism {
     let version = sys::landlock_version();
     let evidence = format!("version {version}, {} needed", landlock::OLDEST);
     if version >= landlock::OLDEST {
-        Mechanism {
-            in_force: false,
-            ..Mechanism::held("landlock", evidence)
-        }
+        Mechanism { in_force: false, ..Mechanism::held("landlock", evidence) }
     } else {
         Mechanism::missing("landlock", evidence, advice(Step::Landlock))
     }
@@ -115,10 +107,6 @@ mod tests {
         let report = probe_with(Path::new("/nowhere/meshfarm-sandbox"));
         assert_eq!(report.level, Level::S0);
         assert!(report.mechanisms.iter().all(|m| !m.in_force));
-        assert!(
-            report.mechanisms[0]
-                .evidence
-                .contains("/nowhere/meshfarm-sandbox")
-        );
+        assert!(report.mechanisms[0].evidence.contains("/nowhere/meshfarm-sandbox"));
     }
 }

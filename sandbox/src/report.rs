@@ -72,11 +72,7 @@ impl Mechanism {
     }
 
     pub(crate) fn missing(name: &str, evidence: impl Into<String>, better: &str) -> Self {
-        Self {
-            in_force: false,
-            better: Some(better.to_owned()),
-            ..Self::held(name, evidence)
-        }
+        Self { in_force: false, better: Some(better.to_owned()), ..Self::held(name, evidence) }
     }
 }
 
@@ -165,11 +161,7 @@ pub struct SandboxError {
 
 impl SandboxError {
     pub(crate) fn new(step: Step, subject: impl fmt::Display, source: io::Error) -> Self {
-        Self {
-            step,
-            subject: subject.to_string(),
-            source,
-        }
+        Self { step, subject: subject.to_string(), source }
     }
 }
 
@@ -186,11 +178,7 @@ impl<T> During<T> for io::Result<T> {
 }
 
 fn spaced(subject: &str) -> String {
-    if subject.is_empty() {
-        String::new()
-    } else {
-        format!(" {subject}")
-    }
+    if subject.is_empty() { String::new() } else { format!(" {subject}") }
 }
 
 /// The system's words without the number, starting in lower case.
@@ -211,15 +199,9 @@ mod tests {
     #[test]
     fn an_error_names_the_step_and_speaks_in_lower_case() {
         let error = SandboxError::new(Step::PivotRoot, "", crate::sys::errno(1));
-        assert_eq!(
-            error.to_string(),
-            "sandbox: pivot root: operation not permitted"
-        );
+        assert_eq!(error.to_string(), "sandbox: pivot root: operation not permitted");
         let error = SandboxError::new(Step::Mount, "/home/artist", crate::sys::errno(2));
-        assert_eq!(
-            error.to_string(),
-            "sandbox: mount /home/artist: no such file or directory"
-        );
+        assert_eq!(error.to_string(), "sandbox: mount /home/artist: no such file or directory");
     }
 
     #[test]

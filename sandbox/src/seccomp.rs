@@ -15,10 +15,7 @@ use seccompiler::{
 
 /// A group of calls and who needs it.
 struct Group {
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the reason is for the reader and the test")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the reason is for the reader and the test"))]
     who: &'static str,
     calls: &'static [c_long],
 }
@@ -194,27 +191,8 @@ const BAD_IOCTLS: &[u64] = &[
 ];
 /// NAME, PDEATHSIG, DUMPABLE (get), TIMERSLACK, CAPBSET_READ, SECCOMP (get), NO_NEW_PRIVS, THP_DISABLE,
 /// CHILD_SUBREAPER, SET_VMA, SECUREBITS (get), KEEPCAPS (get), AMBIENT.
-const GOOD_PRCTLS: &[u64] = &[
-    1,
-    2,
-    3,
-    7,
-    15,
-    16,
-    21,
-    23,
-    27,
-    29,
-    30,
-    36,
-    37,
-    38,
-    39,
-    41,
-    42,
-    47,
-    0x5356_4d41,
-];
+const GOOD_PRCTLS: &[u64] =
+    &[1, 2, 3, 7, 15, 16, 21, 23, 27, 29, 30, 36, 37, 38, 39, 41, 42, 47, 0x5356_4d41];
 
 #[rustfmt::skip]
 const ARGUMENTS: &[(c_long, Bad)] = &[
@@ -255,20 +233,15 @@ impl Filters {
         let flat = |groups: &'static [Group]| groups.iter().flat_map(|g| g.calls.iter().copied());
         let allowed: Vec<c_long> = flat(ALLOWED).chain(ALLOWED_OLD.iter().copied()).collect();
         let refused: Vec<c_long> = flat(REFUSED).chain(REFUSED_OLD.iter().copied()).collect();
-        let known = allowed
-            .iter()
-            .chain(&refused)
-            .map(|nr| (*nr, Vec::new()))
-            .collect();
+        let known = allowed.iter().chain(&refused).map(|nr| (*nr, Vec::new())).collect();
         let sockets = rules_of(&Bad::NoneOf(0, &[1]))?;
         let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
             refused.iter().map(|nr| (*nr, Vec::new())).collect();
         for (nr, bad) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
             denied.insert(*nr, rules_of(bad)?);
         }
-        let (pass, errno) = (SeccompAction::Allow, |e: i32| {
-            SeccompAction::Errno(e.cast_unsigned())
-        });
+        let (pass, errno) =
+            (SeccompAction::Allow, |e: i32| SeccompAction::Errno(e.cast_unsigned()));
         Ok(Self {
             programs: [
                 program(known, errno(libc::ENOSYS), pass.clone())?,
@@ -302,10 +275,7 @@ impl Filters {
                 | u64::from(word.k);
             print = (print ^ bits).wrapping_mul(0x0100_0000_01b3);
         }
-        format!(
-            "{} calls allowed, {} refused, filter {print:016x}",
-            self.n_allowed, self.n_refused
-        )
+        format!("{} calls allowed, {} refused, filter {print:016x}", self.n_allowed, self.n_refused)
     }
 }
 
@@ -323,14 +293,12 @@ fn rules_of(bad: &Bad) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     let one =
         |arg, len, op, value| SeccompRule::new(vec![SeccompCondition::new(arg, len, op, value)?]);
     let rules: Result<Vec<_>, _> = match bad {
-        Bad::AnyBit(arg, bits) => bits
-            .iter()
-            .map(|bit| one(*arg, Qword, SeccompCmpOp::MaskedEq(*bit), *bit))
-            .collect(),
-        Bad::OneOf(arg, values) => values
-            .iter()
-            .map(|value| one(*arg, Dword, SeccompCmpOp::Eq, *value))
-            .collect(),
+        Bad::AnyBit(arg, bits) => {
+            bits.iter().map(|bit| one(*arg, Qword, SeccompCmpOp::MaskedEq(*bit), *bit)).collect()
+        }
+        Bad::OneOf(arg, values) => {
+            values.iter().map(|value| one(*arg, Dword, SeccompCmpOp::Eq, *value)).collect()
+        }
         Bad::NoneOf(arg, values) => values
             .iter()
             .map(|value| SeccompCondition::new(*arg, Dword, SeccompCmpOp::Ne, *value))
@@ -364,10 +332,7 @@ mod tests {
             assert!(seen.insert(*nr), "call {nr} stands twice");
         }
         for (nr, _) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
-            assert!(
-                seen.contains(nr),
-                "call {nr} has a rule but no place in the table"
-            );
+            assert!(seen.contains(nr), "call {nr} has a rule but no place in the table");
         }
     }
 

@@ -182,33 +182,18 @@ impl Spec {
     /// Step [`Step::Policy`], with what is wrong as the source.
     pub fn check(&self) -> Result<(), SandboxError> {
         if self.version != SPEC_VERSION {
-            return Err(wrong(format!(
-                "policy version {} is not {SPEC_VERSION}",
-                self.version
-            )));
+            return Err(wrong(format!("policy version {} is not {SPEC_VERSION}", self.version)));
         }
-        let most = [
-            self.args.len(),
-            self.env.len(),
-            self.mounts.len(),
-            self.software.len(),
-        ];
+        let most = [self.args.len(), self.env.len(), self.mounts.len(), self.software.len()];
         if most.into_iter().any(|n| n > MOST_ENTRIES) || self.windows.len() > 64 {
             return Err(wrong("a list of the policy is too long".to_owned()));
         }
         // Our own files lie beside the program.
         let own = ["map.bin", "libmeshfarm_preload.so"];
-        if self
-            .program
-            .file_name()
-            .is_none_or(|name| own.iter().any(|o| name == *o))
-        {
+        if self.program.file_name().is_none_or(|name| own.iter().any(|o| name == *o)) {
             return Err(wrong("the program has no file name of its own".to_owned()));
         }
-        for path in [&self.program, &self.work]
-            .into_iter()
-            .chain(&self.software)
-        {
+        for path in [&self.program, &self.work].into_iter().chain(&self.software) {
             plain_absolute(path)?;
         }
         for mount in &self.mounts {
@@ -228,14 +213,9 @@ impl Spec {
         }
         let bad = |s: &String| s.contains('\0');
         if self.args.iter().any(bad)
-            || self
-                .env
-                .iter()
-                .any(|(k, v)| bad(k) || bad(v) || k.contains('='))
+            || self.env.iter().any(|(k, v)| bad(k) || bad(v) || k.contains('='))
         {
-            return Err(wrong(
-                "an argument or variable holds a NUL or its name a `=`".to_owned(),
-            ));
+            return Err(wrong("an argument or variable holds a NUL or its name a `=`".to_owned()));
         }
         Ok(())
     }
@@ -291,10 +271,7 @@ impl WindowsRule {
             return None;
         }
         let mut alias = PathBuf::from(format!("/{}", char::from(drive.to_ascii_lowercase())));
-        for part in self.source[2..]
-            .split(['/', '\\'])
-            .filter(|p| !p.is_empty())
-        {
+        for part in self.source[2..].split(['/', '\\']).filter(|p| !p.is_empty()) {
             alias.push(part);
         }
         Some(alias)
@@ -302,36 +279,25 @@ impl WindowsRule {
 }
 
 fn wrong(what: String) -> SandboxError {
-    SandboxError::new(
-        Step::Policy,
-        "",
-        std::io::Error::new(std::io::ErrorKind::InvalidInput, what),
-    )
+    SandboxError::new(Step::Policy, "", std::io::Error::new(std::io::ErrorKind::InvalidInput, what))
 }
 
 fn plain_absolute(path: &Path) -> Result<(), SandboxError> {
     let mut parts = path.components();
     let absolute = parts.next() == Some(Component::RootDir);
     let plain = absolute && parts.all(|c| matches!(c, Component::Normal(_)));
-    let text = path
-        .to_str()
-        .filter(|t| t.len() < 3000 && !t.contains(char::is_control));
+    let text = path.to_str().filter(|t| t.len() < 3000 && !t.contains(char::is_control));
     if plain && text.is_some() {
         Ok(())
     } else {
-        Err(wrong(format!(
-            "{} is no plain absolute path",
-            path.display()
-        )))
+        Err(wrong(format!("{} is no plain absolute path", path.display())))
     }
 }
 
 fn not_reserved(at: &Path) -> Result<(), SandboxError> {
     let first = at.components().nth(1).map(Component::as_os_str);
     // The places that the jail itself mounts may hold deeper mounts, but not be replaced.
-    let own = ["/tmp", "/home", "/home/render", "/var"]
-        .iter()
-        .any(|p| at == Path::new(p));
+    let own = ["/tmp", "/home", "/home/render", "/var"].iter().any(|p| at == Path::new(p));
     let reserved = own || first.is_none_or(|f| RESERVED.iter().any(|r| f == *r));
     if reserved {
         Err(wrong(format!(
@@ -364,13 +330,7 @@ mod tests {
 
     #[test]
     fn an_artists_path_is_accepted_and_a_system_path_is_not() {
-        for good in [
-            "/home/artist/show",
-            "/mnt/show",
-            "/tmp/show",
-            "/usrx/a",
-            "/srv/share",
-        ] {
+        for good in ["/home/artist/show", "/mnt/show", "/tmp/show", "/usrx/a", "/srv/share"] {
             with_mount(good).check().unwrap();
         }
         for bad in [

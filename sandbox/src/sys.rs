@@ -68,11 +68,7 @@ pub(crate) fn errno(code: i32) -> io::Error {
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
@@ -143,11 +139,8 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 
 /// Wait until one of two descriptors is readable or hung up; tells which are.
 pub(crate) fn wait_readable(fds: [BorrowedFd<'_>; 2], timeout_ms: i32) -> io::Result<[bool; 2]> {
-    let mut polled = fds.map(|fd| libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut polled =
+        fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     loop {
         // SAFETY: the array has the length that is passed and outlives the call.
         let n = unsafe { libc::poll(polled.as_mut_ptr(), 2, timeout_ms) };
@@ -165,10 +158,7 @@ pub(crate) fn send_with_fd(
     bytes: &[u8],
     fd: BorrowedFd<'_>,
 ) -> io::Result<usize> {
-    let mut part = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut control = ControlBuffer::default();
     let mut message = control.message(&mut part);
     // SAFETY: the message's control buffer is large enough for one header.
@@ -193,10 +183,7 @@ pub(crate) fn receive_with_fd(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut part = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut control = ControlBuffer::default();
     let mut message = control.message(&mut part);
     let raw = socket.as_raw_fd();
@@ -276,13 +263,7 @@ pub(crate) fn give_to(file: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()
 fn prctl(option: i32, argument: libc::c_ulong) -> io::Result<libc::c_int> {
     // SAFETY: only options that take numbers are used in this file.
     let n = unsafe {
-        libc::prctl(
-            option,
-            argument,
-            0 as libc::c_ulong,
-            0 as libc::c_ulong,
-            0 as libc::c_ulong,
-        )
+        libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
     };
     check(libc::c_long::from(n))?;
     Ok(n)
@@ -359,10 +340,7 @@ pub(crate) fn reset_signals() {
 
 /// Set both the soft and the hard limit of a resource (`libc::RLIMIT_*`).
 pub(crate) fn limit(resource: Resource, most: u64) -> io::Result<()> {
-    let value = libc::rlimit64 {
-        rlim_cur: most,
-        rlim_max: most,
-    };
+    let value = libc::rlimit64 { rlim_cur: most, rlim_max: most };
     // SAFETY: the pointer is to a live local that the kernel reads.
     let n = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const value, 0) };
     check(n).map(drop)
@@ -381,19 +359,13 @@ pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
 /// Make descriptor `to` (0, 1 or 2) another name of `from`.
 pub(crate) fn put_at(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     // SAFETY: only the standard streams are replaced, which nobody owns.
-    check(libc::c_long::from(unsafe {
-        libc::dup2(from.as_raw_fd(), to)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), to) })).map(drop)
 }
 
 /// Replace this program. Returns only when that is refused.
 pub(crate) fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter()
-            .map(|s| s.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
+        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: both lists end with a null pointer and their strings outlive the call.
@@ -516,9 +488,7 @@ pub(crate) fn open_name(path: &Path, how: i32) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let flags = how | libc::O_CLOEXEC;
     // SAFETY: the string ends with NUL and outlives the call.
-    owned(libc::c_long::from(unsafe {
-        libc::open(path.as_ptr(), flags)
-    }))
+    owned(libc::c_long::from(unsafe { libc::open(path.as_ptr(), flags) }))
 }
 
 /// The names in a folder, without `.` and `..`, in the filesystem's order.
@@ -533,28 +503,21 @@ pub(crate) fn list(
 /// Go to the folder that a descriptor names.
 pub(crate) fn enter(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes a number.
-    check(libc::c_long::from(unsafe {
-        libc::fchdir(folder.as_raw_fd())
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::fchdir(folder.as_raw_fd()) })).map(drop)
 }
 
 /// The name of this machine inside its uts namespace.
 pub(crate) fn set_host_name(name: &str) -> io::Result<()> {
     // SAFETY: pointer and length are of one live string.
-    check(libc::c_long::from(unsafe {
-        libc::sethostname(name.as_ptr().cast(), name.len())
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }))
+        .map(drop)
 }
 
 /// Bring up the loopback interface of the current network namespace.
 pub(crate) fn bring_up_loopback() -> io::Result<()> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
     // SAFETY: takes numbers.
-    let socket = owned(libc::c_long::from(unsafe {
-        libc::socket(libc::AF_INET, kind, 0)
-    }))?;
+    let socket = owned(libc::c_long::from(unsafe { libc::socket(libc::AF_INET, kind, 0) }))?;
     // SAFETY: an all-zero ifreq is a valid value of that plain struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = libc::c_char::from_ne_bytes([b'l']);
@@ -562,10 +525,8 @@ pub(crate) fn bring_up_loopback() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = 1;
     let fd = socket.as_raw_fd();
     // SAFETY: the request is live and of the type that this call reads.
-    check(libc::c_long::from(unsafe {
-        libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) }))
+        .map(drop)
 }
 
 /// The Landlock interface version of the running kernel; 0 where there is none.

@@ -26,18 +26,10 @@ pub(crate) fn build(spec: &Spec) -> io::Result<Vec<u8>> {
     let (mut rules, mut entries) = (Vec::new(), Vec::new());
     let mut n_entries = 0_u32;
     for rule in &spec.windows {
-        let names = if rule.case_insensitive {
-            names_below(spec, rule)?
-        } else {
-            Names::new()
-        };
+        let names = if rule.case_insensitive { names_below(spec, rule)? } else { Names::new() };
         let source = text.put(source_of(rule).as_bytes())?;
         let at = text.put(rule.at.as_os_str().as_bytes())?;
-        let flags = if rule.case_insensitive {
-            format::INSENSITIVE
-        } else {
-            0
-        };
+        let flags = if rule.case_insensitive { format::INSENSITIVE } else { 0 };
         let count = index(names.len())?;
         for n in [source.0, source.1, at.0, at.1, flags, n_entries, count] {
             rules.extend_from_slice(&n.to_le_bytes());
@@ -83,14 +75,8 @@ fn index(n: usize) -> io::Result<u32> {
 
 /// A rule's source as the library compares it: `c:/show` or `//server/share/show`.
 fn source_of(rule: &WindowsRule) -> String {
-    let mut parts = rule
-        .source
-        .split(['/', '\\'])
-        .filter(|p| !p.is_empty())
-        .peekable();
-    let drive = parts
-        .peek()
-        .is_some_and(|p| p.len() == 2 && p.ends_with(':'));
+    let mut parts = rule.source.split(['/', '\\']).filter(|p| !p.is_empty()).peekable();
+    let drive = parts.peek().is_some_and(|p| p.len() == 2 && p.ends_with(':'));
     let joined = parts.collect::<Vec<_>>().join("/");
     if drive { joined } else { format!("//{joined}") }
 }
@@ -110,10 +96,7 @@ fn names_below(spec: &Spec, rule: &WindowsRule) -> io::Result<Names> {
         let listed = match fs::read_dir(&host) {
             // The rule's folder may be made by the job itself; a file has no names below it.
             Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
             {
                 continue;
             }
@@ -170,17 +153,11 @@ mod tests {
         });
         let bytes = build(&spec).unwrap();
         let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-        assert_eq!(
-            (bytes[..8] == format::MAGIC, number(8), number(12)),
-            (true, 1, 4)
-        );
+        assert_eq!((bytes[..8] == format::MAGIC, number(8), number(12)), (true, 1, 4));
         let text = &bytes[number(16)..];
         let piece =
             |at: usize| String::from_utf8_lossy(&text[number(at)..][..number(at + 4)]).into_owned();
-        assert_eq!(
-            (piece(24), piece(32)),
-            ("S:/Show".into(), "/mnt/show/tex".into())
-        );
+        assert_eq!((piece(24), piece(32)), ("S:/Show".into(), "/mnt/show/tex".into()));
         let first = format::HEAD + format::RULE;
         let hashes: Vec<u64> = (0..4)
             .map(|n| u64::from_le_bytes(bytes[first + 16 * n..][..8].try_into().unwrap()))

@@ -57,18 +57,9 @@ fn is_still(path: &Path) -> bool {
 #[test]
 fn a_program_finds_its_files_at_the_artists_paths_and_writes_where_it_may() {
     let room = Room::new();
-    assert_eq!(
-        room.try_act(&["read", "/home/artist/show/scene.txt"]),
-        "ok a scene\n"
-    );
-    assert_eq!(
-        room.try_act(&["write", "/home/artist/show/render/f.png", "pixels"]),
-        "ok \n"
-    );
-    assert_eq!(
-        fs::read_to_string(room.path("out/f.png")).unwrap(),
-        "pixels"
-    );
+    assert_eq!(room.try_act(&["read", "/home/artist/show/scene.txt"]), "ok a scene\n");
+    assert_eq!(room.try_act(&["write", "/home/artist/show/render/f.png", "pixels"]), "ok \n");
+    assert_eq!(fs::read_to_string(room.path("out/f.png")).unwrap(), "pixels");
     assert_eq!(room.try_act(&["where"]), "ok /session\n");
     assert_eq!(room.try_act(&["write", "note", "mine"]), "ok \n");
     assert_eq!(fs::read_to_string(room.path("work/note")).unwrap(), "mine");
@@ -85,24 +76,14 @@ fn single_files_software_and_places_below_tmp_can_be_shown() {
     fs::copy(room.spec.program.clone(), room.path("tool/probe")).unwrap();
     fs::set_permissions(room.path("tool"), fs::Permissions::from_mode(0o755)).unwrap();
     let lut = "/home/artist/lut.cube";
-    room.spec
-        .mounts
-        .push(mount(room.path("lut.cube"), lut, Access::Read));
-    room.spec
-        .mounts
-        .push(mount(room.path("in"), "/tmp/deep/show", Access::Read));
+    room.spec.mounts.push(mount(room.path("lut.cube"), lut, Access::Read));
+    room.spec.mounts.push(mount(room.path("in"), "/tmp/deep/show", Access::Read));
     room.spec.software.push(room.path("tool"));
     assert_eq!(room.try_act(&["read", lut]), "ok a lut\n");
-    assert_eq!(
-        room.try_act(&["read", "/tmp/deep/show/scene.txt"]),
-        "ok a scene\n"
-    );
+    assert_eq!(room.try_act(&["read", "/tmp/deep/show/scene.txt"]), "ok a scene\n");
     let said = room.try_act(&["run", &room.text("tool/probe"), "where"]);
     assert!(said.contains("ok /session"), "{said}");
-    assert!(
-        room.try_act(&["write", &room.text("tool/new"), "x"])
-            .starts_with("error")
-    );
+    assert!(room.try_act(&["write", &room.text("tool/new"), "x"]).starts_with("error"));
 }
 
 #[test]
@@ -122,10 +103,7 @@ fn the_environment_is_built_from_nothing() {
     let mut room = Room::new();
     room.spec.env.insert("FRAME".into(), "7".into());
     let said = room.try_act(&["env"]);
-    assert!(
-        said.contains("HOME=/home/render") && said.contains("FRAME=7"),
-        "{said}"
-    );
+    assert!(said.contains("HOME=/home/render") && said.contains("FRAME=7"), "{said}");
     assert!(!said.contains("CARGO"), "{said}");
 }
 
@@ -179,10 +157,7 @@ fn a_host_file_cannot_be_read() {
         "/sys/kernel/notes",
         secret.to_str().unwrap(),
     ];
-    for path in others
-        .into_iter()
-        .chain([beside.as_str(), "/session/../other/secret"])
-    {
+    for path in others.into_iter().chain([beside.as_str(), "/session/../other/secret"]) {
         let said = room.try_act(&["read", path]);
         assert!(said.starts_with("error"), "{path}: {said}");
         assert!(!said.contains(CANARY));
@@ -195,10 +170,7 @@ fn a_link_to_a_host_file_leads_nowhere() {
     symlink(room.path("other/secret"), room.path("in/link")).unwrap();
     symlink("../other/secret", room.path("work/link")).unwrap();
     for path in ["/home/artist/show/link", "/session/link"] {
-        assert!(
-            room.try_act(&["read", path]).starts_with("error 2"),
-            "{path}"
-        );
+        assert!(room.try_act(&["read", path]).starts_with("error 2"), "{path}");
     }
 }
 
@@ -207,14 +179,8 @@ fn another_tenants_folder_is_not_even_there() {
     let room = Room::new();
     let other = Room::new();
     for path in [room.text("other"), other.text("out"), other.text("work")] {
-        assert!(
-            room.try_act(&["list", &path]).starts_with("error"),
-            "{path}"
-        );
-        assert!(
-            room.try_act(&["write", &format!("{path}/planted"), "x"])
-                .starts_with("error")
-        );
+        assert!(room.try_act(&["list", &path]).starts_with("error"), "{path}");
+        assert!(room.try_act(&["write", &format!("{path}/planted"), "x"]).starts_with("error"));
     }
     assert!(!room.path("other/planted").exists());
     assert!(!other.path("out/planted").exists());
@@ -226,28 +192,13 @@ fn inputs_keep_their_content_and_their_mode() {
     let file = room.path("in/scene.txt");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     let path = "/home/artist/show/scene.txt";
-    assert!(
-        room.try_act(&["write", path, "spoiled"])
-            .starts_with("error")
-    );
+    assert!(room.try_act(&["write", path, "spoiled"]).starts_with("error"));
     assert!(room.try_act(&["chmod-read", path]).starts_with("error"));
-    assert!(
-        room.try_act(&["write", "/home/artist/show/new", "x"])
-            .starts_with("error")
-    );
-    assert!(
-        room.try_act(&["write", "/planted", "x"])
-            .starts_with("error")
-    );
-    assert!(
-        room.try_act(&["write", "/usr/planted", "x"])
-            .starts_with("error")
-    );
+    assert!(room.try_act(&["write", "/home/artist/show/new", "x"]).starts_with("error"));
+    assert!(room.try_act(&["write", "/planted", "x"]).starts_with("error"));
+    assert!(room.try_act(&["write", "/usr/planted", "x"]).starts_with("error"));
     assert_eq!(fs::read_to_string(&file).unwrap(), "a scene");
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o666
-    );
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o666);
     assert!(!room.path("in/new").exists());
 }
 
@@ -272,27 +223,15 @@ fn host_processes_are_neither_seen_nor_signalled_nor_traced() {
     let mut victim = Command::new("sleep").arg("1000").spawn().unwrap();
     let pid = victim.id().to_string();
     let seen = room.try_act(&["list", "/proc"]);
-    let n_seen = seen
-        .split_whitespace()
-        .filter(|w| w.parse::<u32>().is_ok())
-        .count();
+    let n_seen = seen.split_whitespace().filter(|w| w.parse::<u32>().is_ok()).count();
     assert!(n_seen <= 2, "{seen}");
     for signal in ["9", "15"] {
-        assert!(
-            room.try_act(&["call", "62", &pid, signal])
-                .starts_with("error 3")
-        );
+        assert!(room.try_act(&["call", "62", &pid, signal]).starts_with("error 3"));
     }
     for request in ["16", "0x4206"] {
-        assert!(
-            room.try_act(&["call", "101", request, &pid, "0", "0"])
-                .starts_with("error 1 ")
-        );
+        assert!(room.try_act(&["call", "101", request, &pid, "0", "0"]).starts_with("error 1 "));
     }
-    assert!(
-        room.try_act(&["call", "310", &pid, "0", "0", "0", "0", "0"])
-            .starts_with("error 1 ")
-    );
+    assert!(room.try_act(&["call", "310", &pid, "0", "0", "0", "0", "0"]).starts_with("error 1 "));
     assert!(victim.try_wait().unwrap().is_none());
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -301,21 +240,12 @@ fn host_processes_are_neither_seen_nor_signalled_nor_traced() {
 #[test]
 fn the_first_process_of_the_jail_is_out_of_reach() {
     let room = Room::new();
-    for path in [
-        "/proc/1/mem",
-        "/proc/1/exe",
-        "/proc/1/environ",
-        "/proc/1/fd",
-    ] {
+    for path in ["/proc/1/mem", "/proc/1/exe", "/proc/1/environ", "/proc/1/fd"] {
         assert!(room.try_act(&["read", path]).starts_with("error"), "{path}");
     }
     let mut jail = room.start(&["call", "62", "1", "9"]);
     let mut said = String::new();
-    jail.stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .unwrap();
+    jail.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(jail.wait().unwrap().code, Some(0), "{said}");
 }
 
@@ -340,8 +270,7 @@ fn the_hosts_network_is_out_of_reach() {
     // Netlink, packet, vsock and raw sockets are families of their own.
     for family in ["16", "17", "40", "10", "2"] {
         assert!(
-            room.try_act(&["call", "41", family, "3", "0"])
-                .starts_with("error 97"),
+            room.try_act(&["call", "41", family, "3", "0"]).starts_with("error 97"),
             "{family}"
         );
     }
@@ -361,10 +290,7 @@ fn sockets_of_the_host_by_name_are_out_of_reach() {
     for listener in [&by_path, &by_name] {
         listener.set_nonblocking(true).unwrap();
     }
-    assert!(
-        room.try_act(&["unix", path.to_str().unwrap()])
-            .starts_with("error")
-    );
+    assert!(room.try_act(&["unix", path.to_str().unwrap()]).starts_with("error"));
     assert!(room.try_act(&["abstract", &name]).starts_with("error"));
     assert!(by_path.accept().is_err());
     assert!(by_name.accept().is_err());
@@ -403,9 +329,7 @@ fn dangerous_calls_are_refused() {
         ("real-time scheduling", &["144", "0", "1", "x"]),
     ];
     for (name, words) in calls {
-        let act: Vec<&str> = std::iter::once("call")
-            .chain(words.iter().copied())
-            .collect();
+        let act: Vec<&str> = std::iter::once("call").chain(words.iter().copied()).collect();
         let said = room.try_act(&act);
         assert!(said.starts_with("error 1 "), "{name}: {said}");
     }
@@ -446,16 +370,10 @@ fn many_jails_at_once_keep_apart_and_leave_nothing() {
 #[test]
 fn set_user_id_bits_cannot_be_set() {
     let room = Room::new();
-    assert_eq!(
-        room.try_act(&["write", "/home/artist/show/render/mine", "x"]),
-        "ok \n"
-    );
+    assert_eq!(room.try_act(&["write", "/home/artist/show/render/mine", "x"]), "ok \n");
     let said = room.try_act(&["call", "90", "/home/artist/show/render/mine", "0x9ed"]);
     assert!(said.starts_with("error 1 "), "{said}");
-    let mode = fs::metadata(room.path("out/mine"))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = fs::metadata(room.path("out/mine")).unwrap().permissions().mode();
     assert_eq!(mode & 0o6000, 0);
 }
 
@@ -480,15 +398,8 @@ fn no_descriptor_leaks_into_the_jail() {
         .env("MESHFARM_TEST_LEAK", folder.path())
         .output()
         .unwrap();
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stdout)
-    );
-    assert_eq!(
-        fs::read_to_string(folder.path().join("said")).unwrap(),
-        "ok \n"
-    );
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    assert_eq!(fs::read_to_string(folder.path().join("said")).unwrap(), "ok \n");
 }
 
 #[test]
@@ -531,10 +442,7 @@ fn processor_time_is_measured_and_limited() {
     let mut room = Room::new();
     room.spec.limits.cpu_seconds = 1;
     let (_, exit) = room.run(&["spin"]);
-    assert!(
-        exit.signal == Some(9) || exit.signal == Some(24),
-        "{exit:?}"
-    );
+    assert!(exit.signal == Some(9) || exit.signal == Some(24), "{exit:?}");
     let used = exit.usage.user_ms + exit.usage.system_ms;
     // The kernel limits by counted ticks and reports measured time: on a busy machine they differ.
     assert!((500..5000).contains(&used), "{exit:?}");
@@ -546,9 +454,7 @@ fn nothing_is_left_when_a_jail_is_killed() {
     let mark = format!("/session/beat-{}-{:p}", std::process::id(), &room);
     let beat = room.path("work").join(mark.rsplit('/').next().unwrap());
     let mut jail = room.start(&["linger-and-stay", &mark]);
-    wait_until("the daemon beats", || {
-        fs::read(&beat).is_ok_and(|t| t.len() > 1)
-    });
+    wait_until("the daemon beats", || fs::read(&beat).is_ok_and(|t| t.len() > 1));
     jail.kill().unwrap();
     assert!(processes_naming(&mark).is_empty());
     assert!(is_still(&beat));
@@ -583,17 +489,10 @@ fn everything_dies_with_the_launcher() {
     let mark = format!("/session/beat-{}-{:p}", std::process::id(), &room);
     let beat = room.path("work").join(mark.rsplit('/').next().unwrap());
     let mut jail = room.start(&["linger-and-stay", &mark]);
-    wait_until("the daemon beats", || {
-        fs::read(&beat).is_ok_and(|t| t.len() > 1)
-    });
-    let kill = Command::new("kill")
-        .args(["-9", &jail.launcher_id().to_string()])
-        .status()
-        .unwrap();
+    wait_until("the daemon beats", || fs::read(&beat).is_ok_and(|t| t.len() > 1));
+    let kill = Command::new("kill").args(["-9", &jail.launcher_id().to_string()]).status().unwrap();
     assert!(kill.success());
-    wait_until("all processes are gone", || {
-        processes_naming(&mark).is_empty()
-    });
+    wait_until("all processes are gone", || processes_naming(&mark).is_empty());
     assert_eq!(jail.wait().unwrap_err().step, Step::Launcher);
     assert!(is_still(&beat));
 }
@@ -619,9 +518,7 @@ fn everything_dies_with_the_node() {
     wait_until("the jail runs", || processes_naming(&mark).len() >= 2);
     node.kill().unwrap();
     node.wait().unwrap();
-    wait_until("all processes are gone", || {
-        processes_naming(&mark).is_empty()
-    });
+    wait_until("all processes are gone", || processes_naming(&mark).is_empty());
 }
 
 #[test]
@@ -631,16 +528,9 @@ fn a_jail_that_cannot_be_built_is_an_error_that_names_the_step() {
     let error = launch(&launcher(), &room.spec).unwrap_err();
     assert_eq!(error.step, Step::Level);
     room.spec.floor = Level::S2;
-    room.spec
-        .mounts
-        .push(mount("/nowhere/at/all".into(), "/mnt/x", Access::Read));
+    room.spec.mounts.push(mount("/nowhere/at/all".into(), "/mnt/x", Access::Read));
     let error = launch(&launcher(), &room.spec).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("/mnt/x: no such file or directory"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/mnt/x: no such file or directory"), "{error}");
     room.spec.mounts.pop();
     room.spec.program = room.path("in/scene.txt");
     let error = launch(&launcher(), &room.spec).unwrap_err();
@@ -654,15 +544,10 @@ fn a_link_that_an_earlier_job_left_is_not_shown_as_a_folder() {
     let mut room = Room::new();
     symlink(room.path("other"), room.path("out/left")).unwrap();
     let host = room.path("out/left");
-    room.spec
-        .mounts
-        .push(mount(host, "/mnt/left", Access::Write));
+    room.spec.mounts.push(mount(host, "/mnt/left", Access::Write));
     let error = launch(&launcher(), &room.spec).unwrap_err();
     assert!(error.to_string().contains("is a link"), "{error}");
-    assert_eq!(
-        fs::read_to_string(room.path("other/secret")).unwrap(),
-        CANARY
-    );
+    assert_eq!(fs::read_to_string(room.path("other/secret")).unwrap(), CANARY);
 }
 
 #[test]
@@ -683,12 +568,8 @@ fn started_as_root_all_of_this_holds_for_an_ordinary_user_as_well() {
 
 #[test]
 fn started_as_root_all_of_this_holds_without_user_namespaces_as_well() {
-    let may_mount = || {
-        Command::new("unshare")
-            .args(["-m", "true"])
-            .status()
-            .is_ok_and(|s| s.success())
-    };
+    let may_mount =
+        || Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|s| s.success());
     if !is_root() || is_repetition() || !may_mount() {
         return;
     }
@@ -703,16 +584,11 @@ fn started_as_root_all_of_this_holds_without_user_namespaces_as_well() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(
-        done.status.success() && said.contains("test result: ok"),
-        "{said}"
-    );
+    assert!(done.status.success() && said.contains("test result: ok"), "{said}");
     // Without a user namespace of its own a jail that wrote its limits would write the host's.
     assert_eq!(limit(), before);
 }
 
 fn is_repetition() -> bool {
-    ["MESHFARM_TEST_LEAK", "MESHFARM_TEST_MASKED"]
-        .iter()
-        .any(|v| env::var_os(v).is_some())
+    ["MESHFARM_TEST_LEAK", "MESHFARM_TEST_MASKED"].iter().any(|v| env::var_os(v).is_some())
 }

@@ -22,32 +22,21 @@ fn preload() -> PathBuf {
         if let Some(path) = env::var_os("MESHFARM_PRELOAD") {
             return PathBuf::from(path);
         }
-        let target = Path::new(env!("CARGO_BIN_EXE_meshfarm-sandbox"))
-            .ancestors()
-            .nth(2)
-            .unwrap();
+        let target = Path::new(env!("CARGO_BIN_EXE_meshfarm-sandbox")).ancestors().nth(2).unwrap();
         let done = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["build", "--profile", "preload", "-p", "meshfarm-preload"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("CARGO_TARGET_DIR", target)
             .output()
             .unwrap();
-        assert!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         target.join("preload/libmeshfarm_preload.so")
     };
     BUILT.get_or_init(build).clone()
 }
 
 fn rule(source: &str, at: &str) -> WindowsRule {
-    WindowsRule {
-        source: source.into(),
-        at: at.into(),
-        case_insensitive: true,
-    }
+    WindowsRule { source: source.into(), at: at.into(), case_insensitive: true }
 }
 
 fn windows_room() -> Room {
@@ -71,11 +60,8 @@ sphere { 0, 1 pigment { Paint } finish { ambient 1 diffuse 0 } }
 
 fn write_scene(room: &Room, include: &str) {
     fs::create_dir(room.path("in/Tex")).unwrap();
-    fs::write(
-        room.path("in/Tex/Paint.inc"),
-        "#declare Paint = pigment { rgb <1,0,1> };\n",
-    )
-    .unwrap();
+    fs::write(room.path("in/Tex/Paint.inc"), "#declare Paint = pigment { rgb <1,0,1> };\n")
+        .unwrap();
     fs::write(room.path("in/scene.pov"), SCENE.replace("INCLUDE", include)).unwrap();
 }
 
@@ -83,10 +69,7 @@ fn write_scene(room: &Room, include: &str) {
 fn colours(picture: &Path) -> [[u8; 3]; 2] {
     let picture = image::open(picture).unwrap().to_rgb8();
     let (width, height) = picture.dimensions();
-    [
-        picture.get_pixel(width / 2, height / 2).0,
-        picture.get_pixel(0, 0).0,
-    ]
+    [picture.get_pixel(width / 2, height / 2).0, picture.get_pixel(0, 0).0]
 }
 
 const MAGENTA_ON_BLACK: [[u8; 3]; 2] = [[255, 0, 255], [0, 0, 0]];
@@ -97,14 +80,8 @@ fn povray_renders_at_the_artists_own_paths() {
     write_scene(&room, "/home/artist/show/Tex/Paint.inc");
     room.spec.program = "/usr/bin/povray".into();
     let scene = "+I/home/artist/show/scene.pov";
-    let (said, exit) = room.run(&[
-        scene,
-        "+O/home/artist/show/render/frame.png",
-        "+W64",
-        "+H48",
-        "-D",
-        "+WT2",
-    ]);
+    let (said, exit) =
+        room.run(&[scene, "+O/home/artist/show/render/frame.png", "+W64", "+H48", "-D", "+WT2"]);
     assert!(exit.success(), "{said}");
     assert_eq!(colours(&room.path("out/frame.png")), MAGENTA_ON_BLACK);
 }
@@ -115,13 +92,7 @@ fn povray_renders_a_scene_with_windows_paths() {
     // Doubled separators and other case, as scenes have them.
     write_scene(&room, r"C:\\Show\\TEX\\paint.INC");
     room.spec.program = "/usr/bin/povray".into();
-    let args = [
-        r"+IC:\\show\\scene.pov",
-        r"+OC:\show\render\frame.png",
-        "+W64",
-        "+H48",
-        "-D",
-    ];
+    let args = [r"+IC:\\show\\scene.pov", r"+OC:\show\render\frame.png", "+W64", "+H48", "-D"];
     let (said, exit) = room.run(&args);
     assert!(exit.success(), "{said}");
     assert_eq!(colours(&room.path("out/frame.png")), MAGENTA_ON_BLACK);
@@ -142,56 +113,29 @@ fn windows_paths_of_drives_and_servers_reach_the_jobs_files_only() {
     ] {
         assert_eq!(room.try_act(&["read", path]), "ok a scene\n", "{path}");
     }
-    assert_eq!(
-        room.try_act(&["write", r"C:\Show\Render\New.png", "pixels"]),
-        "ok \n"
-    );
-    assert_eq!(
-        fs::read_to_string(room.path("out/New.png")).unwrap(),
-        "pixels"
-    );
+    assert_eq!(room.try_act(&["write", r"C:\Show\Render\New.png", "pixels"]), "ok \n");
+    assert_eq!(fs::read_to_string(room.path("out/New.png")).unwrap(), "pixels");
     assert_eq!(room.try_act(&["list", r"C:\show"]), "ok render scene.txt\n");
-    assert!(
-        room.try_act(&["write", r"C:\show\scene.txt", "spoiled"])
-            .starts_with("error")
-    );
-    assert_eq!(
-        fs::read_to_string(room.path("in/scene.txt")).unwrap(),
-        "a scene"
-    );
-    let beside = format!(
-        r"C:\show\..\..{}",
-        room.text("other/secret").replace('/', r"\")
-    );
+    assert!(room.try_act(&["write", r"C:\show\scene.txt", "spoiled"]).starts_with("error"));
+    assert_eq!(fs::read_to_string(room.path("in/scene.txt")).unwrap(), "a scene");
+    let beside = format!(r"C:\show\..\..{}", room.text("other/secret").replace('/', r"\"));
     let said = room.try_act(&["read", &beside]);
-    assert!(
-        said.starts_with("error") && !said.contains(CANARY),
-        "{said}"
-    );
+    assert!(said.starts_with("error") && !said.contains(CANARY), "{said}");
 }
 
 #[test]
 fn without_the_library_only_the_drive_alias_is_left() {
     let mut room = windows_room();
     room.spec.preload = None;
-    assert!(
-        room.try_act(&["read", r"C:\show\scene.txt"])
-            .starts_with("error 2")
-    );
-    assert!(
-        room.try_act(&["read", r"\\nas\projects\scene.txt"])
-            .starts_with("error 2")
-    );
+    assert!(room.try_act(&["read", r"C:\show\scene.txt"]).starts_with("error 2"));
+    assert!(room.try_act(&["read", r"\\nas\projects\scene.txt"]).starts_with("error 2"));
     assert_eq!(room.try_act(&["read", "/c/show/scene.txt"]), "ok a scene\n");
 }
 
 /// The names of a shared object's dynamic symbols, as `readelf` prints them: (defined, name).
 fn symbols(library: &Path) -> Vec<(bool, String)> {
-    let done = Command::new("readelf")
-        .args(["--dyn-syms", "--wide"])
-        .arg(library)
-        .output()
-        .unwrap();
+    let done =
+        Command::new("readelf").args(["--dyn-syms", "--wide"]).arg(library).output().unwrap();
     String::from_utf8(done.stdout)
         .unwrap()
         .lines()
@@ -207,21 +151,10 @@ fn symbols(library: &Path) -> Vec<(bool, String)> {
 #[test]
 fn the_library_needs_little_of_its_host_and_covers_the_calls_that_it_says() {
     let symbols = symbols(&preload());
-    let mut needed: Vec<&str> = symbols
-        .iter()
-        .filter(|s| !s.0)
-        .map(|s| s.1.as_str())
-        .collect();
+    let mut needed: Vec<&str> = symbols.iter().filter(|s| !s.0).map(|s| s.1.as_str()).collect();
     needed.sort_unstable();
     // Every libc has these; an allocator, thread-local data or the unwinder would show here.
-    let usual = [
-        "__errno_location",
-        "dlsym",
-        "memcmp",
-        "memcpy",
-        "memmove",
-        "memset",
-    ];
+    let usual = ["__errno_location", "dlsym", "memcmp", "memcpy", "memmove", "memset"];
     assert!(needed.iter().all(|n| usual.contains(n)), "{needed:?}");
     let covered = "open open64 __open __open64 __open_2 __open64_2 openat openat64 __openat_2 __openat64_2 creat creat64 \
         fopen fopen64 freopen freopen64 stat stat64 lstat lstat64 fstatat fstatat64 statx __xstat __xstat64 \

@@ -46,64 +46,30 @@ impl World<'_> {
         match output {
             Output::Persist(change) => self.persist(at, change),
             Output::Send { to, message } => self.send(at, to, message),
-            Output::Commit {
-                to,
-                root,
-                want,
-                session,
-                ..
-            } => {
+            Output::Commit { to, root, want, session, .. } => {
                 self.commit(at, (to, root), want, &session);
             }
-            Output::Prepare {
-                lease,
-                borrower,
-                root,
-                content,
-            } => {
+            Output::Prepare { lease, borrower, root, content } => {
                 self.prepare(at, (lease, borrower), root, content);
             }
-            Output::Start {
-                session,
-                lease,
-                borrower,
-                run,
-            } => {
+            Output::Start { session, lease, borrower, run } => {
                 self.start(at, session, (lease, borrower), &run);
             }
             Output::Stop(session) => self.stop(at, session),
             Output::Release(lease) => drop(self.nodes[at].laid.remove(&lease)),
             Output::Forget(attempt) => drop(self.nodes[at].kept.remove(&attempt)),
-            Output::Collect {
-                attempt,
-                task,
-                lease,
-                lender,
-                ..
-            } => {
+            Output::Collect { attempt, task, lease, lender, .. } => {
                 self.collect(at, (task, attempt), lease, lender);
             }
-            Output::BuildInputs {
-                job, step, root, ..
-            } => self.build_inputs(at, (job, step), root),
+            Output::BuildInputs { job, step, root, .. } => self.build_inputs(at, (job, step), root),
             Output::Publish(profile) => {
                 for to in 0..self.nodes.len() {
                     let told = self.links.told.contains(&(at, to));
-                    let copies = if told {
-                        self.links.send(self.streams, at, to)
-                    } else {
-                        Vec::new()
-                    };
+                    let copies =
+                        if told { self.links.send(self.streams, at, to) } else { Vec::new() };
                     for ms in copies {
                         let profile = profile.clone();
-                        self.after(
-                            ms,
-                            Event::Gossip {
-                                from: at,
-                                to,
-                                profile,
-                            },
-                        );
+                        self.after(ms, Event::Gossip { from: at, to, profile });
                     }
                 }
             }
@@ -127,8 +93,7 @@ impl World<'_> {
             return;
         };
         if from == to {
-            self.oracle
-                .blame("a message to oneself reached the driver".to_owned());
+            self.oracle.blame("a message to oneself reached the driver".to_owned());
             return;
         }
         for ms in self.links.send(self.streams, from, to) {
@@ -146,11 +111,7 @@ impl World<'_> {
     ) {
         let from = self.nodes[at].id;
         let envelope = workload::envelope((from, to), root, codec::encode(session));
-        let commit = Commit {
-            want,
-            root,
-            envelope,
-        };
+        let commit = Commit { want, root, envelope };
         self.send(at, to, Message::Commit(Box::new(commit)));
     }
 
@@ -167,32 +128,12 @@ impl World<'_> {
                 .expect("the simulated borrower sealed a session"),
         };
         let shared_sessions = session.environments;
-        let bytes = self
-            .roots
-            .get(&root)
-            .map_or(0, |(job, _)| self.scenario.job[*job].bytes);
+        let bytes = self.roots.get(&root).map_or(0, |(job, _)| self.scenario.job[*job].bytes);
         let node = &mut self.nodes[at];
         let warm = node.id == borrower || node.cached.contains(&root);
-        node.laid.insert(
-            lease,
-            Laid {
-                root,
-                shared_sessions,
-            },
-        );
-        let ms = if warm {
-            SESSION_START
-        } else {
-            self.links.transfer(bytes)
-        };
-        self.after(
-            ms,
-            Event::Fetched {
-                site: at,
-                lease,
-                borrower,
-            },
-        );
+        node.laid.insert(lease, Laid { root, shared_sessions });
+        let ms = if warm { SESSION_START } else { self.links.transfer(bytes) };
+        self.after(ms, Event::Fetched { site: at, lease, borrower });
     }
 
     /// Whether `at` can read from `source` now, and `source` lets it.
@@ -201,10 +142,7 @@ impl World<'_> {
             return false;
         };
         let me = self.nodes[at].id;
-        let allows = self.nodes[from]
-            .site
-            .as_ref()
-            .is_some_and(|site| site.may_read(me, lease));
+        let allows = self.nodes[from].site.as_ref().is_some_and(|site| site.may_read(me, lease));
         self.links.is_whole(at, from) && (at == from || allows)
     }
 
@@ -218,10 +156,7 @@ impl World<'_> {
             self.hear(at, Input::Prepared { lease, result });
         } else {
             let result = Err(PrepareError::Unreachable);
-            self.after(
-                FETCH_TIMEOUT,
-                Event::Input(at, Input::Prepared { lease, result }),
-            );
+            self.after(FETCH_TIMEOUT, Event::Input(at, Input::Prepared { lease, result }));
         }
     }
 
@@ -235,8 +170,7 @@ impl World<'_> {
         let laid = self.nodes[at].laid.get(&lease).copied();
         let place = laid.and_then(|laid| self.roots.get(&laid.root).copied());
         let Some((n, step)) = place else {
-            self.oracle
-                .blame(format!("{lease:?} starts without its content"));
+            self.oracle.blame(format!("{lease:?} starts without its content"));
             return;
         };
         let mut moment = self.now.plus(Millis(SESSION_START));
@@ -256,14 +190,7 @@ impl World<'_> {
         }
         let node = &mut self.nodes[at];
         let stopped = None;
-        node.sessions.insert(
-            session,
-            Running {
-                borrower,
-                attempts,
-                stopped,
-            },
-        );
+        node.sessions.insert(session, Running { borrower, attempts, stopped });
         let (running, slots) = (node.sessions.len(), node.entry.slots);
         let name = node.name.clone();
         self.oracle.running(&name, running, slots);
@@ -286,23 +213,15 @@ impl World<'_> {
         let (me, until) = (node.id, running.stopped.unwrap_or(self.now));
         let mut results = Vec::new();
         for (attempt, end, wall, outcome) in running.attempts {
-            let outcome = if end <= until {
-                outcome
-            } else {
-                Outcome::Failed("stopped".to_owned())
-            };
+            let outcome =
+                if end <= until { outcome } else { Outcome::Failed("stopped".to_owned()) };
             let made = outcome == Outcome::Done;
             if made {
                 self.nodes[at].kept.insert(attempt);
             }
             let outputs = made.then(|| workload::outputs(me, running.borrower, &attempt.0));
             let usage = workload::usage(wall, 0);
-            results.push(Ended {
-                attempt,
-                outcome,
-                outputs,
-                usage,
-            });
+            results.push(Ended { attempt, outcome, outputs, usage });
         }
         self.hear(at, Input::SessionEnded { session, results });
     }
@@ -320,21 +239,9 @@ impl World<'_> {
             Some(_) | None => None,
         };
         let bytes = root.map_or(0, |(n, _)| self.scenario.job[*n].output_bytes);
-        let ms = if self.reads(at, lender, lease) {
-            self.links.transfer(bytes)
-        } else {
-            FETCH_TIMEOUT
-        };
-        self.after(
-            ms,
-            Event::Arrived {
-                site: at,
-                task,
-                attempt,
-                lender,
-                lease,
-            },
-        );
+        let ms =
+            if self.reads(at, lender, lease) { self.links.transfer(bytes) } else { FETCH_TIMEOUT };
+        self.after(ms, Event::Arrived { site: at, task, attempt, lender, lease });
     }
 
     pub(crate) fn arrived(
@@ -349,12 +256,7 @@ impl World<'_> {
         let node = &mut self.nodes[at];
         node.draws += 1;
         let key = (workload::number(task), (at as u64) << 32 | node.draws);
-        let percent = self
-            .scenario
-            .job
-            .iter()
-            .map(|job| job.unwritable_percent)
-            .max();
+        let percent = self.scenario.job.iter().map(|job| job.unwritable_percent).max();
         let result = if !there || !self.reads(at, lender, lease) {
             Err(CollectError::Unreachable)
         } else if self.streams.chance("unwritable", key, percent.unwrap_or(0)) {
@@ -371,9 +273,6 @@ impl World<'_> {
             Some((n, _)) => Ok((workload::root(*n, step), self.scenario.job[*n].bytes)),
             None => Err("the content is of no job".to_owned()),
         };
-        self.after(
-            ASSEMBLE,
-            Event::Input(at, Input::InputsReady { job, step, result }),
-        );
+        self.after(ASSEMBLE, Event::Input(at, Input::InputsReady { job, step, result }));
     }
 }

@@ -14,16 +14,9 @@ pub(crate) enum Fault {
     /// The node dies, and starts again after a while.
     Kill { site: usize, down: Millis },
     /// The node dies after so many further outputs, and starts again after a while.
-    KillPoint {
-        site: usize,
-        outputs: u64,
-        down: Millis,
-    },
+    KillPoint { site: usize, outputs: u64, down: Millis },
     /// Lines are cut for a while.
-    Cut {
-        pairs: Vec<(usize, usize)>,
-        down: Millis,
-    },
+    Cut { pairs: Vec<(usize, usize)>, down: Millis },
 }
 
 /// Every fault of a run with its moment.
@@ -45,11 +38,7 @@ pub(crate) fn draw(scenario: &Scenario, streams: Streams) -> Vec<(Millis, Fault)
                 FaultKind::Kill => Fault::Kill { site, down },
                 FaultKind::KillPoint => {
                     let outputs = streams.between("kill point", (n, time), [0, MOST_OUTPUTS]);
-                    Fault::KillPoint {
-                        site,
-                        outputs,
-                        down,
-                    }
+                    Fault::KillPoint { site, outputs, down }
                 }
                 FaultKind::Cut => {
                     let others: Vec<_> = match &entry.other {

@@ -61,7 +61,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match perform(Arguments::parse().command) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(help) => {
+            let code = if help.use_stderr() { HARNESS_ERROR } else { 0 };
+            return match help.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_closed) => ExitCode::from(HARNESS_ERROR),
+            };
+        }
+    };
+    match perform(arguments.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -72,11 +82,7 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Run {
-            scenario,
-            seed,
-            json,
-        } => {
+        Command::Run { scenario, seed, json } => {
             let report = run(&read(&scenario)?, seed, None);
             if json {
                 println!("{}", serde_json::to_string(&report)?);
@@ -123,9 +129,7 @@ fn read(path: &Path) -> anyhow::Result<Scenario> {
 }
 
 fn seeds(text: &str) -> anyhow::Result<RangeInclusive<u64>> {
-    let (first, last) = text
-        .split_once("..")
-        .context("seeds are given as FIRST..LAST")?;
+    let (first, last) = text.split_once("..").context("seeds are given as FIRST..LAST")?;
     let (first, last) = (first.parse()?, last.trim_start_matches('=').parse()?);
     if first > last {
         bail!("the last seed is smaller than the first");

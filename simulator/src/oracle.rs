@@ -68,9 +68,7 @@ impl Oracle {
             (None, Task::Done { attempt, .. }) => {
                 self.accepted.insert(at, *attempt);
                 if self.placed.get(&at) != Some(attempt) {
-                    self.blame(format!(
-                        "{at:?} is done, but other files stand in its place"
-                    ));
+                    self.blame(format!("{at:?} is done, but other files stand in its place"));
                 }
             }
             (Some(_), Task::Done { .. }) => {}
@@ -109,13 +107,7 @@ impl Oracle {
     /// When the last of `n` jobs had ended; none while one runs.
     pub(crate) fn all_ended(&self, n: usize) -> Option<Millis> {
         let all = self.jobs.len() >= n && self.jobs.keys().all(|job| self.ended.contains_key(job));
-        all.then(|| {
-            self.ended
-                .values()
-                .map(|(_, at)| *at)
-                .max()
-                .unwrap_or_default()
-        })
+        all.then(|| self.ended.values().map(|(_, at)| *at).max().unwrap_or_default())
     }
 
     /// The first job that did not end as `wanted` says.

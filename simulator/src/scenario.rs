@@ -62,12 +62,7 @@ pub struct LinkEntry {
 
 impl Default for LinkEntry {
     fn default() -> Self {
-        Self {
-            latency_ms: [5, 40],
-            loss_percent: 0,
-            duplicate_percent: 0,
-            rate: 10_000,
-        }
+        Self { latency_ms: [5, 40], loss_percent: 0, duplicate_percent: 0, rate: 10_000 }
     }
 }
 
@@ -214,10 +209,7 @@ impl Scenario {
         if let Some(missing) = named.find(|name| !names.contains(name)) {
             return Err(ScenarioError::NoSite(missing.clone()));
         }
-        let spans = scenario
-            .fault
-            .iter()
-            .flat_map(|fault| [fault.at_s, fault.for_s]);
+        let spans = scenario.fault.iter().flat_map(|fault| [fault.at_s, fault.for_s]);
         let jobs = scenario.job.iter().map(|job| job.frame_ms);
         let mut spans = spans.chain(jobs).chain([scenario.link.latency_ms]);
         match spans.find(|[low, high]| low > high) {
@@ -243,10 +235,7 @@ impl Scenario {
 
     /// When nothing goes wrong any more and everything was submitted.
     pub(crate) fn calm(&self) -> Millis {
-        let faults = self
-            .fault
-            .iter()
-            .map(|fault| fault.at_s[1] + fault.for_s[1]);
+        let faults = self.fault.iter().map(|fault| fault.at_s[1] + fault.for_s[1]);
         let jobs = self.job.iter().map(|job| job.at_s);
         Millis::seconds(faults.chain(jobs).max().unwrap_or(0))
     }

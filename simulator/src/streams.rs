@@ -21,9 +21,7 @@ impl Streams {
 
     fn draw(self, purpose: &str, entity: u64, n: u64) -> u64 {
         let bytes = self.bytes(purpose, entity, n);
-        let (head, _) = bytes
-            .split_first_chunk()
-            .expect("a hash is longer than eight bytes");
+        let (head, _) = bytes.split_first_chunk().expect("a hash is longer than eight bytes");
         u64::from_le_bytes(*head)
     }
 

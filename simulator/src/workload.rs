@@ -33,9 +33,7 @@ pub(crate) fn spec(n: usize, entry: &JobEntry) -> JobSpec {
     let steps = (0u32..).zip(&entry.frames).map(|(step, frames)| StepSpec {
         name: format!("step {step}"),
         requirement: Requirement::default(),
-        labels: (1..=*frames)
-            .map(|frame| format!("Frame={frame}"))
-            .collect(),
+        labels: (1..=*frames).map(|frame| format!("Frame={frame}")).collect(),
         needs: step.checked_sub(1).map(StepNo).into_iter().collect(),
         environments: entry.environments,
     });
@@ -76,20 +74,12 @@ pub(crate) fn cost(
 }
 
 pub(crate) fn usage(wall: u64, bytes: u64) -> Usage {
-    Usage {
-        wall: Millis(wall),
-        cpu: Millis(wall),
-        peak_memory: 1 << 28,
-        output_bytes: bytes,
-    }
+    Usage { wall: Millis(wall), cpu: Millis(wall), peak_memory: 1 << 28, output_bytes: bytes }
 }
 
 pub(crate) fn outputs(from: SiteId, to: SiteId, name: &[u8]) -> Outputs {
     let root = ChunkId(content_hash(name));
-    Outputs {
-        root,
-        envelope: envelope((from, to), root, Vec::new()),
-    }
+    Outputs { root, envelope: envelope((from, to), root, Vec::new()) }
 }
 
 /// An envelope in shape only: what is sealed is readable, for nobody here peeks.

@@ -36,30 +36,12 @@ const SUBMIT_AGAIN: u64 = 1000;
 pub(crate) enum Event {
     Wake(usize),
     Input(usize, Input),
-    Message {
-        from: usize,
-        to: usize,
-        message: Message,
-    },
-    Gossip {
-        from: usize,
-        to: usize,
-        profile: Profile,
-    },
+    Message { from: usize, to: usize, message: Message },
+    Gossip { from: usize, to: usize, profile: Profile },
     Link(usize, usize),
     SessionEnd(usize, meshfarm_core::Session),
-    Fetched {
-        site: usize,
-        lease: LeaseId,
-        borrower: SiteId,
-    },
-    Arrived {
-        site: usize,
-        task: TaskRef,
-        attempt: AttemptId,
-        lender: SiteId,
-        lease: LeaseId,
-    },
+    Fetched { site: usize, lease: LeaseId, borrower: SiteId },
+    Arrived { site: usize, task: TaskRef, attempt: AttemptId, lender: SiteId, lease: LeaseId },
     Submit(usize),
     Fault(usize),
     Mend(Vec<(usize, usize)>),
@@ -114,9 +96,7 @@ pub fn run<'a>(scenario: &'a Scenario, seed: u64, show: Option<&'a mut dyn FnMut
     let ended = ran.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().cloned();
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        world
-            .oracle
-            .blame(said.unwrap_or_else(|| "the core panicked".to_owned()));
+        world.oracle.blame(said.unwrap_or_else(|| "the core panicked".to_owned()));
         None
     });
     world.report(seed, ended)
@@ -125,21 +105,15 @@ pub fn run<'a>(scenario: &'a Scenario, seed: u64, show: Option<&'a mut dyn FnMut
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, seed: u64, show: Option<&'a mut dyn FnMut(&str)>) -> Self {
         let streams = Streams::new(seed);
-        let nodes: Vec<_> = scenario
-            .sites()
-            .map(|(name, entry)| Node::new(name, entry.clone()))
-            .collect();
+        let nodes: Vec<_> =
+            scenario.sites().map(|(name, entry)| Node::new(name, entry.clone())).collect();
         let mut roots = BTreeMap::new();
         for (n, job) in scenario.job.iter().enumerate() {
             for (step, _) in (0..).map(StepNo).zip(&job.frames) {
                 roots.insert(workload::root(n, step), (n, step));
             }
         }
-        let by_id = nodes
-            .iter()
-            .enumerate()
-            .map(|(n, node)| (node.id, n))
-            .collect();
+        let by_id = nodes.iter().enumerate().map(|(n, node)| (node.id, n)).collect();
         let mut world = Self {
             scenario,
             streams,
@@ -180,8 +154,7 @@ impl<'a> World<'a> {
     /// Let something happen so many milliseconds from now.
     pub(crate) fn after(&mut self, ms: u64, event: Event) {
         self.n_events += 1;
-        self.heap
-            .push(Reverse((self.now.plus(Millis(ms)), self.n_events)));
+        self.heap.push(Reverse((self.now.plus(Millis(ms)), self.n_events)));
         let life = event.site().map_or(0, |site| self.nodes[site].life);
         self.due.insert(self.n_events, (life, event));
     }
@@ -193,14 +166,8 @@ impl<'a> World<'a> {
         let mut drained = None;
         while let Some(Reverse((at, n))) = self.heap.pop() {
             self.now = at;
-            let (life, event) = self
-                .due
-                .remove(&n)
-                .expect("each number of the heap has its event");
-            if event
-                .site()
-                .is_some_and(|site| self.nodes[site].life != life)
-            {
+            let (life, event) = self.due.remove(&n).expect("each number of the heap has its event");
+            if event.site().is_some_and(|site| self.nodes[site].life != life) {
                 continue;
             }
             self.record(&event);
@@ -218,8 +185,7 @@ impl<'a> World<'a> {
                     return self.all_ended();
                 }
                 None if self.now > limit => {
-                    self.oracle
-                        .blame("a job has not ended in its time".to_owned());
+                    self.oracle.blame("a job has not ended in its time".to_owned());
                     return None;
                 }
                 Some(_) | None => {}
@@ -275,18 +241,8 @@ impl<'a> World<'a> {
             }
             Event::Link(a, b) => self.notice(a, b),
             Event::SessionEnd(site, session) => self.session_ended(site, session),
-            Event::Fetched {
-                site,
-                lease,
-                borrower,
-            } => self.fetched(site, lease, borrower),
-            Event::Arrived {
-                site,
-                task,
-                attempt,
-                lender,
-                lease,
-            } => {
+            Event::Fetched { site, lease, borrower } => self.fetched(site, lease, borrower),
+            Event::Arrived { site, task, attempt, lender, lease } => {
                 self.arrived(site, (task, attempt), lender, lease);
             }
             Event::Submit(n) => self.submit(n),
@@ -300,9 +256,7 @@ impl<'a> World<'a> {
             Event::Boot(site) => self.boot(site),
             Event::Calm => {
                 self.links.calm = true;
-                self.nodes
-                    .iter_mut()
-                    .for_each(|node| node.kill_after = None);
+                self.nodes.iter_mut().for_each(|node| node.kill_after = None);
             }
         }
     }
@@ -350,8 +304,7 @@ impl<'a> World<'a> {
         let node = &mut self.nodes[at];
         // What a session had stored before its end was recorded belongs to nobody.
         let disk = &node.disk;
-        node.kept
-            .retain(|attempt| disk.contains_key(&Key::Finished(*attempt)));
+        node.kept.retain(|attempt| disk.contains_key(&Key::Finished(*attempt)));
         let config = Config {
             me: node.id,
             name: node.name.clone(),
@@ -411,11 +364,7 @@ impl<'a> World<'a> {
     /// A submission was acknowledged.
     pub(crate) fn submitted(&mut self, request: Request, job: meshfarm_protocol::id::JobId) {
         let n = usize::try_from(request.0).unwrap_or(usize::MAX);
-        let tasks = self.scenario.job[n]
-            .frames
-            .iter()
-            .map(|n| u64::from(*n))
-            .sum();
+        let tasks = self.scenario.job[n].frames.iter().map(|n| u64::from(*n)).sum();
         self.acknowledged.insert(n);
         self.oracle.submitted(job, tasks);
     }
@@ -423,11 +372,7 @@ impl<'a> World<'a> {
     fn go_wrong(&mut self, n: usize) {
         match self.faults[n].1.clone() {
             Fault::Kill { site, down } => self.kill(site, down),
-            Fault::KillPoint {
-                site,
-                outputs,
-                down,
-            } => {
+            Fault::KillPoint { site, outputs, down } => {
                 self.nodes[site].kill_after = Some((outputs, down));
             }
             Fault::Cut { pairs, down } => {

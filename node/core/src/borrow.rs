@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::lease::{
-    Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Outputs, Phase, RENEW_EVERY, RESERVATION,
-    Status, Usage, Want,
+    Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Offer, Outputs, Phase, RENEW_EVERY,
+    RESERVATION, Status, Usage, Want,
 };
 
 use crate::door::TaskRef;
@@ -97,15 +97,11 @@ pub(crate) struct Lost {
 
 impl Borrow {
     pub(crate) fn all(&self) -> impl Iterator<Item = (LeaseId, &Borrowed)> {
-        self.leases
-            .iter()
-            .map(|(lease, borrowed)| (*lease, borrowed))
+        self.leases.iter().map(|(lease, borrowed)| (*lease, borrowed))
     }
 
     pub(crate) fn get(&self, lease: LeaseId, from: SiteId) -> Option<&Borrowed> {
-        self.leases
-            .get(&lease)
-            .filter(|borrowed| borrowed.lender == from)
+        self.leases.get(&lease).filter(|borrowed| borrowed.lender == from)
     }
 
     pub(crate) fn held_mut(&mut self, lease: LeaseId) -> Option<&mut Held> {
@@ -121,32 +117,20 @@ impl Borrow {
         job: JobId,
         step: StepNo,
     ) -> impl Iterator<Item = (LeaseId, &Borrowed)> {
-        self.all()
-            .filter(move |(_, borrowed)| borrowed.job == job && borrowed.step == step)
+        self.all().filter(move |(_, borrowed)| borrowed.job == job && borrowed.step == step)
     }
 
     pub(crate) fn offered(
         &mut self,
-        lease: LeaseId,
+        offer: &Offer,
         (job, step): (JobId, StepNo),
         lender: SiteId,
-        slots: u32,
         now: Millis,
     ) {
+        let (lease, slots) = (offer.lease, offer.slots);
         // A lender that has not answered by then will not hold the slots for us either.
-        let state = State::Offered {
-            slots,
-            until: now.plus(RESERVATION),
-        };
-        self.leases.insert(
-            lease,
-            Borrowed {
-                job,
-                step,
-                lender,
-                state,
-            },
-        );
+        let state = State::Offered { slots, until: now.plus(RESERVATION) };
+        self.leases.insert(lease, Borrowed { job, step, lender, state });
     }
 
     /// An offer came to nothing. Returns false when there was none.
@@ -166,10 +150,7 @@ impl Borrow {
         grant: &Grant,
         now: Millis,
     ) -> Option<(JobId, StepNo)> {
-        let borrowed = self
-            .leases
-            .get_mut(&grant.lease)
-            .filter(|b| b.lender == from)?;
+        let borrowed = self.leases.get_mut(&grant.lease).filter(|b| b.lender == from)?;
         let State::Offered { slots, .. } = borrowed.state else {
             return None;
         };
@@ -200,21 +181,8 @@ impl Borrow {
             return None;
         };
         let (job, step, lender) = (borrowed.job, borrowed.step, borrowed.lender);
-        let open = held
-            .attempts
-            .extract_if(.., |a| !finished.contains(&a.attempt));
-        let tasks = open
-            .map(|a| {
-                (
-                    TaskRef {
-                        job,
-                        step,
-                        task: a.task,
-                    },
-                    a.attempt,
-                )
-            })
-            .collect();
+        let open = held.attempts.extract_if(.., |a| !finished.contains(&a.attempt));
+        let tasks = open.map(|a| (TaskRef { job, step, task: a.task }, a.attempt)).collect();
         let prepared = held.prepared;
         held.phase = Phase::Gone;
         held.running.clear();
@@ -222,12 +190,7 @@ impl Borrow {
         if over {
             self.leases.remove(&lease);
         }
-        Some(Lost {
-            lender,
-            tasks,
-            over,
-            prepared,
-        })
+        Some(Lost { lender, tasks, over, prepared })
     }
 
     /// The lender says how a lease stands. Returns the tasks that have begun to run since.
@@ -241,12 +204,8 @@ impl Borrow {
         held.phase = status.phase;
         held.prepared |= status.phase == Phase::Active;
         let mine: BTreeMap<_, _> = held.attempts.iter().map(|a| (a.attempt, a.task)).collect();
-        let running: BTreeSet<_> = status
-            .running
-            .iter()
-            .filter(|a| mine.contains_key(a))
-            .copied()
-            .collect();
+        let running: BTreeSet<_> =
+            status.running.iter().filter(|a| mine.contains_key(a)).copied().collect();
         let new = running.difference(&held.running).map(|a| mine[a]);
         let started = new.map(|task| TaskRef { job, step, task }).collect();
         held.running = running;
@@ -255,25 +214,15 @@ impl Borrow {
 
     /// An attempt has ended at the lender: it holds no slot any more. None when it is not ours.
     pub(crate) fn ended(&mut self, from: SiteId, done: &Done, now: Millis) -> Option<TaskRef> {
-        let borrowed = self
-            .leases
-            .get_mut(&done.lease)
-            .filter(|b| b.lender == from)?;
+        let borrowed = self.leases.get_mut(&done.lease).filter(|b| b.lender == from)?;
         let State::Held(held) = &mut borrowed.state else {
             return None;
         };
         held.heard = now;
-        let at = held
-            .attempts
-            .iter()
-            .position(|a| a.attempt == done.attempt)?;
+        let at = held.attempts.iter().position(|a| a.attempt == done.attempt)?;
         let task = held.attempts.remove(at).task;
         held.running.remove(&done.attempt);
-        Some(TaskRef {
-            job: borrowed.job,
-            step: borrowed.step,
-            task,
-        })
+        Some(TaskRef { job: borrowed.job, step: borrowed.step, task })
     }
 
     /// Outputs shall be fetched, at the next opportunity.
@@ -291,16 +240,7 @@ impl Borrow {
         for borrowed in self.leases.values_mut() {
             let (job, step) = (borrowed.job, borrowed.step);
             if let State::Held(held) = &mut borrowed.state {
-                held.attempts.retain(|a| {
-                    wanted(
-                        TaskRef {
-                            job,
-                            step,
-                            task: a.task,
-                        },
-                        a.attempt,
-                    )
-                });
+                held.attempts.retain(|a| wanted(TaskRef { job, step, task: a.task }, a.attempt));
             }
         }
     }
@@ -319,10 +259,7 @@ impl Borrow {
 
     /// Outputs that shall be fetched now.
     pub(crate) fn due(&self, now: Millis) -> Vec<AttemptId> {
-        let due = self
-            .landing
-            .iter()
-            .filter(|(_, l)| l.again.is_some_and(|at| at <= now));
+        let due = self.landing.iter().filter(|(_, l)| l.again.is_some_and(|at| at <= now));
         due.map(|(attempt, _)| *attempt).collect()
     }
 
@@ -332,8 +269,7 @@ impl Borrow {
             State::Held(held) => held.attempts.is_empty(),
             State::Offered { .. } => false,
         });
-        idle.map(|(lease, b)| (lease, (b.job, b.step), b.lender))
-            .collect()
+        idle.map(|(lease, b)| (lease, (b.job, b.step), b.lender)).collect()
     }
 
     /// Attempts whose outputs a lender still has that was silent, or refused them, for too long.
@@ -344,16 +280,10 @@ impl Borrow {
     ) -> Vec<AttemptId> {
         let lost = |l: &Landing| {
             let silent = !connected(l.lender) && now.since(l.since) >= LANDING_GRACE;
-            let refused = l
-                .unreachable
-                .is_some_and(|since| now.since(since) >= REFUSED_GRACE);
+            let refused = l.unreachable.is_some_and(|since| now.since(since) >= REFUSED_GRACE);
             l.again.is_some() && (silent || refused)
         };
-        self.landing
-            .iter()
-            .filter(|(_, l)| lost(l))
-            .map(|(attempt, _)| *attempt)
-            .collect()
+        self.landing.iter().filter(|(_, l)| lost(l)).map(|(attempt, _)| *attempt).collect()
     }
 
     /// Remember an attempt that was given up.
@@ -380,14 +310,11 @@ impl Borrow {
             State::Offered { until, .. } => *until <= now,
             State::Held(held) => borrowed.lender != me && now.since(held.heard) >= LENDER_GRACE,
         };
-        self.all()
-            .filter(|(_, b)| overdue(b))
-            .map(|(lease, _)| lease)
-            .collect()
+        self.all().filter(|(_, b)| overdue(b)).map(|(lease, _)| lease).collect()
     }
 
     /// What has to be said now: wishes that have changed, and renewals that are due.
-    pub(crate) fn to_say(&mut self, now: Millis) -> Vec<(SiteId, Want)> {
+    pub(crate) fn wishes(&mut self, now: Millis) -> Vec<(SiteId, Want)> {
         let mut said = Vec::new();
         for (lease, borrowed) in &mut self.leases {
             let State::Held(held) = &mut borrowed.state else {
@@ -420,15 +347,7 @@ impl Borrow {
         held.version = now.0;
         let (job, step, lender) = (record.job, record.step, record.lender);
         let state = State::Held(held);
-        self.leases.insert(
-            record.lease,
-            Borrowed {
-                job,
-                step,
-                lender,
-                state,
-            },
-        );
+        self.leases.insert(record.lease, Borrowed { job, step, lender, state });
     }
 
     /// An attempt goes on under its lease. Returns false when there is no such lease.
@@ -471,10 +390,7 @@ impl Borrow {
             let State::Held(held) = &borrowed.state else {
                 continue;
             };
-            assert!(
-                held.attempts.len() <= MAX_ATTEMPTS,
-                "a lease has too many attempts"
-            );
+            assert!(held.attempts.len() <= MAX_ATTEMPTS, "a lease has too many attempts");
             for a in &held.attempts {
                 let task = (borrowed.job, borrowed.step, a.task);
                 assert!(seen.insert(task), "a task is leased twice");
@@ -508,11 +424,7 @@ impl Held {
             return 0;
         }
         let slots = self.slots as usize;
-        let deep = if ahead && waiting > spare + slots {
-            slots * 2
-        } else {
-            slots
-        };
+        let deep = if ahead && waiting > spare + slots { slots * 2 } else { slots };
         deep.min(MAX_ATTEMPTS).saturating_sub(self.attempts.len())
     }
 
@@ -527,11 +439,6 @@ impl Held {
         self.said_attempts.clone_from(&self.attempts);
         self.said_more = self.more;
         let attempts = self.attempts.clone();
-        Want {
-            lease,
-            version: self.version,
-            attempts,
-            more: self.more,
-        }
+        Want { lease, version: self.version, attempts, more: self.more }
     }
 }

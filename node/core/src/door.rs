@@ -221,6 +221,10 @@ pub struct Ended {
 
 /// Where a lent lease's keys come from.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a few exist at a time, and the larger kind is the usual one"
+)]
 pub enum Content {
     /// From another site, sealed to us.
     Sealed(Envelope),

@@ -1,8 +1,8 @@
 //! The lender's side: admission, slots, leases that we gave, sessions, finished work until it is accepted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::lease::{
     Assignment, BORROWER_GRACE, Declined, Done, Grant, KEEP_FINISHED, MAX_ATTEMPTS, Offer, Outcome,
     Phase, RESERVATION, Status, Usage, Want,
@@ -14,6 +14,7 @@ use meshfarm_protocol::seal::SealingKey;
 
 use crate::door::{Content, Ended, Event, Output, PrepareError, Session};
 use crate::jobs::{put, put_delete};
+use crate::lent::{Finished, Lent, State};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
 
 /// How often a finished attempt is told again until its borrower has it.
@@ -31,48 +32,6 @@ const MAX_LEASES: usize = 256;
 /// More leases than this of all other sites together are declined.
 const MAX_LEASES_OF_ALL: usize = 4096;
 
-/// One lease that we gave.
-#[derive(Clone, Debug)]
-struct Lent {
-    borrower: SiteId,
-    tenant: TenantId,
-    /// Slots that were promised.
-    granted: u32,
-    /// Slots that it has of them now.
-    slots: u32,
-    state: State,
-    heard: Millis,
-    /// Version of the last [`Want`] that counted.
-    version: u64,
-    more: bool,
-    queue: VecDeque<Assignment>,
-    running: BTreeMap<Session, Vec<Assignment>>,
-    /// Attempts whose runner in the jail has begun with them.
-    started: Vec<AttemptId>,
-    finished: BTreeMap<AttemptId, Finished>,
-    /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
-    accepted: VecDeque<AttemptId>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Slots are kept until the commit comes, or this moment.
-    Reserved { until: Millis },
-    /// Its content is on its way.
-    Preparing,
-    /// Its sessions run.
-    Active { shared_sessions: bool },
-    /// Nothing more will run; what is finished waits to be accepted.
-    Ended,
-}
-
-#[derive(Clone, Debug)]
-struct Finished {
-    done: Done,
-    at: Millis,
-    told: Millis,
-}
-
 /// The lender's side of a site.
 #[derive(Clone, Debug)]
 pub(crate) struct Lend {
@@ -85,128 +44,32 @@ pub(crate) struct Lend {
     next_session: u64,
 }
 
-impl Lent {
-    /// Slots that it keeps from others.
-    fn held(&self) -> u32 {
-        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
-        match self.state {
-            State::Ended => running,
-            State::Reserved { .. } | State::Preparing | State::Active { .. } => {
-                self.slots.max(running)
-            }
-        }
-    }
-
-    fn new((borrower, tenant): (SiteId, TenantId), slots: u32, state: State, now: Millis) -> Self {
-        Self {
-            borrower,
-            tenant,
-            granted: slots,
-            slots,
-            state,
-            heard: now,
-            version: 0,
-            more: true,
-            queue: VecDeque::new(),
-            running: BTreeMap::new(),
-            started: Vec::new(),
-            finished: BTreeMap::new(),
-            accepted: VecDeque::new(),
-        }
-    }
-
-    /// Give up slots for which nothing waits, when nothing more will come.
-    fn shrink(&mut self) {
-        if !self.more {
-            self.slots = self.slots.min(self.busy());
-        }
-    }
-
-    /// Take back slots that were given up, of those that are free, when something waits for them after all.
-    /// Returns how many.
-    fn grow(&mut self, free: u32) -> u32 {
-        let lacks = self.granted.min(self.busy()).saturating_sub(self.slots);
-        let grown = lacks.min(free);
-        self.slots += grown;
-        grown
-    }
-
-    fn busy(&self) -> u32 {
-        u32::try_from(self.running.len() + self.queue.len()).unwrap_or(u32::MAX)
-    }
-
-    fn status(&self, lease: LeaseId) -> Status {
-        let phase = match self.state {
-            State::Reserved { .. } | State::Preparing => Phase::Preparing,
-            State::Active { .. } => Phase::Active,
-            State::Ended => Phase::Gone,
-        };
-        let finished = self.finished.keys().copied().collect();
-        Status {
-            lease,
-            phase,
-            running: self.started.clone(),
-            finished,
-        }
-    }
-
-    fn knows(&self, attempt: AttemptId) -> bool {
-        let mut open = self.queue.iter().chain(self.running.values().flatten());
-        self.finished.contains_key(&attempt)
-            || self.accepted.contains(&attempt)
-            || open.any(|known| known.attempt == attempt)
-    }
-
-    /// Stop everything that runs or waits. What is finished stays.
-    fn stop(&mut self, out: &mut Vec<Output>) {
-        self.queue.clear();
-        out.extend(self.running.keys().map(|session| Output::Stop(*session)));
-        self.state = State::Ended;
-    }
-}
-
 impl Lend {
     pub(crate) fn new(me: SiteId, sealing_key: SealingKey, host: HostClass, lending: bool) -> Self {
         let leases = BTreeMap::new();
-        Self {
-            me,
-            sealing_key,
-            host,
-            lending,
-            full: false,
-            leases,
-            next_session: 1,
-        }
+        Self { me, sealing_key, host, lending, full: false, leases, next_session: 1 }
     }
 
     /// Slots that nobody holds.
     pub(crate) fn free(&self) -> u32 {
-        let held = self
-            .leases
-            .values()
-            .map(Lent::held)
-            .fold(0, u32::saturating_add);
+        let held = self.leases.values().map(Lent::held).fold(0, u32::saturating_add);
         self.host.slots.saturating_sub(held)
     }
 
     /// Whether `borrower` may read our store: it holds a lease, or outputs of its attempts are here.
     pub(crate) fn serves(&self, borrower: SiteId, lease: LeaseId) -> bool {
-        self.leases
-            .get(&lease)
-            .is_some_and(|lent| lent.borrower == borrower)
+        self.leases.get(&lease).is_some_and(|lent| lent.borrower == borrower)
     }
 
     pub(crate) fn on_offer(&mut self, from: SiteId, offer: &Offer, now: Millis) -> Message {
         let lease = offer.lease;
-        let decline = |reason, retry_after| Message::Decline {
-            lease,
-            reason,
-            retry_after,
-        };
+        let decline = |reason, retry_after| Message::Decline { lease, reason, retry_after };
         if let Some(lent) = self.leases.get(&lease) {
             return match lent.state {
                 State::Reserved { .. } if lent.borrower == from => self.grant(lease, lent.slots),
-                _ => decline(Declined::Malformed, LONG_PAUSE),
+                State::Reserved { .. } | State::Preparing | State::Active { .. } | State::Ended => {
+                    decline(Declined::Malformed, LONG_PAUSE)
+                }
             };
         }
         if offer.slots == 0 || offer.tasks == 0 {
@@ -228,9 +91,7 @@ impl Lend {
             return decline(Declined::Busy, BUSY_PAUSE);
         }
         let slots = free.min(offer.slots);
-        let state = State::Reserved {
-            until: now.plus(RESERVATION),
-        };
+        let state = State::Reserved { until: now.plus(RESERVATION) };
         let lent = Lent::new((from, offer.tenant), slots, state, now);
         self.leases.insert(lease, lent);
         self.grant(lease, slots)
@@ -244,21 +105,14 @@ impl Lend {
     fn grant(&self, lease: LeaseId, slots: u32) -> Message {
         let isolation = self.host.level;
         let sealing_key = self.sealing_key;
-        Message::Grant(Grant {
-            lease,
-            slots,
-            reserved: RESERVATION,
-            sealing_key,
-            isolation,
-        })
+        Message::Grant(Grant { lease, slots, reserved: RESERVATION, sealing_key, isolation })
     }
 
     /// The borrower takes reserved slots: promise them durably, then fetch the content.
     pub(crate) fn on_commit(
         &mut self,
         from: SiteId,
-        want: Want,
-        (root, content): (ChunkId, Content),
+        (want, root, content): (Want, ChunkId, Content),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -268,18 +122,9 @@ impl Lend {
         };
         if let Some(lent) = self.leases.get_mut(&lease).filter(reserved) {
             lent.state = State::Preparing;
-            let record = LentRecord {
-                lease,
-                borrower: from,
-                tenant: lent.tenant,
-            };
+            let record = LentRecord { lease, borrower: from, tenant: lent.tenant };
             put(out, Record::Lent(record));
-            out.push(Output::Prepare {
-                lease,
-                borrower: from,
-                root,
-                content,
-            });
+            out.push(Output::Prepare { lease, borrower: from, root, content });
         }
         self.on_want(from, want, now, out);
     }
@@ -287,22 +132,10 @@ impl Lend {
     /// Make it as the borrower wants it, and say how it stands.
     pub(crate) fn on_want(&mut self, from: SiteId, want: Want, now: Millis, out: &mut Vec<Output>) {
         let lease = want.lease;
-        let Some(lent) = self
-            .leases
-            .get_mut(&lease)
-            .filter(|lent| lent.borrower == from)
-        else {
+        let Some(lent) = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from) else {
             let phase = Phase::Gone;
-            let status = Status {
-                lease,
-                phase,
-                running: Vec::new(),
-                finished: Vec::new(),
-            };
-            out.push(Output::Send {
-                to: from,
-                message: Message::Status(status),
-            });
+            let status = Status { lease, phase, running: Vec::new(), finished: Vec::new() };
+            out.push(Output::Send { to: from, message: Message::Status(status) });
             return;
         };
         lent.heard = now;
@@ -328,10 +161,7 @@ impl Lend {
             lent.shrink();
         }
         let status = lent.status(lease);
-        out.push(Output::Send {
-            to: from,
-            message: Message::Status(status),
-        });
+        out.push(Output::Send { to: from, message: Message::Status(status) });
     }
 
     pub(crate) fn on_prepared(
@@ -357,10 +187,7 @@ impl Lend {
             }
         }
         let message = Message::Status(lent.status(lease));
-        out.push(Output::Send {
-            to: lent.borrower,
-            message,
-        });
+        out.push(Output::Send { to: lent.borrower, message });
     }
 
     /// Start what can start. A lease that has given up its last slot and finds none gives its tasks back.
@@ -378,10 +205,7 @@ impl Lend {
             if lent.slots == 0 {
                 lent.stop(out);
                 let message = Message::Status(lent.status(*lease));
-                out.push(Output::Send {
-                    to: lent.borrower,
-                    message,
-                });
+                out.push(Output::Send { to: lent.borrower, message });
             }
             while lent.running.len() < lent.slots as usize && !lent.queue.is_empty() {
                 let idle = lent.slots as usize - lent.running.len();
@@ -391,23 +215,13 @@ impl Lend {
                 let session = Session(self.next_session);
                 self.next_session += 1;
                 lent.running.insert(session, run.clone());
-                out.push(Output::Start {
-                    session,
-                    lease: *lease,
-                    borrower: lent.borrower,
-                    run,
-                });
+                out.push(Output::Start { session, lease: *lease, borrower: lent.borrower, run });
             }
         }
     }
 
     pub(crate) fn on_started(&mut self, attempt: AttemptId, out: &mut Vec<Output>) {
-        let runs = |lent: &Lent| {
-            lent.running
-                .values()
-                .flatten()
-                .any(|run| run.attempt == attempt)
-        };
+        let runs = |lent: &Lent| lent.running.values().flatten().any(|run| run.attempt == attempt);
         if let Some((lease, lent)) = self.leases.iter_mut().find(|(_, lent)| runs(lent)) {
             // The word comes from the jail, which may repeat itself.
             if lent.started.contains(&attempt) {
@@ -415,10 +229,7 @@ impl Lend {
             }
             lent.started.push(attempt);
             let message = Message::Status(lent.status(*lease));
-            out.push(Output::Send {
-                to: lent.borrower,
-                message,
-            });
+            out.push(Output::Send { to: lent.borrower, message });
         }
     }
 
@@ -430,10 +241,7 @@ impl Lend {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        let found = self
-            .leases
-            .iter_mut()
-            .find(|(_, lent)| lent.running.contains_key(&session));
+        let found = self.leases.iter_mut().find(|(_, lent)| lent.running.contains_key(&session));
         let Some((lease, lent)) = found else { return };
         let run = lent.running.remove(&session).unwrap_or_default();
         lent.shrink();
@@ -447,27 +255,10 @@ impl Lend {
             }
             let done = done_of(*lease, attempt, result);
             let borrower = lent.borrower;
-            put(
-                out,
-                Record::Finished(FinishedRecord {
-                    borrower,
-                    at: now,
-                    done: done.clone(),
-                }),
-            );
+            put(out, Record::Finished(FinishedRecord { borrower, at: now, done: done.clone() }));
             let message = Message::Done(Box::new(done.clone()));
-            out.push(Output::Send {
-                to: borrower,
-                message,
-            });
-            lent.finished.insert(
-                attempt,
-                Finished {
-                    done,
-                    at: now,
-                    told: now,
-                },
-            );
+            out.push(Output::Send { to: borrower, message });
+            lent.finished.insert(attempt, Finished { done, at: now, told: now });
         }
         let lease = *lease;
         self.forget_if_over(lease, out);
@@ -479,10 +270,7 @@ impl Lend {
         (lease, attempt): (LeaseId, AttemptId),
         out: &mut Vec<Output>,
     ) {
-        let lent = self
-            .leases
-            .get_mut(&lease)
-            .filter(|lent| lent.borrower == from);
+        let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from);
         let Some(lent) = lent else { return };
         if lent.finished.remove(&attempt).is_some() {
             put_delete(out, Key::Finished(attempt));
@@ -497,10 +285,7 @@ impl Lend {
 
     /// The borrower needs the lease no more, nor anything of it.
     pub(crate) fn on_close(&mut self, from: SiteId, lease: LeaseId, out: &mut Vec<Output>) {
-        let lent = self
-            .leases
-            .get_mut(&lease)
-            .filter(|lent| lent.borrower == from);
+        let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from);
         let Some(lent) = lent else { return };
         lent.stop(out);
         for attempt in std::mem::take(&mut lent.finished).into_keys() {
@@ -541,18 +326,11 @@ impl Lend {
             if live && now.since(lent.heard) >= BORROWER_GRACE {
                 lent.stop(out);
                 let message = Message::Status(lent.status(*lease));
-                out.push(Output::Send {
-                    to: lent.borrower,
-                    message,
-                });
+                out.push(Output::Send { to: lent.borrower, message });
             }
             let stale = |finished: &Finished| now.since(finished.at) >= KEEP_FINISHED;
-            let old: Vec<_> = lent
-                .finished
-                .iter()
-                .filter(|(_, f)| stale(f))
-                .map(|(id, _)| *id)
-                .collect();
+            let old: Vec<_> =
+                lent.finished.iter().filter(|(_, f)| stale(f)).map(|(id, _)| *id).collect();
             for attempt in old {
                 lent.finished.remove(&attempt);
                 put_delete(out, Key::Finished(attempt));
@@ -575,11 +353,7 @@ impl Lend {
 
     /// A borrower is back: tell it at once what it has missed.
     pub(crate) fn on_peer_up(&mut self, site: SiteId) {
-        for lent in self
-            .leases
-            .values_mut()
-            .filter(|lent| lent.borrower == site)
-        {
+        for lent in self.leases.values_mut().filter(|lent| lent.borrower == site) {
             for finished in lent.finished.values_mut() {
                 finished.told = Millis(0);
             }
@@ -598,11 +372,7 @@ impl Lend {
             let again = connected(lent.borrower);
             let tell = lent.finished.values().map(move |finished| {
                 let keep = finished.at.plus(KEEP_FINISHED);
-                if again {
-                    keep.min(finished.told.plus(TELL_AGAIN))
-                } else {
-                    keep
-                }
+                if again { keep.min(finished.told.plus(TELL_AGAIN)) } else { keep }
             });
             tell.chain(grace)
         });
@@ -618,11 +388,7 @@ impl Lend {
 
     pub(crate) fn restore_finished(&mut self, record: FinishedRecord) {
         if let Some(lent) = self.leases.get_mut(&record.done.lease) {
-            let finished = Finished {
-                done: record.done,
-                at: record.at,
-                told: Millis(0),
-            };
+            let finished = Finished { done: record.done, at: record.at, told: Millis(0) };
             lent.finished.insert(finished.done.attempt, finished);
         }
     }
@@ -630,28 +396,16 @@ impl Lend {
     /// What runs now: lease, borrower, attempts that have started and attempts in all.
     pub(crate) fn running(&self) -> impl Iterator<Item = (LeaseId, SiteId, u32, usize, usize)> {
         self.leases.iter().map(|(lease, lent)| {
-            (
-                *lease,
-                lent.borrower,
-                lent.held(),
-                lent.running.len(),
-                lent.queue.len(),
-            )
+            (*lease, lent.borrower, lent.held(), lent.running.len(), lent.queue.len())
         })
     }
 
     pub(crate) fn check(&self) {
         let running: usize = self.leases.values().map(|lent| lent.running.len()).sum();
-        assert!(
-            running <= self.host.slots as usize,
-            "more sessions than slots"
-        );
+        assert!(running <= self.host.slots as usize, "more sessions than slots");
         for lent in self.leases.values() {
-            let mut ids: Vec<_> = lent
-                .queue
-                .iter()
-                .chain(lent.running.values().flatten())
-                .collect();
+            let mut ids: Vec<_> =
+                lent.queue.iter().chain(lent.running.values().flatten()).collect();
             let n = ids.len();
             ids.sort();
             ids.dedup();

@@ -8,12 +8,15 @@
 
 mod borrow;
 mod door;
+mod job;
 mod jobs;
 mod lend;
+mod lent;
 mod membership;
 mod outsource;
 mod place;
 mod record;
+mod seek;
 mod site;
 mod sites;
 mod step;
@@ -23,7 +26,7 @@ pub use door::{
     Ask, CollectError, Content, Ended, Event, Input, Output, PrepareError, Reply, Request, Session,
     TaskRef, Tasks,
 };
-pub use jobs::{JobPhase, Task};
+pub use job::{JobPhase, Task};
 pub use record::{
     BorrowedRecord, Change, FinishedRecord, InviteRecord, JobRecord, Key, LentRecord, Record,
 };

@@ -97,10 +97,7 @@ impl Membership {
                 };
                 put(out, Record::Invite(invite.clone()));
                 out.push(Output::Admit(request, body));
-                out.push(Output::Tell(Event::Joined {
-                    site: asking.peer,
-                    name: asking.name,
-                }));
+                out.push(Output::Tell(Event::Joined { site: asking.peer, name: asking.name }));
             }
         }
     }
@@ -113,9 +110,7 @@ impl Membership {
         let others = |(site, name): &(SiteId, String)| *site != asking.peer && *name == asking.name;
         if asking.name == self.own_name || taken.any(others) {
             let name = &asking.name;
-            return Err(format!(
-                "the name {name} is taken: choose another with --name"
-            ));
+            return Err(format!("the name {name} is taken: choose another with --name"));
         }
         let Some(invite) = self.invites.get_mut(&asking.secret_hash) else {
             return Err("nobody here gave this ticket: ask for a new one".to_owned());
@@ -126,11 +121,7 @@ impl Membership {
         if invite.role != asking.role {
             return Err("the ticket is for another role".to_owned());
         }
-        if let Some(used) = invite
-            .used_by
-            .iter_mut()
-            .find(|(site, _)| *site == asking.peer)
-        {
+        if let Some(used) = invite.used_by.iter_mut().find(|(site, _)| *site == asking.peer) {
             used.1.clone_from(&asking.name);
             return Ok(invite);
         }

@@ -1,23 +1,17 @@
-//! How tasks find lenders and results find home: the borrower's decisions, on top of its leases.
-
-use std::collections::BTreeSet;
+//! How leases begin and end and how results find home: the borrower's decisions, on top of its leases.
 
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::SessionSpec;
-use meshfarm_protocol::lease::{
-    Assignment, Done, Grant, MAX_REASON, Offer, Outcome, Phase, Status, Usage, Want,
-};
+use meshfarm_protocol::lease::{Done, Grant, MAX_REASON, Outcome, Phase, Status, Usage, Want};
 use meshfarm_protocol::message::Message;
 
-use crate::borrow::{Landing, State};
+use crate::borrow::Landing;
 use crate::door::{CollectError, Content, Event, Output, TaskRef};
-use crate::jobs::{Failure, Job, Task, put, put_delete};
-use crate::place::{self, Demand, Supply};
+use crate::job::{Job, Task};
+use crate::jobs::{Failure, put, put_delete};
+use crate::place;
 use crate::record::{BorrowedRecord, Key, Record};
 use crate::site::Site;
-
-/// More leases and offers than this at a time are not sought for one step.
-const MAX_LEASES_OF_A_STEP: usize = 64;
 
 /// When outputs are asked for again whose lender could not be reached.
 const FETCH_AGAIN: Millis = Millis::seconds(2);
@@ -29,213 +23,6 @@ const WRITE_AGAIN: Millis = Millis::seconds(10);
 const OWN_PAUSE: Millis = Millis::seconds(5);
 
 impl Site {
-    /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough. Returns
-    /// whether tasks of it wait for one of our own slots.
-    ///
-    /// With `yields`, somebody more urgent waits for our own slots: this job gives them up as its tasks end.
-    pub(crate) fn seek(
-        &mut self,
-        id: JobId,
-        yields: bool,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) -> bool {
-        let Some(job) = self.jobs.get(id) else {
-            return false;
-        };
-        let mut waits = false;
-        for step in job.step_numbers() {
-            self.top_up((id, step), yields, now, out);
-            self.ask((id, step), yields, now, out);
-            self.hear_ourselves(now, out);
-            waits |= self.waits_for_own((id, step), now);
-        }
-        waits
-    }
-
-    pub(crate) fn supply<'a>(&'a self, engaged: &'a BTreeSet<SiteId>, now: Millis) -> Supply<'a> {
-        let pauses = self.own_pause > now;
-        Supply {
-            me: self.config.me,
-            my_name: &self.config.name,
-            host: &self.lend.host,
-            free: if pauses { 0 } else { self.lend.free() },
-            sites: &self.sites,
-            engaged,
-        }
-    }
-
-    /// Whether tasks of a step wait that our own slots could run, were one free.
-    fn waits_for_own(&self, (id, step): (JobId, StepNo), now: Millis) -> bool {
-        let Some(job) = self.jobs.get(id) else {
-            return false;
-        };
-        let me = self.config.me;
-        job.waiting(step, now).next().is_some() && self.runs(job, step, me, now)
-    }
-
-    /// Whether a task of the step waits that `lender` could run.
-    fn runs(&self, job: &Job, step: StepNo, lender: SiteId, now: Millis) -> bool {
-        let Some(ready) = job.ready(step) else {
-            return false;
-        };
-        if lender == self.config.me {
-            let none = BTreeSet::new();
-            let own = place::own_fits(job, step, &self.supply(&none, now));
-            if !own || self.own_pause > now {
-                return false;
-            }
-        }
-        if ready.n_fresh() > 0 {
-            return true;
-        }
-        let mut again = ready.again(now).peekable();
-        if again.peek().is_none() {
-            return false;
-        }
-        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now);
-        again.any(|failed_on| place::eligible(failed_on, lender, &fitting))
-    }
-
-    /// Assign waiting tasks to the leases that the step holds.
-    fn top_up(
-        &mut self,
-        (id, step): (JobId, StepNo),
-        yields: bool,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) {
-        let mut held = Vec::new();
-        let mut spare = 0;
-        for (lease, borrowed) in self.borrow.of_step(id, step) {
-            if let State::Held(h) = &borrowed.state {
-                held.push((lease, borrowed.lender));
-                spare += h.slots as usize;
-            }
-        }
-        let Some(job) = self.jobs.get(id).filter(|_| !held.is_empty()) else {
-            return;
-        };
-        let batch = job.spec.policy.batch;
-        let batch = batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
-        let again = job
-            .ready(step)
-            .is_some_and(|r| r.again(now).next().is_some());
-        let fitting = if again {
-            place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now)
-        } else {
-            Vec::new()
-        };
-        for (lease, lender) in held {
-            let Some(job) = self.jobs.get(id) else { return };
-            let left_alone =
-                self.sites.is_shunned(lender, now) || (yields && lender == self.config.me);
-            let takes = |failed_on: &[SiteId]| {
-                !left_alone
-                    && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
-            };
-            let mut waiting = 0;
-            if let Some(ready) = job.ready(step).filter(|_| !left_alone) {
-                waiting = ready.n_fresh() + ready.again(now).filter(|on| takes(on)).count();
-            }
-            // Our own slots are a call away: what waits stays free to go elsewhere, unless it shares sessions.
-            let own = lender == self.config.me;
-            let ahead = !own || job.step_spec(step).is_some_and(|spec| spec.environments);
-            let Some(held) = self.borrow.held_mut(lease) else {
-                continue;
-            };
-            let room = held.room(waiting, spare, ahead).min(batch);
-            held.set_more(waiting > room);
-            let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
-            let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
-            for task in tasks {
-                let attempt = AttemptId(self.random());
-                let at = TaskRef {
-                    job: id,
-                    step,
-                    task,
-                };
-                self.jobs.lease(at, attempt, (lease, lender), now, out);
-                if let Some(held) = self.borrow.held_mut(lease) {
-                    held.attempts.push(Assignment { attempt, task });
-                }
-            }
-        }
-    }
-
-    /// Ask for slots for the tasks that no lease and no open offer covers.
-    fn ask(
-        &mut self,
-        (id, step): (JobId, StepNo),
-        yields: bool,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let (Some((root, bytes)), Some(ready)) = (job.content(step), job.ready(step)) else {
-            return;
-        };
-        let again: Vec<_> = ready.again(now).collect();
-        let fresh = ready.n_fresh();
-        let waiting = u32::try_from(fresh + again.len()).unwrap_or(u32::MAX);
-        let mut engaged = BTreeSet::new();
-        let (mut covered, mut leases) = (0u32, 0);
-        for (_, borrowed) in self.borrow.of_step(id, step) {
-            leases += 1;
-            if let State::Offered { slots, .. } = borrowed.state {
-                engaged.insert(borrowed.lender);
-                covered = covered.saturating_add(slots);
-            }
-        }
-        let uncovered = waiting.saturating_sub(covered);
-        let Some(spec) = job.step_spec(step) else {
-            return;
-        };
-        if uncovered == 0 || leases >= MAX_LEASES_OF_A_STEP {
-            return;
-        }
-        if yields {
-            engaged.insert(self.config.me);
-        }
-        let (tenant, priority) = (job.spec.tenant, job.spec.policy.priority);
-        let floors = [place::floor(job, false), place::floor(job, true)];
-        let mut rng = self.rng.clone();
-        let demand = Demand {
-            job,
-            step,
-            root,
-            bytes,
-            fresh,
-            again: &again,
-            uncovered,
-        };
-        let asked = place::place(&demand, &self.supply(&engaged, now), now, &mut rng);
-        if asked.is_empty() {
-            return;
-        }
-        let requirement = spec.requirement.clone();
-        self.rng = rng;
-        for (lender, slots) in asked {
-            let offer = Offer {
-                lease: LeaseId(self.random()),
-                tenant,
-                requirement: requirement.clone(),
-                isolation: floors[usize::from(lender == self.config.me)],
-                slots,
-                tasks: waiting,
-                root,
-                bytes,
-                priority,
-            };
-            self.borrow
-                .offered(offer.lease, (id, step), lender, slots, now);
-            out.push(Output::Send {
-                to: lender,
-                message: Message::Offer(offer),
-            });
-        }
-    }
-
     /// A lender grants: fill its slots and hand over the keys, or let it go.
     pub(crate) fn on_grant(
         &mut self,
@@ -245,10 +32,7 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         let lease = grant.lease;
-        let close = Output::Send {
-            to: from,
-            message: Message::Close { lease },
-        };
+        let close = Output::Send { to: from, message: Message::Close { lease } };
         let Some((job, step)) = self.borrow.granted(from, grant, now) else {
             if self.borrow.get(lease, from).is_none() {
                 out.push(close);
@@ -266,37 +50,21 @@ impl Site {
         }
         let content = self.jobs.get(job).and_then(|job| job.content(step));
         let session = self.session_spec(job, step);
-        let held = self
-            .borrow
-            .held_mut(lease)
-            .filter(|held| !held.attempts.is_empty());
+        let held = self.borrow.held_mut(lease).filter(|held| !held.attempts.is_empty());
         let (Some(held), Some((root, _)), Some(session)) = (held, content, session) else {
             self.borrow.remove(lease);
             out.push(close);
             return;
         };
         let (slots, want) = (held.slots, held.say(lease, now));
-        let record = BorrowedRecord {
-            lease,
-            job,
-            step,
-            lender: from,
-            slots,
-        };
+        let record = BorrowedRecord { lease, job, step, lender: from, slots };
         put(out, Record::Borrowed(record));
         if own {
             let content = Content::Own(job, session);
-            self.lend.on_commit(from, want, (root, content), now, out);
+            self.lend.on_commit(from, (want, root, content), now, out);
         } else {
             let sealing_key = grant.sealing_key;
-            out.push(Output::Commit {
-                to: from,
-                sealing_key,
-                job,
-                root,
-                want,
-                session,
-            });
+            out.push(Output::Commit { to: from, sealing_key, job, root, want, session });
         }
     }
 
@@ -325,9 +93,7 @@ impl Site {
         };
         let (job, step) = (borrowed.job, borrowed.step);
         if let Some(started) = self.borrow.on_status(status, now) {
-            let told = started
-                .into_iter()
-                .map(|task| Event::TaskStarted { task, lender: from });
+            let told = started.into_iter().map(|task| Event::TaskStarted { task, lender: from });
             out.extend(told.map(Output::Tell));
         }
         match status.phase {
@@ -339,13 +105,7 @@ impl Site {
                 }
             }
             Phase::Gone => {
-                self.lose(
-                    lease,
-                    &status.finished,
-                    "the site gave the lease back",
-                    now,
-                    out,
-                );
+                self.lose((lease, "the site gave the lease back"), &status.finished, now, out);
             }
         }
     }
@@ -367,12 +127,7 @@ impl Site {
             (Phase::Preparing | Phase::Active, true) => Message::Close { lease },
             (Phase::Preparing | Phase::Active, false) if !status.running.is_empty() => {
                 let (attempts, more) = (Vec::new(), false);
-                Message::Want(Want {
-                    lease,
-                    version: now.0,
-                    attempts,
-                    more,
-                })
+                Message::Want(Want { lease, version: now.0, attempts, more })
             }
             (Phase::Preparing | Phase::Active, false) => return,
         };
@@ -382,9 +137,8 @@ impl Site {
     /// A lease is no longer ours, except for what the lender has finished under it.
     fn lose(
         &mut self,
-        lease: LeaseId,
+        (lease, reason): (LeaseId, &str),
         finished: &[AttemptId],
-        reason: &str,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -393,26 +147,21 @@ impl Site {
         };
         let tasks = u32::try_from(lost.tasks.len()).unwrap_or(u32::MAX);
         for (at, attempt) in lost.tasks {
-            self.give_up((at, attempt), lost.lender, reason, now, out);
+            self.give_up((at, attempt), (lost.lender, reason), now, out);
         }
         if lost.over {
             put_delete(out, Key::Borrowed(lease));
         }
-        if lost.lender == self.config.me {
-            self.own_pause = now.plus(OWN_PAUSE);
-        }
         if !lost.prepared {
+            if lost.lender == self.config.me {
+                self.own_pause = now.plus(OWN_PAUSE);
+            }
             self.sites.failed(lost.lender, now);
         }
         if tasks > 0 {
             self.sites.pause(lost.lender, now);
             let (lender, reason) = (lost.lender, reason.to_owned());
-            out.push(Output::Tell(Event::LeaseLost {
-                lease,
-                lender,
-                tasks,
-                reason,
-            }));
+            out.push(Output::Tell(Event::LeaseLost { lease, lender, tasks, reason }));
         }
     }
 
@@ -420,18 +169,13 @@ impl Site {
     fn give_up(
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
-        by: SiteId,
-        reason: &str,
+        (by, reason): (SiteId, &str),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         self.borrow.give_up(attempt, at);
-        let failure = Failure {
-            by,
-            reason: reason.to_owned(),
-            counts: false,
-        };
-        self.jobs.fail(at, attempt, failure, now, out);
+        let failure = Failure { by, reason: reason.to_owned(), counts: false };
+        self.jobs.fail((at, attempt), failure, now, out);
     }
 
     /// An attempt has ended at its lender.
@@ -465,16 +209,15 @@ impl Site {
                 };
                 self.borrow.land(attempt, landing);
             }
-            (Outcome::Done, None) => self.complete(at, attempt, from, done.usage, now, out),
+            (Outcome::Done, None) => self.complete((at, attempt), (from, done.usage), now, out),
             (Outcome::Failed(mut reason), _) => {
-                self.sites.failed(from, now);
+                // Before anybody has done a task of the job, the scene is as suspect as the site.
+                if self.jobs.get(at.job).is_some_and(Job::has_done_some) {
+                    self.sites.failed(from, now);
+                }
                 reason.truncate(reason.floor_char_boundary(MAX_REASON));
-                let failure = Failure {
-                    by: from,
-                    reason,
-                    counts: true,
-                };
-                self.jobs.fail(at, attempt, failure, now, out);
+                let failure = Failure { by: from, reason, counts: true };
+                self.jobs.fail((at, attempt), failure, now, out);
             }
         }
         if self.borrow.landing(attempt).is_none() {
@@ -484,15 +227,13 @@ impl Site {
 
     fn complete(
         &mut self,
-        at: TaskRef,
-        attempt: AttemptId,
-        by: SiteId,
-        usage: Usage,
+        (at, attempt): (TaskRef, AttemptId),
+        (by, usage): (SiteId, Usage),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         self.sites.succeeded(by);
-        self.jobs.accept(at, attempt, by, (now, usage.wall), out);
+        self.jobs.accept((at, attempt), by, (now, usage.wall), out);
     }
 
     /// An attempt's outputs stand in their place, or do not.
@@ -515,16 +256,13 @@ impl Site {
                 landing.unreachable = None;
                 landing.again = Some(now.plus(WRITE_AGAIN));
                 landing.blocked = Some(reason.clone());
-                out.push(Output::Tell(Event::OutputBlocked {
-                    task: landing.task,
-                    reason,
-                }));
+                out.push(Output::Tell(Event::OutputBlocked { task: landing.task, reason }));
             }
             Ok(_) => {
                 let Some(l) = self.borrow.landed(attempt) else {
                     return;
                 };
-                self.complete(l.task, attempt, l.lender, l.usage, now, out);
+                self.complete((l.task, attempt), (l.lender, l.usage), now, out);
                 accepted(l.lender, l.lease, attempt, out);
             }
             Err(CollectError::Bad(what)) => {
@@ -532,17 +270,10 @@ impl Site {
                     return;
                 };
                 let reason = format!("its outputs were refused: {what}");
-                out.push(Output::Tell(Event::Blame {
-                    site: l.lender,
-                    what,
-                }));
+                out.push(Output::Tell(Event::Blame { site: l.lender, what }));
                 self.sites.failed(l.lender, now);
-                let failure = Failure {
-                    by: l.lender,
-                    reason,
-                    counts: true,
-                };
-                self.jobs.fail(l.task, attempt, failure, now, out);
+                let failure = Failure { by: l.lender, reason, counts: true };
+                self.jobs.fail((l.task, attempt), failure, now, out);
                 accepted(l.lender, l.lease, attempt, out);
             }
         }
@@ -557,17 +288,15 @@ impl Site {
                     self.sites.declined(lender, None, now);
                     self.sites.failed(lender, now);
                 }
-                None => self.lose(lease, &[], "the site fell silent", now, out),
+                None => self.lose((lease, "the site fell silent"), &[], now, out),
             }
         }
         let (sites, me) = (&self.sites, self.config.me);
-        let lost = self
-            .borrow
-            .lost_landings(now, |site| site == me || sites.is_connected(site));
+        let lost = self.borrow.lost_landings(now, |site| site == me || sites.is_connected(site));
         for attempt in lost {
             if let Some(l) = self.borrow.landed(attempt) {
                 let reason = "the site fell silent before its outputs were here";
-                self.give_up((l.task, attempt), l.lender, reason, now, out);
+                self.give_up((l.task, attempt), (l.lender, reason), now, out);
             }
         }
         self.collect(now, out);
@@ -577,9 +306,7 @@ impl Site {
     fn let_go(&mut self) {
         let jobs = &self.jobs;
         self.borrow.retain(|at, attempt| match jobs.task(at) {
-            Some(Task::Leased {
-                attempt: current, ..
-            }) => *current == attempt,
+            Some(Task::Leased { attempt: current, .. }) => *current == attempt,
             Some(
                 Task::Waiting { .. } | Task::Done { .. } | Task::Failed { .. } | Task::Canceled,
             )
@@ -601,10 +328,7 @@ impl Site {
                 }
                 continue;
             }
-            if self
-                .borrow
-                .is_landing(|l| l.task == task && l.again.is_none())
-            {
+            if self.borrow.is_landing(|l| l.task == task && l.again.is_none()) {
                 if let Some(landing) = self.borrow.landing(attempt) {
                     landing.again = Some(now.plus(FETCH_AGAIN));
                 }
@@ -633,45 +357,15 @@ impl Site {
             if !landing && !self.useful(lease, (job, step), lender, now) {
                 self.borrow.remove(lease);
                 put_delete(out, Key::Borrowed(lease));
-                out.push(Output::Send {
-                    to: lender,
-                    message: Message::Close { lease },
-                });
+                out.push(Output::Send { to: lender, message: Message::Close { lease } });
             }
         }
-        for (to, want) in self.borrow.to_say(now) {
-            out.push(Output::Send {
-                to,
-                message: Message::Want(want),
-            });
+        for (to, want) in self.borrow.wishes(now) {
+            out.push(Output::Send { to, message: Message::Want(want) });
         }
-    }
-
-    /// Whether a task of the step waits that the lease could run.
-    fn useful(
-        &mut self,
-        lease: LeaseId,
-        (job, step): (JobId, StepNo),
-        lender: SiteId,
-        now: Millis,
-    ) -> bool {
-        if self
-            .borrow
-            .held_mut(lease)
-            .is_some_and(|held| held.phase == Phase::Gone)
-        {
-            return false;
-        }
-        let left_alone = self.sites.is_shunned(lender, now)
-            || (lender == self.config.me && self.yields.contains(&job));
-        let job = self.jobs.get(job).filter(|_| !left_alone);
-        job.is_some_and(|job| self.runs(job, step, lender, now))
     }
 }
 
 fn accepted(to: SiteId, lease: LeaseId, attempt: AttemptId, out: &mut Vec<Output>) {
-    out.push(Output::Send {
-        to,
-        message: Message::Accepted { lease, attempt },
-    });
+    out.push(Output::Send { to, message: Message::Accepted { lease, attempt } });
 }

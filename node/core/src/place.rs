@@ -13,7 +13,7 @@ use meshfarm_protocol::job::StepSpec;
 use meshfarm_protocol::matching::{Misfit, fit};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
-use crate::jobs::Job;
+use crate::job::Job;
 use crate::sites::{Known, Sites};
 
 /// How many sites are considered at a time, besides those that have the content already.
@@ -64,11 +64,7 @@ struct Candidate {
 
 /// The requirement of a step and the isolation that it asks of `site`: our own machine may be as weak as it is.
 pub(crate) fn floor(job: &Job, own: bool) -> Level {
-    if own {
-        Level::S0
-    } else {
-        job.spec.policy.isolation
-    }
+    if own { Level::S0 } else { job.spec.policy.isolation }
 }
 
 /// Every reason why a site cannot run a step: those of the host class that lacks least.
@@ -85,10 +81,7 @@ pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>, now: Millis)
     let own = own_fits(job, step, supply);
     let others = supply.sites.all();
     let others = others.filter(|(_, known)| !known.shunned(now) && fits(job, spec, known));
-    own.then_some(supply.me)
-        .into_iter()
-        .chain(others.map(|(site, _)| site))
-        .collect()
+    own.then_some(supply.me).into_iter().chain(others.map(|(site, _)| site)).collect()
 }
 
 /// Whether our own machine could run the step at all.
@@ -125,11 +118,8 @@ pub(crate) fn place(
         return Vec::new();
     };
     // A fresh task may go anywhere, so nobody needs to know where else it could.
-    let fitting = if demand.fresh > 0 {
-        Vec::new()
-    } else {
-        fitting(demand.job, demand.step, supply, now)
-    };
+    let fitting =
+        if demand.fresh > 0 { Vec::new() } else { fitting(demand.job, demand.step, supply, now) };
     let takes = |site: SiteId| {
         let mut again = demand.again.iter();
         demand.fresh > 0 || again.any(|failed_on| eligible(failed_on, site, &fitting))
@@ -174,9 +164,7 @@ fn task_time(demand: &Demand<'_>) -> u64 {
 /// When our own slots alone would be through with the step, in milliseconds from now: what runs there already,
 /// of whomever, comes first.
 fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
-    let slots = usize::try_from(supply.host.slots)
-        .unwrap_or(usize::MAX)
-        .max(1);
+    let slots = usize::try_from(supply.host.slots).unwrap_or(usize::MAX).max(1);
     let busy = supply.host.slots.saturating_sub(supply.free) as usize;
     let tasks = demand.fresh + demand.again.len() + busy;
     let rounds = tasks.div_ceil(slots) as u64;
@@ -194,21 +182,11 @@ fn candidate(site: SiteId, known: &Known, demand: &Demand<'_>, now: Millis) -> O
     }
     let warm = known.warm.contains(&demand.root);
     let transfer = if warm { 0 } else { demand.bytes / ASSUMED_RATE };
-    let speed = profile
-        .hosts
-        .iter()
-        .map(|host| host.speed)
-        .max()
-        .unwrap_or(1);
+    let speed = profile.hosts.iter().map(|host| host.speed).max().unwrap_or(1);
     // The scene is shipped once for all tasks that the site will get, so its price is spread over them.
     let share = u64::from(profile.free.min(demand.uncovered).max(1));
     let done_after = (transfer / share).saturating_add(at_speed(task_time(demand), speed));
-    Some(Candidate {
-        site,
-        free: profile.free,
-        warm,
-        done_after,
-    })
+    Some(Candidate { site, free: profile.free, warm, done_after })
 }
 
 /// Keep the warm ones and a random few of the others.

@@ -10,7 +10,7 @@ use meshfarm_protocol::lease::Done;
 use meshfarm_protocol::membership::Role;
 
 use crate::door::TaskRef;
-use crate::jobs::{JobPhase, Task};
+use crate::job::{JobPhase, Task};
 
 /// A change to the durable state.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,10 @@ pub enum Change {
 /// One durable record. Each kind has a column family of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a record lives in a box from where it is made to where it is written"
+)]
 pub enum Record {
     /// What a job is; written once.
     Spec(JobId, Box<JobSpec>),
@@ -82,11 +86,9 @@ impl Key {
     pub fn to_bytes(self) -> Vec<u8> {
         match self {
             Self::Spec(job) | Self::Job(job) => job.0.to_vec(),
-            Self::Task(TaskRef {
-                job,
-                step: StepNo(step),
-                task: TaskNo(task),
-            }) => [&job.0[..], &step.to_be_bytes(), &task.to_be_bytes()].concat(),
+            Self::Task(TaskRef { job, step: StepNo(step), task: TaskNo(task) }) => {
+                [&job.0[..], &step.to_be_bytes(), &task.to_be_bytes()].concat()
+            }
             Self::Borrowed(lease) | Self::Lent(lease) => lease.0.to_vec(),
             Self::Finished(attempt) => attempt.0.to_vec(),
             Self::Invite(hash) => hash.to_vec(),

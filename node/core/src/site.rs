@@ -13,7 +13,8 @@ use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
 use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef, Tasks};
-use crate::jobs::{Job, JobPhase, Jobs, Task};
+use crate::job::{Job, JobPhase, Task};
+use crate::jobs::Jobs;
 use crate::lend::Lend;
 use crate::membership::{Asking, Membership};
 use crate::record::{InviteRecord, JobRecord, Record};
@@ -21,6 +22,9 @@ use crate::sites::Sites;
 
 /// How often a profile is told when nothing has changed, and how long it counts: three times that.
 const PUBLISH_EVERY: Millis = Millis::seconds(15);
+
+/// How long a new peer is told our profile again and again: it hears gossip only some moments after it is up.
+const GREETING: Millis = Millis::seconds(3);
 
 /// A profile whose free slots have changed is told at most this often.
 const PUBLISH_PAUSE: Millis = Millis::seconds(1);
@@ -67,6 +71,8 @@ pub struct Site {
     pub(crate) own_pause: Millis,
     sequence: u64,
     published: Option<(Millis, u32, bool)>,
+    /// Somebody is new: until this moment the profile is told again and again.
+    greet_until: Millis,
 }
 
 impl Site {
@@ -86,6 +92,7 @@ impl Site {
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
             sequence: now.0 << 20,
             published: None,
+            greet_until: Millis(0),
             config,
         };
         site.restore(now, records);
@@ -120,21 +127,13 @@ impl Site {
 
     fn restore_task(&mut self, at: TaskRef, task: Task) {
         let task = match task {
-            Task::Leased {
-                lease,
-                attempt,
-                failed_on,
-                ..
-            } if !self.jobs.is_active(at.job)
-                || !self.borrow.restore_attempt(lease, attempt, at) =>
+            Task::Leased { lease, attempt, failed_on, .. }
+                if !self.jobs.is_active(at.job)
+                    || !self.borrow.restore_attempt(lease, attempt, at) =>
             {
                 // The lease was lost while its outputs were on their way: the task waits again.
                 let (last, after) = (None, Millis(0));
-                Task::Waiting {
-                    failed_on,
-                    last,
-                    after,
-                }
+                Task::Waiting { failed_on, last, after }
             }
             Task::Leased { .. }
             | Task::Waiting { .. }
@@ -165,6 +164,7 @@ impl Site {
                 self.sites.peer_up(site, name, now, out);
                 self.borrow.on_peer_up(site);
                 self.lend.on_peer_up(site);
+                self.greet_until = now.plus(GREETING);
             }
             Input::PeerDown { site } => self.sites.peer_down(site),
             Input::Profile(profile) => {
@@ -172,20 +172,8 @@ impl Site {
                     self.sites.hear(profile, now, out);
                 }
             }
-            Input::JoinAsked {
-                request,
-                peer,
-                secret_hash,
-                name,
-                role,
-            } => {
-                let asking = Asking {
-                    request,
-                    peer,
-                    secret_hash,
-                    name,
-                    role,
-                };
+            Input::JoinAsked { request, peer, secret_hash, name, role } => {
+                let asking = Asking { request, peer, secret_hash, name, role };
                 self.membership.on_join(asking, now, &mut self.rng, out);
             }
             Input::Prepared { lease, result } => self.lend.on_prepared(lease, result, out),
@@ -211,15 +199,8 @@ impl Site {
                 let job = JobId(self.random());
                 let phase = JobPhase::Active;
                 let inputs = Vec::new();
-                let record = JobRecord {
-                    job,
-                    submitted: now,
-                    ended: None,
-                    phase,
-                    root,
-                    bytes,
-                    inputs,
-                };
+                let record =
+                    JobRecord { job, submitted: now, ended: None, phase, root, bytes, inputs };
                 self.jobs.submit(*spec, record, out);
                 Reply::Submitted(job)
             }
@@ -232,14 +213,7 @@ impl Site {
                 }
             },
             Ask::Retry { job, tasks } => self.on_retry(job, &tasks, out),
-            Ask::Invite {
-                mesh,
-                mesh_name,
-                secret_hash,
-                role,
-                uses,
-                expires,
-            } => {
+            Ask::Invite { mesh, mesh_name, secret_hash, role, uses, expires } => {
                 let (uses_left, used_by) = (uses, Vec::new());
                 let invite = InviteRecord {
                     secret_hash,
@@ -291,8 +265,9 @@ impl Site {
                 out.push(Output::Send { to: from, message });
             }
             Message::Commit(commit) => {
-                let content = (commit.root, Content::Sealed(commit.envelope));
-                self.lend.on_commit(from, commit.want, content, now, out);
+                let content = Content::Sealed(commit.envelope);
+                let commit = (commit.want, commit.root, content);
+                self.lend.on_commit(from, commit, now, out);
             }
             Message::Want(want) => self.lend.on_want(from, want, now, out),
             Message::Accepted { lease, attempt } => {
@@ -300,17 +275,10 @@ impl Site {
             }
             Message::Close { lease } => self.lend.on_close(from, lease, out),
             Message::Grant(grant) => self.on_grant(from, &grant, now, out),
-            Message::Decline {
-                lease,
-                reason,
-                retry_after,
-            } => {
+            Message::Decline { lease, reason, retry_after } => {
                 if self.borrow.declined(lease, from) {
                     self.sites.declined(from, Some((reason, retry_after)), now);
-                    out.push(Output::Tell(Event::Declined {
-                        lender: from,
-                        reason,
-                    }));
+                    out.push(Output::Tell(Event::Declined { lender: from, reason }));
                 }
             }
             Message::Status(status) => self.on_status(from, &status, now, out),
@@ -323,8 +291,7 @@ impl Site {
         self.hear_ourselves(now, out);
         self.sites.expire(now, out);
         let (sites, me) = (&self.sites, self.config.me);
-        self.lend
-            .tick(now, |site| site == me || sites.is_connected(site), out);
+        self.lend.tick(now, |site| site == me || sites.is_connected(site), out);
         self.borrow_upkeep(now, out);
         self.place_jobs(now, out);
         loop {
@@ -381,27 +348,18 @@ impl Site {
 
     /// Slots that could take a task of another site now.
     fn offered(&self) -> u32 {
-        if self.lend.lending && !self.lend.full {
-            self.lend.free()
-        } else {
-            0
-        }
+        if self.lend.lending && !self.lend.full { self.lend.free() } else { 0 }
     }
 
     /// When our profile is to be told again.
     fn publish_at(&self) -> Millis {
         let (free, lending) = (self.offered(), self.lend.lending);
-        self.published
-            .map_or(Millis(0), |(at, old_free, old_lending)| {
-                let changed = (old_free == 0) != (free == 0)
-                    || (old_free != free && old_free.abs_diff(free).saturating_mul(4) >= old_free)
-                    || old_lending != lending;
-                at.plus(if changed {
-                    PUBLISH_PAUSE
-                } else {
-                    PUBLISH_EVERY
-                })
-            })
+        self.published.map_or(Millis(0), |(at, old_free, old_lending)| {
+            let changed = (old_free == 0) != (free == 0)
+                || (old_free != free && old_free.abs_diff(free).saturating_mul(4) >= old_free)
+                || old_lending != lending;
+            at.plus(if changed || at < self.greet_until { PUBLISH_PAUSE } else { PUBLISH_EVERY })
+        })
     }
 
     fn publish(&mut self, now: Millis, out: &mut Vec<Output>) {
@@ -476,20 +434,10 @@ impl Site {
                 continue;
             };
             for a in &held.attempts {
-                let at = TaskRef {
-                    job: borrowed.job,
-                    step: borrowed.step,
-                    task: a.task,
-                };
+                let at = TaskRef { job: borrowed.job, step: borrowed.step, task: a.task };
                 match self.jobs.task(at) {
-                    Some(Task::Leased {
-                        attempt, lease: of, ..
-                    }) => {
-                        assert_eq!(
-                            (*attempt, *of),
-                            (a.attempt, lease),
-                            "lease and task disagree"
-                        );
+                    Some(Task::Leased { attempt, lease: of, .. }) => {
+                        assert_eq!((*attempt, *of), (a.attempt, lease), "lease and task disagree");
                     }
                     other => panic!("a leased task is {other:?}"),
                 }

@@ -69,9 +69,7 @@ impl Sites {
     }
 
     pub(crate) fn name(&self, site: SiteId) -> String {
-        self.sites
-            .get(&site)
-            .map_or_else(|| site.short(), |known| known.name.clone())
+        self.sites.get(&site).map_or_else(|| site.short(), |known| known.name.clone())
     }
 
     pub(crate) fn is_connected(&self, site: SiteId) -> bool {
@@ -98,9 +96,7 @@ impl Sites {
 
     /// Believe a profile if it is news.
     pub(crate) fn hear(&mut self, profile: Profile, now: Millis, out: &mut Vec<Output>) {
-        let old = self
-            .get(profile.site)
-            .and_then(|known| known.profile.as_ref());
+        let old = self.get(profile.site).and_then(|known| known.profile.as_ref());
         // A repeated profile is no sign of life.
         if old.is_some_and(|old| old.sequence >= profile.sequence) {
             return;
@@ -119,17 +115,12 @@ impl Sites {
     ) -> &mut Known {
         if !self.sites.contains_key(&site) && self.sites.len() >= MAX_SITES {
             let away = self.sites.iter().filter(|(_, known)| !known.connected);
-            let oldest = away
-                .min_by_key(|(_, known)| known.heard)
-                .map(|(site, _)| *site);
+            let oldest = away.min_by_key(|(_, known)| known.heard).map(|(site, _)| *site);
             let oldest = oldest.or_else(|| self.sites.keys().next().copied());
             oldest.map(|site| self.sites.remove(&site));
         }
         let known = self.sites.entry(site).or_insert_with(|| {
-            out.push(Output::Tell(Event::SiteFound {
-                site,
-                name: name.clone(),
-            }));
+            out.push(Output::Tell(Event::SiteFound { site, name: name.clone() }));
             Known {
                 name,
                 connected: false,
@@ -177,11 +168,7 @@ impl Sites {
 
     /// A site has fetched this content.
     pub(crate) fn has_content(&mut self, site: SiteId, root: ChunkId) {
-        if let Some(known) = self
-            .sites
-            .get_mut(&site)
-            .filter(|known| !known.warm.contains(&root))
-        {
+        if let Some(known) = self.sites.get_mut(&site).filter(|known| !known.warm.contains(&root)) {
             known.warm.push_back(root);
             if known.warm.len() > MAX_WARM {
                 known.warm.pop_front();
@@ -209,17 +196,11 @@ impl Sites {
     /// Forget profiles that have expired and sites that are gone.
     pub(crate) fn expire(&mut self, now: Millis, out: &mut Vec<Output>) {
         self.sites.retain(|site, known| {
-            let ttl = known
-                .profile
-                .as_ref()
-                .map_or(MAX_TTL, |profile| profile.ttl.min(MAX_TTL));
+            let ttl = known.profile.as_ref().map_or(MAX_TTL, |profile| profile.ttl.min(MAX_TTL));
             if known.connected || now.since(known.heard) < ttl {
                 return true;
             }
-            out.push(Output::Tell(Event::SiteLost {
-                site: *site,
-                name: known.name.clone(),
-            }));
+            out.push(Output::Tell(Event::SiteLost { site: *site, name: known.name.clone() }));
             false
         });
     }
@@ -227,10 +208,7 @@ impl Sites {
     /// The next moment at which something expires or may be asked again.
     pub(crate) fn wake_at(&self, now: Millis) -> Option<Millis> {
         let moments = self.sites.values().flat_map(|known| {
-            let ttl = known
-                .profile
-                .as_ref()
-                .map_or(MAX_TTL, |profile| profile.ttl.min(MAX_TTL));
+            let ttl = known.profile.as_ref().map_or(MAX_TTL, |profile| profile.ttl.min(MAX_TTL));
             let expires = (!known.connected).then_some(known.heard.plus(ttl));
             [expires, Some(known.ask_after).filter(|after| *after > now)]
         });

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, TaskNo};
 use meshfarm_protocol::job::{Order, StepSpec};
 
-use crate::jobs::Task;
+use crate::job::Task;
 
 /// The content of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +63,7 @@ impl Step {
             fresh: (0..n).collect(),
             again: BTreeSet::new(),
             pauses: BTreeSet::new(),
-            counts: Counts {
-                open: n,
-                ..Counts::default()
-            },
+            counts: Counts { open: n, ..Counts::default() },
             wall: (0, 0),
         }
     }
@@ -97,10 +94,7 @@ impl Step {
         }
         *self.counter(&old) -= 1;
         *self.counter(&state) += 1;
-        if let Task::Waiting {
-            failed_on, after, ..
-        } = state
-        {
+        if let Task::Waiting { failed_on, after, .. } = state {
             if failed_on.is_empty() && after == Millis(0) {
                 self.fresh.insert(place);
             } else {
@@ -141,9 +135,7 @@ impl Step {
 
     fn waits(&self, task: TaskNo, now: Millis) -> Option<&[SiteId]> {
         match self.tasks.get(index(task))? {
-            Task::Waiting {
-                failed_on, after, ..
-            } if *after <= now => Some(failed_on),
+            Task::Waiting { failed_on, after, .. } if *after <= now => Some(failed_on),
             Task::Waiting { .. }
             | Task::Leased { .. }
             | Task::Done { .. }

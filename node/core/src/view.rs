@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::Layout;
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
@@ -12,7 +12,7 @@ use meshfarm_protocol::profile::{HostClass, Profile};
 
 use crate::borrow::State;
 use crate::door::TaskRef;
-use crate::jobs::{Job, JobPhase, Task};
+use crate::job::{Job, JobPhase, Task};
 use crate::place;
 use crate::site::Site;
 
@@ -156,23 +156,15 @@ impl Site {
     #[must_use]
     pub fn job(&self, id: JobId, now: Millis) -> Option<JobView> {
         let job = self.jobs.get(id)?;
-        let steps = job
-            .step_numbers()
-            .map(|step| self.step_view(job, step, now));
-        Some(JobView {
-            steps: steps.collect(),
-            ..self.job_head(job)
-        })
+        let steps = job.step_numbers().map(|step| self.step_view(job, step, now));
+        Some(JobView { steps: steps.collect(), ..self.job_head(job) })
     }
 
     fn running(&self) -> BTreeSet<AttemptId> {
-        let held = self
-            .borrow
-            .all()
-            .filter_map(|(_, borrowed)| match &borrowed.state {
-                State::Held(held) => Some(&held.running),
-                State::Offered { .. } => None,
-            });
+        let held = self.borrow.all().filter_map(|(_, borrowed)| match &borrowed.state {
+            State::Held(held) => Some(&held.running),
+            State::Offered { .. } => None,
+        });
         held.flatten().copied().collect()
     }
 
@@ -215,24 +207,12 @@ impl Site {
         let running = self.running();
         let numbered = (0..).map(TaskNo).zip(job.tasks(step)).zip(&spec.labels);
         let tasks = numbered.map(|((task, state), label)| {
-            let at = TaskRef {
-                job: job.record.job,
-                step,
-                task,
-            };
+            let at = TaskRef { job: job.record.job, step, task };
             self.task_view(at, state, label, &running)
         });
         let waits = job.is_active() && job.waiting(step, now).next().is_some();
-        let why = if waits {
-            self.why(job, step, now)
-        } else {
-            Vec::new()
-        };
-        StepView {
-            name: spec.name.clone(),
-            tasks: tasks.collect(),
-            why,
-        }
+        let why = if waits { self.why(job, step, now) } else { Vec::new() };
+        StepView { name: spec.name.clone(), tasks: tasks.collect(), why }
     }
 
     fn task_view(
@@ -254,19 +234,12 @@ impl Site {
             reason: None,
         };
         let state = match task {
-            Task::Waiting {
-                failed_on, last, ..
-            } => {
+            Task::Waiting { failed_on, last, .. } => {
                 view.failures = failed_on.len();
                 view.reason.clone_from(last);
                 "waiting"
             }
-            Task::Leased {
-                attempt,
-                lender,
-                failed_on,
-                ..
-            } => {
+            Task::Leased { attempt, lender, failed_on, .. } => {
                 view.failures = failed_on.len();
                 view.site = Some(self.name_of(*lender));
                 let landing = self.borrow.landing_of(*attempt);
@@ -283,9 +256,7 @@ impl Site {
                 view.at = Some(*at);
                 "done"
             }
-            Task::Failed {
-                failed_on, reason, ..
-            } => {
+            Task::Failed { failed_on, reason, .. } => {
                 view.failures = failed_on.len();
                 view.site = failed_on.last().map(|site| self.name_of(*site));
                 view.reason = Some(reason.clone());
@@ -300,11 +271,7 @@ impl Site {
     /// The name of a site, or the beginning of its id.
     #[must_use]
     pub fn name_of(&self, site: SiteId) -> String {
-        if site == self.config.me {
-            self.config.name.clone()
-        } else {
-            self.sites.name(site)
-        }
+        if site == self.config.me { self.config.name.clone() } else { self.sites.name(site) }
     }
 
     /// Why each site does not run a step's waiting tasks.
@@ -312,11 +279,8 @@ impl Site {
         let need = &job.spec.steps[step.0 as usize].requirement;
         let forbidden = || Some("the job's policy does not allow this site".to_owned());
         let mut why = Vec::new();
-        let own_misfits = place::misfits(
-            need,
-            place::floor(job, true),
-            std::slice::from_ref(&self.lend.host),
-        );
+        let own_misfits =
+            place::misfits(need, place::floor(job, true), std::slice::from_ref(&self.lend.host));
         let own_reason = match (job.allows(&self.config.name, true), self.lend.host.slots) {
             (false, _) => forbidden(),
             (true, 0) => Some("has no slots".to_owned()),
@@ -324,11 +288,7 @@ impl Site {
             (true, _) => None,
         };
         let site = self.config.name.clone();
-        why.push(Why {
-            site,
-            misfits: own_misfits,
-            reason: own_reason,
-        });
+        why.push(Why { site, misfits: own_misfits, reason: own_reason });
         for (_, known) in self.sites.all() {
             let profile = known.profile.as_ref();
             let floor = place::floor(job, false);
@@ -345,11 +305,7 @@ impl Site {
                 }
                 Some(_) => None,
             };
-            why.push(Why {
-                site: known.name.clone(),
-                misfits,
-                reason,
-            });
+            why.push(Why { site: known.name.clone(), misfits, reason });
         }
         why
     }
@@ -381,19 +337,10 @@ impl Site {
     /// Our slots and who holds them.
     #[must_use]
     pub fn slots(&self) -> SlotsView {
-        let leases = self
-            .lend
-            .running()
-            .map(|(lease, borrower, slots, running, queued)| {
-                let borrower = self.name_of(borrower);
-                LeaseView {
-                    lease,
-                    borrower,
-                    slots,
-                    running,
-                    queued,
-                }
-            });
+        let leases = self.lend.running().map(|(lease, borrower, slots, running, queued)| {
+            let borrower = self.name_of(borrower);
+            LeaseView { lease, borrower, slots, running, queued }
+        });
         SlotsView {
             host: self.lend.host.clone(),
             free: self.lend.free(),
@@ -406,6 +353,12 @@ impl Site {
     #[must_use]
     pub fn layout(&self, job: JobId) -> Option<Layout> {
         self.jobs.get(job).map(|job| job.spec.layout.clone())
+    }
+
+    /// Root of a job's own content.
+    #[must_use]
+    pub fn content(&self, job: JobId) -> Option<ChunkId> {
+        self.jobs.get(job).map(|job| job.record.root)
     }
 
     /// Whether `from` has an attempt of ours, so that its log may come from there.

@@ -50,10 +50,7 @@ fn more_sites_than_the_bound_are_not_remembered() {
     }
     let sites = mesh.site(0).sites(mesh.now);
     assert_eq!(sites.len(), 1 + 2000);
-    assert!(
-        sites.iter().any(|known| known.site == id(1)),
-        "a connected site was forgotten"
-    );
+    assert!(sites.iter().any(|known| known.site == id(1)), "a connected site was forgotten");
 }
 
 #[test]
@@ -64,11 +61,7 @@ fn a_change_of_free_slots_is_told_within_a_second_or_so_and_nothing_spins() {
         let job = mesh.submit(0, frames(1));
         mesh.advance(1_000);
         let told = mesh.peers[0].profile.as_ref().unwrap().free;
-        assert!(
-            told.abs_diff(8 - n) <= 1,
-            "{told} told when {} are free",
-            8 - n
-        );
+        assert!(told.abs_diff(8 - n) <= 1, "{told} told when {} are free", 8 - n);
         assert_eq!(mesh.job(0, job).running, 1);
     }
 }

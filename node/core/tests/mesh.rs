@@ -269,30 +269,17 @@ impl Mesh {
             Output::Send { to, message } => self.send(at, to, message),
             Output::Commit { to, root, want, .. } => {
                 let envelope = envelope(id(at), to);
-                let commit = Commit {
-                    want,
-                    root,
-                    envelope,
-                };
+                let commit = Commit { want, root, envelope };
                 self.send(at, to, Message::Commit(Box::new(commit)));
             }
             Output::Prepare { lease, .. } => {
                 let result = self.prepares.pop_front().map_or(Ok(false), Err);
                 self.answer(at, Input::Prepared { lease, result });
             }
-            Output::Start {
-                session,
-                lease,
-                run,
-                ..
-            } => {
+            Output::Start { session, lease, run, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
                 let attempt = run[0].attempt;
-                peer.running.push(Running {
-                    session,
-                    lease,
-                    run,
-                });
+                peer.running.push(Running { session, lease, run });
                 self.answer(at, Input::AttemptStarted { attempt });
             }
             Output::Stop(session) => {
@@ -302,7 +289,7 @@ impl Mesh {
             Output::Release(lease) => peer.released.push(lease),
             Output::Collect { attempt, task, .. } => peer.collects.push_back((attempt, task)),
             Output::BuildInputs { job, step, .. } => {
-                let result = Ok((ChunkId([step.0 as u8 + 100; 32]), 1));
+                let result = Ok((ChunkId([u8::try_from(step.0).unwrap() + 100; 32]), 1));
                 self.answer(at, Input::InputsReady { job, step, result });
             }
             Output::Publish(profile) => {
@@ -387,11 +374,7 @@ impl Mesh {
     }
 
     pub(crate) fn submit(&mut self, at: usize, spec: JobSpec) -> JobId {
-        let ask = Ask::Submit {
-            spec: Box::new(spec),
-            root: ChunkId([5; 32]),
-            bytes: 1000,
-        };
+        let ask = Ask::Submit { spec: Box::new(spec), root: ChunkId([5; 32]), bytes: 1000 };
         match self.ask(at, ask) {
             Reply::Submitted(job) => job,
             other => panic!("not submitted: {other:?}"),
@@ -413,14 +396,10 @@ impl Mesh {
         let results = run.into_iter().map(|a| Ended {
             attempt: a.attempt,
             outcome: reason.map_or(Outcome::Done, |r| Outcome::Failed(r.into())),
-            outputs: reason.is_none().then(|| Outputs {
-                root: ChunkId([3; 32]),
-                envelope: envelope(id(at), id(at)),
-            }),
-            usage: Usage {
-                wall: Millis(1000),
-                ..Usage::default()
-            },
+            outputs: reason
+                .is_none()
+                .then(|| Outputs { root: ChunkId([3; 32]), envelope: envelope(id(at), id(at)) }),
+            usage: Usage { wall: Millis(1000), ..Usage::default() },
         });
         let results = results.collect();
         self.answer(at, Input::SessionEnded { session, results });

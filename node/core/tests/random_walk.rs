@@ -62,19 +62,13 @@ fn act() -> impl Strategy<Value = Act> {
 fn lease(mesh: &Mesh, pick: u8) -> LeaseId {
     let running = mesh.peers.iter().flat_map(|peer| &peer.running);
     let leases: Vec<_> = running.map(|running| running.lease).collect();
-    leases
-        .get(usize::from(pick))
-        .copied()
-        .unwrap_or(LeaseId([pick; 16]))
+    leases.get(usize::from(pick)).copied().unwrap_or(LeaseId([pick; 16]))
 }
 
 fn attempt(mesh: &Mesh, pick: u8) -> AttemptId {
     let running = mesh.peers.iter().flat_map(|peer| &peer.running);
     let attempts: Vec<_> = running.map(|running| running.run[0].attempt).collect();
-    attempts
-        .get(usize::from(pick))
-        .copied()
-        .unwrap_or(AttemptId([pick; 16]))
+    attempts.get(usize::from(pick)).copied().unwrap_or(AttemptId([pick; 16]))
 }
 
 fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
@@ -86,19 +80,10 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
         attempts: vec![Assignment { attempt, task }; usize::from(any)],
         more: any.is_multiple_of(2),
     };
-    let outputs = Outputs {
-        root: ChunkId([any; 32]),
-        envelope: envelope(id(0), id(1)),
-    };
+    let outputs = Outputs { root: ChunkId([any; 32]), envelope: envelope(id(0), id(1)) };
     let done = |outcome, outputs| {
         let usage = Usage::default();
-        Message::Done(Box::new(Done {
-            lease,
-            attempt,
-            outcome,
-            outputs,
-            usage,
-        }))
+        Message::Done(Box::new(Done { lease, attempt, outcome, outputs, usage }))
     };
     let phases = [Phase::Preparing, Phase::Active, Phase::Gone];
     match kind {
@@ -120,11 +105,7 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
             sealing_key: SealingKey([any; 32]),
             isolation: Level::S3,
         }),
-        2 => Message::Decline {
-            lease,
-            reason: Declined::Policy,
-            retry_after: Millis(u64::MAX),
-        },
+        2 => Message::Decline { lease, reason: Declined::Policy, retry_after: Millis(u64::MAX) },
         3 => Message::Commit(Box::new(Commit {
             want,
             root: ChunkId([any; 32]),
@@ -147,15 +128,9 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
 fn answer(mesh: &mut Mesh, at: usize, kind: u8, pick: u8) {
     let (lease, attempt) = (lease(mesh, pick), attempt(mesh, pick));
     let input = match kind {
-        0 => Input::Prepared {
-            lease,
-            result: Err(PrepareError::Broken("no room".into())),
-        },
+        0 => Input::Prepared { lease, result: Err(PrepareError::Broken("no room".into())) },
         1 => Input::AttemptStarted { attempt },
-        2 => Input::Collected {
-            attempt,
-            result: Err(CollectError::Bad("forged".into())),
-        },
+        2 => Input::Collected { attempt, result: Err(CollectError::Bad("forged".into())) },
         3 => Input::SessionEnded {
             session: Session(u64::from(pick) + 1000),
             results: vec![Ended {
@@ -175,11 +150,7 @@ fn answer(mesh: &mut Mesh, at: usize, kind: u8, pick: u8) {
 }
 
 fn jobs(mesh: &Mesh, at: usize) -> Vec<JobId> {
-    mesh.site(at)
-        .jobs()
-        .into_iter()
-        .map(|job| job.job)
-        .collect()
+    mesh.site(at).jobs().into_iter().map(|job| job.job).collect()
 }
 
 /// With `eve`, hostile messages come from a member who holds no lease; without, from whom it may concern.
@@ -192,13 +163,7 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Deliver(n) => {
             let n = n.min(mesh.wires.len().saturating_sub(1));
             if let Some((from, to, message)) = mesh.wires.remove(n) {
-                mesh.give(
-                    to,
-                    Input::Heard {
-                        from: id(from),
-                        message,
-                    },
-                );
+                mesh.give(to, Input::Heard { from: id(from), message });
             }
         }
         Act::Lose(n) => drop(mesh.wires.remove(n)),
@@ -217,17 +182,9 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Mend(a, b) if a != b => mesh.mend(a, b),
         Act::Cut(..) | Act::Mend(..) => {}
         Act::Submit(at, n, steps) => {
-            let spec = if steps {
-                spec(vec![step(n, &[]), step(1, &[0])])
-            } else {
-                frames(n)
-            };
+            let spec = if steps { spec(vec![step(n, &[]), step(1, &[0])]) } else { frames(n) };
             let (spec, root) = (Box::new(spec), ChunkId([5; 32]));
-            let ask = Ask::Submit {
-                spec,
-                root,
-                bytes: 1,
-            };
+            let ask = Ask::Submit { spec, root, bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
         }
         Act::Cancel(at, n) => {

@@ -96,9 +96,7 @@ fn a_task_whose_lease_is_not_on_disk_waits_and_still_knows_where_it_failed() {
     mesh.finish(1, Some("no licence"));
     mesh.advance(5000);
     mesh.cut(0, 1);
-    mesh.peers[0]
-        .disk
-        .retain(|key, _| !matches!(key, Key::Borrowed(_)));
+    mesh.peers[0].disk.retain(|key, _| !matches!(key, Key::Borrowed(_)));
     mesh.restart(0);
     assert_eq!(mesh.states(0, job), ["waiting"]);
     assert_eq!(mesh.job(0, job).steps[0].tasks[0].failures, 1);
@@ -113,10 +111,7 @@ fn a_node_that_died_while_it_ended_a_job_finds_no_open_task_in_it() {
         step: meshfarm_protocol::id::StepNo(0),
         task: TaskNo(task),
     };
-    assert!(matches!(
-        mesh.peers[0].disk[&Key::Task(at(0))],
-        Record::Task(_, Task::Leased { .. })
-    ));
+    assert!(matches!(mesh.peers[0].disk[&Key::Task(at(0))], Record::Task(_, Task::Leased { .. })));
     if let Some(Record::Job(record)) = mesh.peers[0].disk.get_mut(&Key::Job(job)) {
         record.phase = JobPhase::Canceled;
     }

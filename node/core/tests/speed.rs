@@ -11,10 +11,7 @@ use crate::mesh::{Mesh, frames};
 const MOST_PER_TASK: Duration = Duration::from_millis(1);
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the core has no clock; a measurement needs one"
-)]
+#[expect(clippy::disallowed_methods, reason = "the core has no clock; a measurement needs one")]
 fn ten_thousand_null_tasks_cost_little_each() {
     let n = 10_000;
     let mut mesh = Mesh::new([("oslo", 8)]);

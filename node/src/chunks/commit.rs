@@ -18,11 +18,7 @@ impl Shared {
         while state.committing.is_some() {
             state = self.wait(state);
         }
-        if state.broken {
-            Err(self.broken())
-        } else {
-            Ok(state)
-        }
+        if state.broken { Err(self.broken()) } else { Ok(state) }
     }
 
     /// Makes durable what is pending now, or waits for another caller who does.
@@ -68,8 +64,7 @@ impl Shared {
         drop(state);
 
         let synced = dirty.iter().try_for_each(|(segment, file)| {
-            file.sync_data()
-                .map_err(|source| io_error("sync", &self.path(*segment), source))
+            file.sync_data().map_err(|source| io_error("sync", &self.path(*segment), source))
         });
         let written = match &synced {
             Ok(()) => self.store.commit(batch),
@@ -144,10 +139,7 @@ impl Shared {
                 .write(true)
                 .open(&path)
                 .map_err(|source| io_error("open", &path, source))?;
-            let len = file
-                .metadata()
-                .map_err(|source| io_error("read", &path, source))?
-                .len();
+            let len = file.metadata().map_err(|source| io_error("read", &path, source))?.len();
             if len > extent.committed {
                 file.set_len(extent.committed)
                     .map_err(|source| io_error("shorten", &path, source))?;
@@ -169,9 +161,5 @@ impl Shared {
 
 fn segment_number(path: &Path) -> Option<u32> {
     let name = path.file_name()?.to_str()?.strip_suffix(".seg")?;
-    if name.len() == 8 {
-        u32::from_str_radix(name, 16).ok()
-    } else {
-        None
-    }
+    if name.len() == 8 { u32::from_str_radix(name, 16).ok() } else { None }
 }

@@ -22,11 +22,7 @@ impl Place {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; 12] = bytes.try_into().ok()?;
         let part = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| bytes[at + i]));
-        Some(Self {
-            segment: part(0),
-            offset: part(4),
-            len: part(8),
-        })
+        Some(Self { segment: part(0), offset: part(4), len: part(8) })
     }
 
     /// Bytes that the chunk takes in its segment.
@@ -55,9 +51,6 @@ impl Extent {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (committed, live) = bytes.split_at_checked(8)?;
         let part = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
-        Some(Self {
-            committed: part(committed)?,
-            live: part(live)?,
-        })
+        Some(Self { committed: part(committed)?, live: part(live)? })
     }
 }

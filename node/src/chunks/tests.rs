@@ -54,11 +54,7 @@ fn crash(home: &Path) -> tempfile::TempDir {
         fs::create_dir(copy.path().join(folder)).unwrap();
         for file in fs::read_dir(home.join(folder)).unwrap() {
             let path = file.unwrap().path();
-            fs::copy(
-                &path,
-                copy.path().join(folder).join(path.file_name().unwrap()),
-            )
-            .unwrap();
+            fs::copy(&path, copy.path().join(folder).join(path.file_name().unwrap())).unwrap();
         }
     }
     copy
@@ -69,10 +65,7 @@ fn segments(home: &Path) -> Vec<(String, u64)> {
         .unwrap()
         .map(|file| {
             let file = file.unwrap();
-            (
-                file.file_name().into_string().unwrap(),
-                file.metadata().unwrap().len(),
-            )
+            (file.file_name().into_string().unwrap(), file.metadata().unwrap().len())
         })
         .collect();
     found.sort();
@@ -95,10 +88,7 @@ fn a_chunk_is_there_at_once_and_after_a_restart_and_is_stored_once() {
     chunks.flush().unwrap();
     assert!(!put(&chunks, &one));
     drop(chunks);
-    assert_eq!(
-        segments(home.path()),
-        [("00000000.seg".into(), span(&one) + span(&two))]
-    );
+    assert_eq!(segments(home.path()), [("00000000.seg".into(), span(&one) + span(&two))]);
     let chunks = open(home.path());
     assert!(get(&chunks, &one) && get(&chunks, &two));
 }
@@ -108,19 +98,10 @@ fn bytes_of_another_address_are_not_stored() {
     let home = tempfile::tempdir().unwrap();
     let chunks = open(home.path());
     let (mut one, two) = (chunk(1, 1000), chunk(2, 1000));
-    assert!(matches!(
-        chunks.put(&one.cid, &two.bytes),
-        Err(ChunkError::Wrong(_))
-    ));
+    assert!(matches!(chunks.put(&one.cid, &two.bytes), Err(ChunkError::Wrong(_))));
     one.bytes[7] ^= 1;
-    assert!(matches!(
-        chunks.put(&one.cid, &one.bytes),
-        Err(ChunkError::Wrong(_))
-    ));
-    assert!(matches!(
-        chunks.put(&one.cid, &[]),
-        Err(ChunkError::Wrong(_))
-    ));
+    assert!(matches!(chunks.put(&one.cid, &one.bytes), Err(ChunkError::Wrong(_))));
+    assert!(matches!(chunks.put(&one.cid, &[]), Err(ChunkError::Wrong(_))));
     assert!(!chunks.has(&one.cid).unwrap());
     assert_eq!(segments(home.path()), []);
 }
@@ -168,17 +149,10 @@ fn garbage_behind_the_committed_end_is_cut_off() {
     let mut bytes = fs::read(&path).unwrap();
     bytes.extend_from_slice(&[0xaa; 5000]);
     fs::write(&path, bytes).unwrap();
-    fs::write(
-        home.path().join("segments/00000007.seg"),
-        "an unknown segment",
-    )
-    .unwrap();
+    fs::write(home.path().join("segments/00000007.seg"), "an unknown segment").unwrap();
     fs::write(home.path().join("segments/notes.txt"), "not ours").unwrap();
     let chunks = open(home.path());
-    let left = [
-        ("00000000.seg".into(), span(&kept)),
-        ("notes.txt".into(), 8),
-    ];
+    let left = [("00000000.seg".into(), span(&kept)), ("notes.txt".into(), 8)];
     assert_eq!(segments(home.path()), left);
     let next = chunk(2, 1000);
     put(&chunks, &next);
@@ -200,10 +174,7 @@ fn a_segment_that_lost_bytes_loses_those_chunks_and_never_grows_again() {
     let chunks = open(home.path());
     assert!(get(&chunks, &one));
     assert_eq!(chunks.get(&two.cid).unwrap(), None);
-    assert!(
-        !chunks.has(&two.cid).unwrap(),
-        "a damaged chunk is forgotten"
-    );
+    assert!(!chunks.has(&two.cid).unwrap(), "a damaged chunk is forgotten");
     put(&chunks, &three);
     put(&chunks, &two);
     chunks.flush().unwrap();
@@ -239,16 +210,10 @@ fn full_segments_are_followed_by_new_ones_and_emptied_ones_deleted() {
     chunks.flush().unwrap();
     let n_segments = segments(home.path()).len();
     assert!(n_segments == 5, "{n_segments}");
-    assert!(
-        segments(home.path())
-            .iter()
-            .all(|(_, len)| *len <= 64 << 10)
-    );
+    assert!(segments(home.path()).iter().all(|(_, len)| *len <= 64 << 10));
 
     let (gone, left) = all.split_at(20);
-    chunks
-        .remove(&gone.iter().map(|chunk| chunk.cid).collect::<Vec<_>>())
-        .unwrap();
+    chunks.remove(&gone.iter().map(|chunk| chunk.cid).collect::<Vec<_>>()).unwrap();
     assert!(gone.iter().all(|chunk| !get(&chunks, chunk)));
     assert!(left.iter().all(|chunk| get(&chunks, chunk)));
     assert_eq!(segments(home.path()).len(), 3);
@@ -262,10 +227,7 @@ fn full_segments_are_followed_by_new_ones_and_emptied_ones_deleted() {
 #[test]
 fn chunks_become_durable_by_themselves_in_time_and_by_amount() {
     let home = tempfile::tempdir().unwrap();
-    let soon = Settings {
-        commit_after: Duration::from_millis(20),
-        ..settings()
-    };
+    let soon = Settings { commit_after: Duration::from_millis(20), ..settings() };
     let chunks = open_with(home.path(), soon);
     let one = chunk(1, 1000);
     put(&chunks, &one);
@@ -277,13 +239,7 @@ fn chunks_become_durable_by_themselves_in_time_and_by_amount() {
     assert!(get(&open(crash(home.path()).path()), &one));
     drop(chunks);
 
-    let chunks = open_with(
-        home.path(),
-        Settings {
-            commit_bytes: 10_000,
-            ..settings()
-        },
-    );
+    let chunks = open_with(home.path(), Settings { commit_bytes: 10_000, ..settings() });
     let (two, three) = (chunk(2, 8000), chunk(3, 8000));
     put(&chunks, &two);
     assert!(chunks.shared.indexed(&two.cid).unwrap().is_none());
@@ -295,40 +251,19 @@ fn chunks_become_durable_by_themselves_in_time_and_by_amount() {
 #[test]
 fn a_disk_below_its_mark_takes_no_chunk() {
     let home = tempfile::tempdir().unwrap();
-    let tight = Settings {
-        keep_free: 5000,
-        free_bytes: |_| Ok(5500),
-        ..settings()
-    };
+    let tight = Settings { keep_free: 5000, free_bytes: |_| Ok(5500), ..settings() };
     let chunks = open_with(home.path(), tight);
     let (fits, not) = (chunk(1, 400), chunk(2, 600));
     let error = chunks.put(&not.cid, &not.bytes).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ChunkError::DiskFull {
-                free: 5500,
-                keep: 5000,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains(home.path().to_str().unwrap()),
-        "{error}"
-    );
+    assert!(matches!(error, ChunkError::DiskFull { free: 5500, keep: 5000, .. }), "{error}");
+    assert!(error.to_string().contains(home.path().to_str().unwrap()), "{error}");
     assert!(!get(&chunks, &not) && put(&chunks, &fits));
 }
 
 #[test]
 fn many_threads_share_commits_and_lose_nothing() {
     let home = tempfile::tempdir().unwrap();
-    let often = Settings {
-        commit_bytes: 100_000,
-        segment_bytes: 1 << 20,
-        ..settings()
-    };
+    let often = Settings { commit_bytes: 100_000, segment_bytes: 1 << 20, ..settings() };
     let chunks = open_with(home.path(), often);
     std::thread::scope(|scope| {
         for thread in 0..4_u32 {
@@ -353,10 +288,8 @@ fn many_threads_share_commits_and_lose_nothing() {
     assert_eq!(total, 200 * (HEADER + 3000 + SEAL_OVERHEAD as u64));
     let crashed = crash(home.path());
     let chunks = open(crashed.path());
-    let all: HashSet<_> = (0..100)
-        .chain(1000..1100)
-        .map(|number| chunk(number, 3000).cid)
-        .collect();
+    let all: HashSet<_> =
+        (0..100).chain(1000..1100).map(|number| chunk(number, 3000).cid).collect();
     assert!(all.iter().all(|cid| chunks.get(cid).unwrap().is_some()));
 }
 
@@ -387,10 +320,7 @@ fn a_disk_that_is_really_full_is_said_and_loses_nothing() {
     let home = Path::new("/mnt");
     let ballast = home.join("ballast");
     fs::write(&ballast, vec![1; 4 << 20]).unwrap();
-    let settings = Settings {
-        segment_bytes: 64 << 20,
-        ..settings()
-    };
+    let settings = Settings { segment_bytes: 64 << 20, ..settings() };
     let chunks = open_with(home, settings);
     let first = chunk(0, 500_000);
     put(&chunks, &first);
@@ -399,19 +329,13 @@ fn a_disk_that_is_really_full_is_said_and_loses_nothing() {
         let chunk = chunk(number, 500_000);
         chunks.put(&chunk.cid, &chunk.bytes).err()
     });
-    assert!(
-        matches!(full, Some(ChunkError::DiskFull { .. })),
-        "{full:?}"
-    );
+    assert!(matches!(full, Some(ChunkError::DiskFull { .. })), "{full:?}");
     let refused = (0..10_000).find_map(|number| {
         let mut batch = Batch::new();
         batch.put(Family::Job, format!("{number}"), vec![1; 5000]);
         chunks.shared.store.commit(batch).err()
     });
-    assert!(
-        matches!(refused, Some(StoreError::NoSpace { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Some(StoreError::NoSpace { .. })), "{refused:?}");
     assert!(get(&chunks, &first));
     drop(chunks);
     fs::remove_file(ballast).unwrap();

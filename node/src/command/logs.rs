@@ -47,9 +47,7 @@ pub(super) async fn logs(desk: &Desk, flags: &cli::Logs) -> Done {
         view = desk.client.job(&flags.which.job, false).await?;
     }
     let prefix = |attempt: &AttemptId| {
-        let found = attempts(&view, None)
-            .into_iter()
-            .find(|(_, a)| a == attempt);
+        let found = attempts(&view, None).into_iter().find(|(_, a)| a == attempt);
         found.map(|(label, _)| label)
     };
     for (attempt, log) in &mut read {
@@ -70,9 +68,7 @@ fn matches(task: &TaskView, wanted: Option<&str>) -> bool {
 fn attempts(view: &JobView, wanted: Option<&str>) -> Vec<(String, AttemptId)> {
     let tasks = view.steps.iter().flat_map(|step| &step.tasks);
     let tried = tasks.filter(|task| matches(task, wanted));
-    tried
-        .filter_map(|task| Some((task.label.clone(), task.attempt?)))
-        .collect()
+    tried.filter_map(|task| Some((task.label.clone(), task.attempt?))).collect()
 }
 
 fn check_task(view: &JobView, wanted: &str) -> Done {
@@ -100,11 +96,7 @@ async fn drain(desk: &Desk, attempt: AttemptId, log: &mut Read, prefix: Option<&
         }
         log.offset = log.offset.saturating_add(part.bytes.len() as u64);
         log.open.extend_from_slice(&part.bytes);
-        let whole = log
-            .open
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
+        let whole = log.open.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let rest = log.open.split_off(whole);
         write_lines(&std::mem::replace(&mut log.open, rest), prefix)?;
     }

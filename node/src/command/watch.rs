@@ -27,11 +27,7 @@ pub(super) struct HashingBar(ProgressBar);
 
 impl HashingBar {
     pub(super) fn new(hidden: bool) -> Self {
-        let bar = if hidden {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::no_length()
-        };
+        let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::no_length() };
         bar.set_style(bytes_style("hashing "));
         Self(bar)
     }
@@ -53,9 +49,7 @@ impl HashingBar {
 }
 
 fn bytes_style(name: &str) -> ProgressStyle {
-    style(&format!(
-        "{name} {{bar:36.cyan/dim}} {{bytes}} of {{total_bytes}} {{msg}}"
-    ))
+    style(&format!("{name} {{bar:36.cyan/dim}} {{bytes}} of {{total_bytes}} {{msg}}"))
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -79,45 +73,26 @@ impl Bars {
         let all = MultiProgress::new();
         let line = (!stderr().is_terminal()).then(String::new);
         let bar = |style| {
-            let bar = if hidden {
-                ProgressBar::hidden()
-            } else {
-                all.add(ProgressBar::no_length())
-            };
+            let bar =
+                if hidden { ProgressBar::hidden() } else { all.add(ProgressBar::no_length()) };
             bar.set_style(style);
             bar
         };
         let transfer = bar(bytes_style("transfer"));
-        let frames = bar(style(
-            "frames   {bar:36.green/dim} {pos} of {len} {msg} {elapsed}",
-        ));
-        Self {
-            frames,
-            transfer,
-            line,
-            hidden,
-            _all: all,
-        }
+        let frames = bar(style("frames   {bar:36.green/dim} {pos} of {len} {msg} {elapsed}"));
+        Self { frames, transfer, line, hidden, _all: all }
     }
 
     fn show(&mut self, job: &JobView, moved: Option<&JobBytes>) {
-        self.frames
-            .set_length(u64::try_from(job.tasks).unwrap_or(u64::MAX));
-        self.frames
-            .set_position(u64::try_from(job.done).unwrap_or(u64::MAX));
-        let failed = if job.failed > 0 {
-            format!(", {} failed", job.failed)
-        } else {
-            String::new()
-        };
-        self.frames
-            .set_message(format!("({} running{failed})", job.running));
+        self.frames.set_length(u64::try_from(job.tasks).unwrap_or(u64::MAX));
+        self.frames.set_position(u64::try_from(job.done).unwrap_or(u64::MAX));
+        let failed =
+            if job.failed > 0 { format!(", {} failed", job.failed) } else { String::new() };
+        self.frames.set_message(format!("({} running{failed})", job.running));
         if let Some(moved) = moved {
-            self.transfer
-                .set_length(moved.wanted.unwrap_or(moved.sent).max(moved.sent));
+            self.transfer.set_length(moved.wanted.unwrap_or(moved.sent).max(moved.sent));
             self.transfer.set_position(moved.sent);
-            self.transfer
-                .set_message(format!("out, {} in", print::bytes(moved.received)));
+            self.transfer.set_message(format!("out, {} in", print::bytes(moved.received)));
         }
         let Some(last) = &mut self.line else { return };
         let line = pages::counts(job);
@@ -156,11 +131,7 @@ pub(super) async fn watch(desk: &Desk, name: &str) -> Done {
     }
     bars.finish();
     let view = desk.client.job(&id.to_string(), false).await?;
-    let outputs = desk
-        .client
-        .outputs(id)
-        .await
-        .unwrap_or_else(|_gone| Outputs::default());
+    let outputs = desk.client.outputs(id).await.unwrap_or_else(|_gone| Outputs::default());
     let moved = moved(desk, id).await?;
     let summary = pages::Summary::new(&view, &outputs, moved.as_ref());
     let page = pages::summary(&view, &summary);
@@ -206,9 +177,6 @@ pub(super) fn concerns(line: &[u8], job: JobId) -> bool {
         return true;
     };
     let id = job.to_string();
-    let about = event
-        .get("job")
-        .or_else(|| event.pointer("/task/job"))
-        .and_then(Value::as_str);
+    let about = event.get("job").or_else(|| event.pointer("/task/job")).and_then(Value::as_str);
     about == Some(id.as_str()) || event["event"] == "missed"
 }

@@ -110,18 +110,12 @@ impl Ingest<'_> {
         mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Built, ContentError> {
         inputs.sort_by_cached_key(|input| sort_key(&input.path));
-        let mut progress = Progress {
-            bytes_done: 0,
-            bytes_total: 0,
-            files_done: 0,
-            files_total: inputs.len(),
-        };
+        let mut progress =
+            Progress { bytes_done: 0, bytes_total: 0, files_done: 0, files_total: inputs.len() };
         for input in &inputs {
             progress.bytes_total += input.source.len()?;
         }
-        let n_sealers = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(16);
+        let n_sealers = thread::available_parallelism().map_or(1, usize::from).min(16);
         let max_in_flight = n_sealers * IN_FLIGHT;
         let secret = self.secret.chunks();
         let (cut_tx, cut_rx) = sync_channel(max_in_flight);
@@ -160,11 +154,7 @@ impl Ingest<'_> {
 }
 
 fn proceed(flow: ControlFlow<()>) -> Result<(), ContentError> {
-    if flow.is_break() {
-        Err(ContentError::Cancelled)
-    } else {
-        Ok(())
-    }
+    if flow.is_break() { Err(ContentError::Cancelled) } else { Ok(()) }
 }
 
 /// A piece of a file on its way to be sealed: which file, which of its chunks, and the bytes.
@@ -186,12 +176,7 @@ fn seal_all(
         };
         let chunk = seal::seal_chunk(secret, &plain);
         let len = u32::try_from(plain.len()).expect("no cut is longer than a chunk");
-        let entry = Entry {
-            cid: chunk.cid,
-            key: chunk.key,
-            len,
-            flags: 0,
-        };
+        let entry = Entry { cid: chunk.cid, key: chunk.key, len, flags: 0 };
         let stored = chunks.put(&chunk.cid, &chunk.bytes);
         let result = stored.map(|_| entry).map_err(ContentError::from);
         if sealed.send((file, place, result)).is_err() {
@@ -236,10 +221,7 @@ impl Line<'_> {
             }
             Source::File(_) | Source::Beneath { .. } => {
                 let named = source.path();
-                let fails = |source| ContentError::Source {
-                    path: named.clone(),
-                    source,
-                };
+                let fails = |source| ContentError::Source { path: named.clone(), source };
                 let mut file = source.open().map_err(fails)?;
                 let before = file.metadata().map_err(fails)?;
                 self.begin(path, before.len());
@@ -276,18 +258,8 @@ impl Line<'_> {
     fn begin(&mut self, path: String, size: u64) {
         let body = Body::Inline(Vec::new());
         let modified = Millis(0);
-        let file = manifest::File {
-            path,
-            size,
-            executable: false,
-            modified,
-            body,
-        };
-        self.waiting.push_back(Waiting {
-            file,
-            entries: Vec::new(),
-            missing: 1,
-        });
+        let file = manifest::File { path, size, executable: false, modified, body };
+        self.waiting.push_back(Waiting { file, entries: Vec::new(), missing: 1 });
     }
 
     fn cut_file(
@@ -298,17 +270,10 @@ impl Line<'_> {
         read: &mut dyn FnMut(u64) -> Result<(), ContentError>,
     ) -> Result<u64, ContentError> {
         // One byte more shows a file that grows, without following it for ever.
-        let mut reader = Named {
-            path,
-            inner: file.take(size + 1),
-            error: None,
-        };
+        let mut reader = Named { path, inner: file.take(size + 1), error: None };
         let len = self.cut(&mut reader, size, read);
         match reader.error {
-            Some(source) => Err(ContentError::Source {
-                path: path.to_owned(),
-                source,
-            }),
+            Some(source) => Err(ContentError::Source { path: path.to_owned(), source }),
             None => len,
         }
     }
@@ -319,18 +284,13 @@ impl Line<'_> {
         size: u64,
         read: &mut dyn FnMut(u64) -> Result<(), ContentError>,
     ) -> Result<u64, ContentError> {
-        let room = usize::try_from(size.saturating_add(1))
-            .unwrap_or(READ)
-            .min(READ);
+        let room = usize::try_from(size.saturating_add(1)).unwrap_or(READ).min(READ);
         let mut buffer = Vec::with_capacity(room);
         let mut total = 0;
         loop {
             let want = READ - buffer.len();
             let before = buffer.len();
-            let got = (&mut *from)
-                .take(want as u64)
-                .read_to_end(&mut buffer)
-                .unwrap_or(0);
+            let got = (&mut *from).take(want as u64).read_to_end(&mut buffer).unwrap_or(0);
             debug_assert_eq!(before + got, buffer.len());
             let is_end = got < want;
             total += got as u64;
@@ -365,9 +325,7 @@ impl Line<'_> {
     }
 
     fn back(&mut self) -> &mut Waiting {
-        self.waiting
-            .back_mut()
-            .expect("a file is begun before it is cut")
+        self.waiting.back_mut().expect("a file is begun before it is cut")
     }
 
     fn send(&mut self, plain: Vec<u8>) -> Result<(), ContentError> {
@@ -380,17 +338,13 @@ impl Line<'_> {
         waiting.entries.push(None);
         waiting.missing += 1;
         self.in_flight += 1;
-        self.cut_tx
-            .send((number, place, plain))
-            .expect("sealing threads end after the line does");
+        self.cut_tx.send((number, place, plain)).expect("sealing threads end after the line does");
         Ok(())
     }
 
     fn receive(&mut self) -> Result<(), ContentError> {
-        let (number, place, sealed) = self
-            .sealed_rx
-            .recv()
-            .expect("sealing threads answer every piece");
+        let (number, place, sealed) =
+            self.sealed_rx.recv().expect("sealing threads answer every piece");
         self.in_flight -= 1;
         let waiting = &mut self.waiting[number - self.first];
         waiting.entries[place] = Some(sealed?);
@@ -400,15 +354,8 @@ impl Line<'_> {
 
     /// Moves the files that are complete into the manifest, as long as none before them is missing.
     fn settle(&mut self) -> Result<(), ContentError> {
-        while self
-            .waiting
-            .front()
-            .is_some_and(|waiting| waiting.missing == 0)
-        {
-            let Some(Waiting {
-                mut file, entries, ..
-            }) = self.waiting.pop_front()
-            else {
+        while self.waiting.front().is_some_and(|waiting| waiting.missing == 0) {
+            let Some(Waiting { mut file, entries, .. }) = self.waiting.pop_front() else {
                 break;
             };
             self.first += 1;
@@ -471,17 +418,12 @@ impl Source {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
             Self::File(path) => match std::fs::metadata(path) {
                 Ok(about) => Ok(about.len()),
-                Err(source) => Err(ContentError::Source {
-                    path: path.clone(),
-                    source,
-                }),
+                Err(source) => Err(ContentError::Source { path: path.clone(), source }),
             },
             Self::Beneath { .. } => {
                 let about = self.open().and_then(|file| file.metadata());
-                let about = about.map_err(|source| ContentError::Source {
-                    path: self.path(),
-                    source,
-                })?;
+                let about =
+                    about.map_err(|source| ContentError::Source { path: self.path(), source })?;
                 Ok(about.len())
             }
         }

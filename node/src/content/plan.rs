@@ -153,8 +153,7 @@ impl Plan {
         match want {
             Want::Root(link) => {
                 let root = link.open(sealed, &self.limits)?;
-                self.nodes
-                    .extend([&root.files, &root.tree].map(|node| Want::Node(node.clone())));
+                self.nodes.extend([&root.files, &root.tree].map(|node| Want::Node(node.clone())));
                 self.root = Some(root);
             }
             Want::Node(node) => match node.open(sealed)? {

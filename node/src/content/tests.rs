@@ -36,10 +36,7 @@ impl Site {
 
     fn open(home: &Path) -> Chunks {
         let store = Arc::new(Store::open(&home.join("records")).unwrap());
-        let settings = Settings {
-            keep_free: 0,
-            ..Settings::new(|_| Ok(u64::MAX))
-        };
+        let settings = Settings { keep_free: 0, ..Settings::new(|_| Ok(u64::MAX)) };
         Chunks::open(&home.join("segments"), store, settings).unwrap()
     }
 
@@ -55,22 +52,12 @@ impl Site {
         let secret = TenantSecret::new(TenantId([1; 16]), 1, [1; 32]);
         let cutting = Cutting::ByContent;
         let (chunks, created) = (&self.chunks, Millis(0));
-        let ingest = Ingest {
-            chunks,
-            secret: &secret,
-            cutting,
-            created,
-            limits: LIMITS,
-        };
+        let ingest = Ingest { chunks, secret: &secret, cutting, created, limits: LIMITS };
         ingest.run(inputs, on_progress)
     }
 
     fn files(&self, link: &RootLink) -> Files<'_> {
-        Files {
-            chunks: &self.chunks,
-            link: link.clone(),
-            limits: LIMITS,
-        }
+        Files { chunks: &self.chunks, link: link.clone(), limits: LIMITS }
     }
 
     /// Fetches from another site until nothing is missing or `max` chunks came. Returns how many.
@@ -85,11 +72,7 @@ impl Site {
             }
             for cid in wanted {
                 assert!(asked.insert(cid), "asked twice");
-                let bytes = from
-                    .chunks
-                    .get(&cid)
-                    .unwrap()
-                    .expect("the source has all of it");
+                let bytes = from.chunks.get(&cid).unwrap().expect("the source has all of it");
                 assert!(self.chunks.put(&cid, &bytes).unwrap());
                 plan.stored(&cid);
             }
@@ -112,17 +95,11 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn bytes(path: &str, bytes: Vec<u8>) -> Input {
-    Input {
-        path: path.to_owned(),
-        source: Source::Bytes(bytes),
-    }
+    Input { path: path.to_owned(), source: Source::Bytes(bytes) }
 }
 
 fn file(path: &str, file: &Path) -> Input {
-    Input {
-        path: path.to_owned(),
-        source: Source::File(file.to_owned()),
-    }
+    Input { path: path.to_owned(), source: Source::File(file.to_owned()) }
 }
 
 fn scene() -> Vec<(&'static str, Vec<u8>)> {
@@ -140,10 +117,7 @@ fn scene() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn inputs(files: &[(&str, Vec<u8>)]) -> Vec<Input> {
-    files
-        .iter()
-        .map(|(path, contents)| bytes(path, contents.clone()))
-        .collect()
+    files.iter().map(|(path, contents)| bytes(path, contents.clone())).collect()
 }
 
 #[test]
@@ -152,45 +126,21 @@ fn a_tree_is_taken_fetched_elsewhere_and_written_as_it_was() {
     let scene = scene();
     let built = borrower.ingest(inputs(&scene)).unwrap();
     assert_eq!(built.n_files, 9);
-    assert_eq!(
-        built.bytes,
-        scene
-            .iter()
-            .map(|(_, bytes)| bytes.len() as u64)
-            .sum::<u64>()
-    );
+    assert_eq!(built.bytes, scene.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
     lender.fetch(&borrower, &built.link, usize::MAX);
 
     let into = target.path().join("job");
     let written = lender.files(&built.link).materialise(&into, None).unwrap();
-    assert_eq!(
-        written,
-        Written {
-            files: 9,
-            bytes: built.bytes
-        }
-    );
+    assert_eq!(written, Written { files: 9, bytes: built.bytes });
     for (path, contents) in &scene {
         assert!(fs::read(into.join(path)).unwrap() == *contents, "{path}");
     }
-    assert_eq!(
-        fs::metadata(&into).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
-    let again = lender
-        .files(&built.link)
-        .materialise(&into, None)
-        .unwrap_err();
-    assert!(
-        matches!(again, ContentError::Target { .. }),
-        "nothing is replaced: {again}"
-    );
+    assert_eq!(fs::metadata(&into).unwrap().permissions().mode() & 0o777, 0o700);
+    let again = lender.files(&built.link).materialise(&into, None).unwrap_err();
+    assert!(matches!(again, ContentError::Target { .. }), "nothing is replaced: {again}");
 
     let only = target.path().join("only");
-    let written = lender
-        .files(&built.link)
-        .materialise(&only, Some("r1"))
-        .unwrap();
+    let written = lender.files(&built.link).materialise(&only, Some("r1")).unwrap();
     assert_eq!(written.files, 2);
     assert!(only.join("r1/cache/two.vdb").exists() && !only.join("r0").exists());
 }
@@ -204,15 +154,8 @@ fn dates_and_the_executable_bit_travel_and_no_other_mode_does() {
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o6755)).unwrap();
     fs::set_permissions(&data, fs::Permissions::from_mode(0o666)).unwrap();
     let date = std::time::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
-    fs::File::options()
-        .write(true)
-        .open(&data)
-        .unwrap()
-        .set_modified(date)
-        .unwrap();
-    let built = site
-        .ingest(vec![file("r0/tool", &tool), file("r0/data", &data)])
-        .unwrap();
+    fs::File::options().write(true).open(&data).unwrap().set_modified(date).unwrap();
+    let built = site.ingest(vec![file("r0/tool", &tool), file("r0/data", &data)]).unwrap();
     let into = folder.path().join("into");
     site.files(&built.link).materialise(&into, None).unwrap();
     let about = |name| fs::metadata(into.join("r0").join(name)).unwrap();
@@ -230,10 +173,7 @@ fn a_transfer_that_was_cut_goes_on_where_it_stopped() {
     assert_eq!(half, all / 2);
     let Site { home, chunks } = to;
     drop(chunks);
-    let to = Site {
-        chunks: Site::open(home.path()),
-        home,
-    };
+    let to = Site { chunks: Site::open(home.path()), home };
     assert_eq!(to.fetch(&from, &built.link, usize::MAX), all - half);
     assert_eq!(to.fetch(&from, &built.link, usize::MAX), 0);
     assert!(to.home.path().join("segments").exists());
@@ -253,11 +193,7 @@ fn a_plan_asks_again_for_what_did_not_arrive_and_for_nodes_before_chunks() {
     let sealed = from.chunks.get(&built.link.cid).unwrap().unwrap();
     to.chunks.put(&built.link.cid, &sealed).unwrap();
     plan.stored(&built.link.cid);
-    assert_eq!(
-        plan.next(&to.chunks, 10).unwrap().len(),
-        2,
-        "the tops of both trees"
-    );
+    assert_eq!(plan.next(&to.chunks, 10).unwrap().len(), 2, "the tops of both trees");
     assert_eq!(plan.root().unwrap().n_files, 9);
 }
 
@@ -289,10 +225,7 @@ fn an_edit_in_the_middle_of_a_file_changes_few_chunks() {
 fn a_source_that_is_absent_or_no_file_is_named() {
     let (site, folder) = (Site::new(), tempfile::tempdir().unwrap());
     for path in [folder.path().join("absent.png"), folder.path().to_owned()] {
-        let error = site
-            .ingest(vec![file("r0/a", &path)])
-            .unwrap_err()
-            .to_string();
+        let error = site.ingest(vec![file("r0/a", &path)]).unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
     }
 }
@@ -323,15 +256,8 @@ fn a_source_that_changes_or_vanishes_while_it_is_read_is_named() {
             })
             .unwrap_err();
         let named = if act == "vanish" { &second } else { &first };
-        assert!(
-            error.to_string().contains(named.to_str().unwrap()),
-            "{act}: {error}"
-        );
-        assert_eq!(
-            matches!(error, ContentError::Changed { .. }),
-            act != "vanish",
-            "{act}"
-        );
+        assert!(error.to_string().contains(named.to_str().unwrap()), "{act}: {error}");
+        assert_eq!(matches!(error, ContentError::Changed { .. }), act != "vanish", "{act}");
     }
 }
 
@@ -347,18 +273,11 @@ fn taking_files_can_be_cancelled_and_tells_how_far_it_is() {
         .unwrap();
     assert!(seen.is_sorted_by_key(|progress| (progress.bytes_done, progress.files_done)));
     let last = seen.last().unwrap();
-    assert_eq!(
-        (last.bytes_done, last.bytes_total),
-        (built.bytes, built.bytes)
-    );
+    assert_eq!((last.bytes_done, last.bytes_total), (built.bytes, built.bytes));
     assert_eq!((last.files_done, last.files_total), (9, 9));
 
     let stopped = site.ingest_watched(inputs(&scene()), |progress| {
-        if progress.files_done == 4 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if progress.files_done == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(matches!(stopped, Err(ContentError::Cancelled)));
 }
@@ -368,10 +287,7 @@ fn paths_that_collide_are_refused_by_name() {
     let site = Site::new();
     let inputs = vec![bytes("r0/Wood.png", vec![1]), bytes("r0/wood.png", vec![2])];
     let error = site.ingest(inputs).unwrap_err().to_string();
-    assert!(
-        error.contains("r0/Wood.png") && error.contains("r0/wood.png"),
-        "{error}"
-    );
+    assert!(error.contains("r0/Wood.png") && error.contains("r0/wood.png"), "{error}");
 }
 
 #[test]
@@ -385,22 +301,13 @@ fn a_job_cannot_make_us_take_what_lies_outside_its_folder() {
     symlink(folder.path(), out.join("up")).unwrap();
     let beneath = |path: &str| Input {
         path: "r0/x".to_owned(),
-        source: Source::Beneath {
-            folder: out.clone(),
-            path: path.to_owned(),
-        },
+        source: Source::Beneath { folder: out.clone(), path: path.to_owned() },
     };
     for path in ["link.png", "up/secret", "../secret", "/secret", "sub"] {
         let error = site.ingest(vec![beneath(path)]).unwrap_err();
-        assert!(
-            matches!(error, ContentError::Source { .. }),
-            "{path}: {error}"
-        );
+        assert!(matches!(error, ContentError::Source { .. }), "{path}: {error}");
     }
-    assert_eq!(
-        site.ingest(vec![beneath("sub/frame.png")]).unwrap().bytes,
-        5
-    );
+    assert_eq!(site.ingest(vec![beneath("sub/frame.png")]).unwrap().bytes, 5);
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -459,8 +366,7 @@ fn results_never_land_outside_their_folder() {
     symlink(outside.join("file"), out.join("file")).unwrap();
     let land = |path: &str| {
         let built = site.ingest(vec![bytes(path, noise(1, 5000))]).unwrap();
-        site.files(&built.link)
-            .land(&BTreeMap::from([("out".into(), out.clone())]))
+        site.files(&built.link).land(&BTreeMap::from([("out".into(), out.clone())]))
     };
     let error = land("out/sub/evil").unwrap_err();
     assert!(error.to_string().contains("out/sub/evil"), "{error}");
@@ -481,16 +387,10 @@ fn a_destination_that_cannot_be_written_is_named_and_nothing_is_left_there() {
     };
     let error = land("out", &no_folder).to_string();
     assert!(error.contains(no_folder.to_str().unwrap()), "{error}");
-    assert!(matches!(
-        land("other", folder.path()),
-        ContentError::NoPlace { .. }
-    ));
+    assert!(matches!(land("other", folder.path()), ContentError::NoPlace { .. }));
     fs::create_dir(folder.path().join("a")).unwrap();
     let error = land("out", folder.path()).to_string();
-    assert!(
-        error.contains(folder.path().join("a").to_str().unwrap()),
-        "{error}"
-    );
+    assert!(error.contains(folder.path().join("a").to_str().unwrap()), "{error}");
     assert_eq!(names(folder.path()), ["a", "file"]);
 }
 
@@ -505,15 +405,10 @@ fn a_chunk_that_rotted_is_missed_and_a_new_plan_fetches_it() {
     let end = rotten.len() - 10_000;
     rotten[end] ^= 1;
     fs::write(&segment, rotten).unwrap();
-    let error = to
-        .files(&built.link)
-        .materialise(&target.path().join("a"), None)
-        .unwrap_err();
+    let error = to.files(&built.link).materialise(&target.path().join("a"), None).unwrap_err();
     assert!(matches!(error, ContentError::Missing(_)), "{error}");
     assert_eq!(to.fetch(&from, &built.link, usize::MAX), 1);
-    to.files(&built.link)
-        .materialise(&target.path().join("b"), None)
-        .unwrap();
+    to.files(&built.link).materialise(&target.path().join("b"), None).unwrap();
 }
 
 #[test]
@@ -528,34 +423,16 @@ fn sixty_thousand_tiny_files_take_seconds() {
         }
         let path = folder.join(format!("{number:06}.txt"));
         fs::write(&path, noise(number, 101)).unwrap();
-        inputs.push(file(
-            &format!("r0/{:03}/{number:06}.txt", number / 300),
-            &path,
-        ));
+        inputs.push(file(&format!("r0/{:03}/{number:06}.txt", number / 300), &path));
     }
     let start = Instant::now();
     let built = site.ingest(inputs).unwrap();
     let taken = start.elapsed();
-    let written = site
-        .files(&built.link)
-        .materialise(&target.path().join("into"), None)
-        .unwrap();
+    let written = site.files(&built.link).materialise(&target.path().join("into"), None).unwrap();
     let all = start.elapsed();
-    println!(
-        "60,000 files: taken in {taken:?}, written in {:?}",
-        all - taken
-    );
-    assert_eq!(
-        written,
-        Written {
-            files: 60_000,
-            bytes: 6_060_000
-        }
-    );
+    println!("60,000 files: taken in {taken:?}, written in {:?}", all - taken);
+    assert_eq!(written, Written { files: 60_000, bytes: 6_060_000 });
     assert!(all < Duration::from_secs(60), "{all:?}");
     let name = "r0/199/059999.txt";
-    assert_eq!(
-        fs::read(target.path().join("into").join(name)).unwrap(),
-        noise(59_999, 101)
-    );
+    assert_eq!(fs::read(target.path().join("into").join(name)).unwrap(), noise(59_999, 101));
 }

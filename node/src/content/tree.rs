@@ -70,10 +70,8 @@ impl Files<'_> {
                 .enter(&names, |_| Ok(()))
                 .and_then(|folder| folder.create_file(name, file.executable))
                 .map_err(ContentError::target("create", &path))?;
-            let mut write = |bytes: &[u8]| {
-                out.write_all(bytes)
-                    .map_err(ContentError::target("write", &path))
-            };
+            let mut write =
+                |bytes: &[u8]| out.write_all(bytes).map_err(ContentError::target("write", &path));
             match &file.body {
                 Body::Inline(bytes) => write(bytes)?,
                 Body::Chunks(_) => {
@@ -87,6 +85,20 @@ impl Files<'_> {
             written.bytes += file.size;
         }
         Ok(written)
+    }
+
+    /// The paths of all files, in order.
+    ///
+    /// # Errors
+    /// When a node is missing or the manifest is refused.
+    pub fn paths(&self) -> Result<Vec<String>, ContentError> {
+        let mut reader = self.reader()?;
+        let mut paths = Vec::new();
+        while let Some(file) = reader.next_file()? {
+            while reader.next_entry()?.is_some() {}
+            paths.push(file.path);
+        }
+        Ok(paths)
     }
 
     /// Writes each file beneath the destination of its root: aside, synced, then renamed, so that
@@ -103,9 +115,7 @@ impl Files<'_> {
         let mut reader = self.reader()?;
         let mut folders: Option<(String, Descent)> = None;
         while let Some(file) = reader.next_file()? {
-            let no_place = || ContentError::NoPlace {
-                path: file.path.clone(),
-            };
+            let no_place = || ContentError::NoPlace { path: file.path.clone() };
             let (root, rest) = file.path.split_once('/').ok_or_else(no_place)?;
             let destination = destinations.get(root).ok_or_else(no_place)?;
             let (names, name) = split(rest);
@@ -132,11 +142,7 @@ impl Files<'_> {
             if is_new {
                 self.replace(folder, name, &file, &entries)?;
             }
-            landed.push(Landed {
-                path,
-                bytes: file.size,
-                is_new,
-            });
+            landed.push(Landed { path, bytes: file.size, is_new });
         }
         if let Some((_, mut folders)) = folders {
             leave_all(&mut folders)?;
@@ -203,9 +209,7 @@ impl Files<'_> {
         let fails = |doing| ContentError::target(doing, &path);
         let random = getrandom::u64().map_err(|error| fails("name a part of")(error.into()))?;
         let part = format!(".meshfarm-{}.part", hex(&random.to_be_bytes()));
-        let mut out = folder
-            .create_file(&part, file.executable)
-            .map_err(fails("write"))?;
+        let mut out = folder.create_file(&part, file.executable).map_err(fails("write"))?;
         let done = self.write(&mut out, file, entries, &path).and_then(|()| {
             stamp(&out, file).map_err(fails("date"))?;
             out.sync_all().map_err(fails("sync"))?;
@@ -225,10 +229,8 @@ impl Files<'_> {
         entries: &[Entry],
         path: &Path,
     ) -> Result<(), ContentError> {
-        let mut write = |bytes: &[u8]| {
-            out.write_all(bytes)
-                .map_err(ContentError::target("write", path))
-        };
+        let mut write =
+            |bytes: &[u8]| out.write_all(bytes).map_err(ContentError::target("write", path));
         if let Body::Inline(bytes) = &file.body {
             write(bytes)?;
         }

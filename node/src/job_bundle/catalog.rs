@@ -13,48 +13,24 @@ const BUILT_IN: &[(&str, &[(&str, &str)])] = &[
     (
         "blender",
         &[
-            (
-                "bundle.toml",
-                include_str!("../../bundles/blender/bundle.toml"),
-            ),
-            (
-                "template.yaml",
-                include_str!("../../bundles/blender/template.yaml"),
-            ),
+            ("bundle.toml", include_str!("../../bundles/blender/bundle.toml")),
+            ("template.yaml", include_str!("../../bundles/blender/template.yaml")),
         ],
     ),
     (
         "command",
         &[
-            (
-                "bundle.toml",
-                include_str!("../../bundles/command/bundle.toml"),
-            ),
-            (
-                "script.yaml",
-                include_str!("../../bundles/command/script.yaml"),
-            ),
-            (
-                "template.yaml",
-                include_str!("../../bundles/command/template.yaml"),
-            ),
+            ("bundle.toml", include_str!("../../bundles/command/bundle.toml")),
+            ("script.yaml", include_str!("../../bundles/command/script.yaml")),
+            ("template.yaml", include_str!("../../bundles/command/template.yaml")),
         ],
     ),
     (
         "povray",
         &[
-            (
-                "bundle.toml",
-                include_str!("../../bundles/povray/bundle.toml"),
-            ),
-            (
-                "animation.yaml",
-                include_str!("../../bundles/povray/animation.yaml"),
-            ),
-            (
-                "template.yaml",
-                include_str!("../../bundles/povray/template.yaml"),
-            ),
+            ("bundle.toml", include_str!("../../bundles/povray/bundle.toml")),
+            ("animation.yaml", include_str!("../../bundles/povray/animation.yaml")),
+            ("template.yaml", include_str!("../../bundles/povray/template.yaml")),
         ],
     ),
 ];
@@ -181,9 +157,7 @@ impl Catalog {
     pub fn open(bundles: Option<&Path>) -> Result<Self, BundleError> {
         let mut renderers = BTreeMap::new();
         for (name, files) in BUILT_IN {
-            let files = files
-                .iter()
-                .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+            let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
             let folder = Path::new("built-in").join(name);
             renderers.insert((*name).to_owned(), renderer(name, folder, files.collect())?);
         }
@@ -202,9 +176,7 @@ impl Catalog {
         let extension = extension.to_lowercase();
         self.renderers.values().find_map(|renderer| {
             let kinds = &renderer.about.scene;
-            let kind = kinds
-                .iter()
-                .find(|kind| kind.extensions.contains(&extension));
+            let kind = kinds.iter().find(|kind| kind.extensions.contains(&extension));
             kind.map(|kind| (renderer, kind))
         })
     }
@@ -222,11 +194,7 @@ impl Catalog {
     #[must_use]
     pub fn known(&self) -> String {
         let all = self.renderers.values().flat_map(|renderer| {
-            let extensions = renderer
-                .about
-                .scene
-                .iter()
-                .flat_map(|kind| &kind.extensions);
+            let extensions = renderer.about.scene.iter().flat_map(|kind| &kind.extensions);
             extensions.map(|extension| format!(".{extension} ({})", renderer.about.title))
         });
         all.collect::<Vec<_>>().join(", ")
@@ -238,9 +206,7 @@ impl Renderer {
     #[must_use]
     pub fn template(&self, kind: &SceneKind) -> &str {
         // `renderer` checked that each kind's template is there.
-        self.templates
-            .get(&kind.template)
-            .map_or("", String::as_str)
+        self.templates.get(&kind.template).map_or("", String::as_str)
     }
 }
 
@@ -253,34 +219,20 @@ fn renderer(
     let Some(about) = files.remove("bundle.toml") else {
         return Err(BundleError::NoSource { path });
     };
-    let about: About = toml::from_str(&about).map_err(|error| BundleError::Syntax {
-        path: path.clone(),
-        problem: error.to_string(),
-    })?;
-    if let Some(kind) = about
-        .scene
-        .iter()
-        .find(|kind| !files.contains_key(&kind.template))
-    {
+    let about: About = toml::from_str(&about)
+        .map_err(|error| BundleError::Syntax { path: path.clone(), problem: error.to_string() })?;
+    if let Some(kind) = about.scene.iter().find(|kind| !files.contains_key(&kind.template)) {
         return Err(BundleError::Element {
             path,
             element: "scene.template".into(),
             problem: format!("there is no file {} in this folder", kind.template),
         });
     }
-    Ok(Renderer {
-        name: name.to_owned(),
-        folder,
-        about,
-        templates: files,
-    })
+    Ok(Renderer { name: name.to_owned(), folder, about, templates: files })
 }
 
 fn folders_of(bundles: &Path) -> Result<Vec<PathBuf>, BundleError> {
-    let read = |source| BundleError::Read {
-        path: bundles.to_owned(),
-        source,
-    };
+    let read = |source| BundleError::Read { path: bundles.to_owned(), source };
     if !bundles.exists() {
         return Ok(Vec::new());
     }
@@ -296,10 +248,7 @@ fn folders_of(bundles: &Path) -> Result<Vec<PathBuf>, BundleError> {
 }
 
 fn files_of(folder: &Path) -> Result<BTreeMap<String, String>, BundleError> {
-    let read = |source| BundleError::Read {
-        path: folder.to_owned(),
-        source,
-    };
+    let read = |source| BundleError::Read { path: folder.to_owned(), source };
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(read)? {
         let path = entry.map_err(read)?.path();
@@ -333,21 +282,15 @@ mod tests {
         assert!(catalog.known().contains(".skp (Sketch)"));
         fs::write(folder.join("bundle.toml"), "titel = 'Sketch'\n").unwrap();
         let error = Catalog::open(Some(home.path())).unwrap_err().to_string();
-        assert!(
-            error.contains("titel") && error.contains("line 1"),
-            "{error}"
-        );
+        assert!(error.contains("titel") && error.contains("line 1"), "{error}");
     }
 
     #[test]
     fn the_built_in_renderers_are_there() {
         let catalog = Catalog::open(None).unwrap();
-        for (extension, name) in [
-            ("pov", "povray"),
-            ("ini", "povray"),
-            ("blend", "blender"),
-            ("sh", "command"),
-        ] {
+        for (extension, name) in
+            [("pov", "povray"), ("ini", "povray"), ("blend", "blender"), ("sh", "command")]
+        {
             let (renderer, kind) = catalog.for_extension(extension).unwrap();
             assert_eq!(renderer.name, name);
             assert!(renderer.template(kind).contains("jobtemplate-2023-09"));

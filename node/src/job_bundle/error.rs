@@ -131,8 +131,7 @@ pub(super) fn did_you_mean<'a>(
     let limit = 1 + wrong.chars().count() / 4;
     let scored = known.into_iter().map(|name| (distance(wrong, name), name));
     let best = scored.min_by_key(|(distance, _)| *distance);
-    best.filter(|(distance, _)| *distance <= limit)
-        .map(|(_, name)| name)
+    best.filter(|(distance, _)| *distance <= limit).map(|(_, name)| name)
 }
 
 /// What to say of an unknown name: the close one, or all.

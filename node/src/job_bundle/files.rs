@@ -105,11 +105,7 @@ impl Wanted {
 
     /// Adds a folder that is written.
     pub(super) fn output(&mut self, path: PathBuf, by: String) {
-        self.outputs.push(Named {
-            path,
-            by,
-            returns: true,
-        });
+        self.outputs.push(Named { path, by, returns: true });
     }
 
     /// Finds the files and groups them under roots. Reads the disk and writes nothing.
@@ -119,20 +115,12 @@ impl Wanted {
             check_output(output)?;
         }
         let outputs = outermost(self.outputs.iter().map(|output| output.path.clone()));
-        let mut found = Found {
-            files: BTreeMap::new(),
-            outputs: &outputs,
-            warnings: &mut warnings,
-        };
+        let mut found =
+            Found { files: BTreeMap::new(), outputs: &outputs, warnings: &mut warnings };
         let mut roots = BTreeSet::new();
         for file in &self.files {
             found.file(file)?;
-            roots.insert(
-                file.path
-                    .parent()
-                    .unwrap_or_else(|| Path::new("/"))
-                    .to_owned(),
-            );
+            roots.insert(file.path.parent().unwrap_or_else(|| Path::new("/")).to_owned());
         }
         for folder in &self.folders {
             found.folder(folder)?;
@@ -145,21 +133,13 @@ impl Wanted {
             check_input_root(root, &mut warnings)?;
         }
         let layout = layout(&inputs, &outputs)?;
-        let mut plan = Plan {
-            inputs: Vec::with_capacity(files.len()),
-            outputs: Vec::new(),
-            layout,
-            warnings,
-        };
+        let mut plan =
+            Plan { inputs: Vec::with_capacity(files.len()), outputs: Vec::new(), layout, warnings };
         for (source, returns) in files {
             plan.inputs.push(input_file(&plan.layout, source, returns)?);
         }
         plan.inputs.sort_by(|a, b| a.path.cmp(&b.path));
-        let written = plan
-            .layout
-            .roots
-            .iter()
-            .filter(|root| root.access == Access::Out);
+        let written = plan.layout.roots.iter().filter(|root| root.access == Access::Out);
         let written = written.map(|root| (root.id.clone(), PathBuf::from(&root.source)));
         plan.outputs = written.collect();
         Ok(plan)
@@ -236,10 +216,7 @@ impl Found<'_> {
         let metadata = fs::metadata(&folder.path);
         let metadata = metadata.map_err(|error| wrong(&folder.path, missing(&error)))?;
         if !metadata.is_dir() {
-            return Err(wrong(
-                &folder.path,
-                "is a file where a folder is wanted".into(),
-            ));
+            return Err(wrong(&folder.path, "is a file where a folder is wanted".into()));
         }
         let mut folders = vec![folder.path.clone()];
         // Folders that were reached through a link, by their real path: a link back up must end.
@@ -251,10 +228,8 @@ impl Found<'_> {
                 let path = entry.path();
                 let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
                 let Ok(metadata) = fs::metadata(&path) else {
-                    let text = format!(
-                        "{} is a link to nothing and does not travel",
-                        path.display()
-                    );
+                    let text =
+                        format!("{} is a link to nothing and does not travel", path.display());
                     self.warnings.push(text);
                     continue;
                 };
@@ -312,11 +287,7 @@ fn few(mut roots: Vec<PathBuf>, max: usize) -> Result<Vec<PathBuf>, BundleError>
     while roots.len() > max {
         let depth = |root: &PathBuf| root.components().count();
         let deepest = roots.iter().map(depth).max().unwrap_or(0);
-        let too_many = BundleError::TooMany {
-            what: "separate folders",
-            count: roots.len(),
-            max,
-        };
+        let too_many = BundleError::TooMany { what: "separate folders", count: roots.len(), max };
         // The root itself and the folders beneath it are the system's.
         if deepest <= 3 {
             return Err(too_many);
@@ -353,15 +324,10 @@ fn layout(inputs: &[PathBuf], outputs: &[PathBuf]) -> Result<Layout, BundleError
 }
 
 fn input_file(layout: &Layout, source: PathBuf, returns: bool) -> Result<InputFile, BundleError> {
-    let holding = layout
-        .roots
-        .iter()
-        .filter(|root| source.starts_with(&root.source));
+    let holding = layout.roots.iter().filter(|root| source.starts_with(&root.source));
     let root = holding.max_by_key(|root| root.source.len());
     let root = root.expect("every file was found beneath a root");
-    let beneath = source
-        .strip_prefix(&root.source)
-        .expect("it starts with the root");
+    let beneath = source.strip_prefix(&root.source).expect("it starts with the root");
     Ok(InputFile {
         path: format!("{}/{}", root.id, text_of(beneath)?),
         returns: returns && root.access == Access::Out,
@@ -379,9 +345,7 @@ fn text_of(path: &Path) -> Result<&str, BundleError> {
 
 fn check_input_root(root: &Path, warnings: &mut Vec<String>) -> Result<(), BundleError> {
     if RESERVED.iter().any(|reserved| root == Path::new(reserved)) {
-        return Err(BundleError::Reserved {
-            path: root.to_owned(),
-        });
+        return Err(BundleError::Reserved { path: root.to_owned() });
     }
     if SYSTEM.iter().any(|system| root.starts_with(system)) {
         warnings.push(format!(
@@ -500,10 +464,8 @@ mod tests {
     #[test]
     fn what_is_in_and_out_travels_and_returns() {
         let disk = Disk::new(&["cache/1", "cache/2", "log/run.txt", "log/other"]);
-        let plan = disk.plan(&[
-            ("cache", false, DataFlow::Inout),
-            ("log/run.txt", true, DataFlow::Inout),
-        ]);
+        let plan =
+            disk.plan(&[("cache", false, DataFlow::Inout), ("log/run.txt", true, DataFlow::Inout)]);
         let (roots, inputs) = disk.shown(&plan.unwrap());
         assert_eq!(roots, ["r0 Out /cache", "r1 Out /log"]);
         assert_eq!(inputs, ["r0/1*", "r0/2*", "r1/run.txt*"]);
@@ -511,11 +473,7 @@ mod tests {
 
     #[test]
     fn old_frames_within_an_input_folder_stay_at_home() {
-        let disk = Disk::new(&[
-            "shot/a.blend",
-            "shot/frames/1.png",
-            "shot/frames/deep/2.png",
-        ]);
+        let disk = Disk::new(&["shot/a.blend", "shot/frames/1.png", "shot/frames/deep/2.png"]);
         let plan = disk.plan(&[
             ("shot", false, DataFlow::In),
             ("shot/frames", false, DataFlow::Out),
@@ -543,10 +501,7 @@ mod tests {
     fn many_folders_become_few_roots() {
         let names: Vec<String> = (0..100).map(|i| format!("tex/{i:03}/t.png")).collect();
         let disk = Disk::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let wanted: Vec<_> = names
-            .iter()
-            .map(|name| (name.as_str(), true, DataFlow::In))
-            .collect();
+        let wanted: Vec<_> = names.iter().map(|name| (name.as_str(), true, DataFlow::In)).collect();
         let (roots, inputs) = disk.shown(&disk.plan(&wanted).unwrap());
         assert_eq!(roots, ["r0 In /tex"]);
         assert_eq!(inputs.len(), 100);
@@ -557,18 +512,8 @@ mod tests {
         let disk = Disk::new(&["dir/file"]);
         for (path, is_file, flow, said) in [
             ("dir/fiel", true, DataFlow::In, "there is no such file"),
-            (
-                "dir",
-                true,
-                DataFlow::In,
-                "is a folder where a file is wanted",
-            ),
-            (
-                "dir/file",
-                false,
-                DataFlow::In,
-                "is a file where a folder is wanted",
-            ),
+            ("dir", true, DataFlow::In, "is a folder where a file is wanted"),
+            ("dir/file", false, DataFlow::In, "is a file where a folder is wanted"),
             ("dir/file/out", false, DataFlow::Out, "is no folder"),
         ] {
             let error = disk.plan(&[(path, is_file, flow)]).unwrap_err().to_string();
@@ -576,13 +521,7 @@ mod tests {
         }
         let mut wanted = Wanted::default();
         wanted.output("/etc/frames".into(), "a test".into());
-        assert!(
-            wanted
-                .plan()
-                .unwrap_err()
-                .to_string()
-                .contains("system folder")
-        );
+        assert!(wanted.plan().unwrap_err().to_string().contains("system folder"));
         let mut wanted = Wanted::default();
         wanted.output("/tmp".into(), "a test".into());
         assert!(matches!(wanted.plan(), Err(BundleError::Reserved { .. })));
@@ -591,10 +530,7 @@ mod tests {
     #[test]
     fn a_path_is_cleaned_as_the_system_would_see_it() {
         let disk = Disk::new(&["a/b/f", "g"]);
-        assert_eq!(
-            clean(Path::new("/x"), Path::new("./y//../z")),
-            Path::new("/x/z")
-        );
+        assert_eq!(clean(Path::new("/x"), Path::new("./y//../z")), Path::new("/x/z"));
         symlink(disk.at("a/b"), disk.at("link")).unwrap();
         let real = disk.at("a").canonicalize().unwrap();
         assert_eq!(clean(&disk.at("link"), Path::new("..")), real);

@@ -50,10 +50,7 @@ pub(super) fn resolve(
     // Defaults must stay within the template's folder, as the standard wants of templates that others wrote.
     let options = PathParameterOptions::new(&folder, &cwd);
     preprocess_job_parameters(template, &values, &[], &options).map_err(|error| {
-        BundleError::Values {
-            path: bundle.path.clone(),
-            problem: super::place::plain(&error),
-        }
+        BundleError::Values { path: bundle.path.clone(), problem: super::place::plain(&error) }
     })
 }
 
@@ -63,16 +60,10 @@ fn unknown(
     given: &Given,
     definitions: &[JobParameterDefinition],
 ) -> Result<(), BundleError> {
-    let known: Vec<&str> = definitions
-        .iter()
-        .map(JobParameterDefinition::name)
-        .collect();
+    let known: Vec<&str> = definitions.iter().map(JobParameterDefinition::name).collect();
     let hint = hint(&given.name, &known);
     if given.must_exist {
-        return Err(BundleError::UnknownParameter {
-            name: given.name.clone(),
-            hint,
-        });
+        return Err(BundleError::UnknownParameter { name: given.name.clone(), hint });
     }
     bundle.warnings.push(format!(
         "{}: the template has no parameter {}, its value is ignored; {hint}",
@@ -89,8 +80,7 @@ fn flag_parameters(
 ) -> ParameterNames {
     let named = |said: &Option<String>, usual: &[&str]| {
         let known = |name: &&&str| definitions.iter().any(|d| d.name() == **name);
-        said.clone()
-            .or_else(|| usual.iter().find(known).map(|name| (*name).to_owned()))
+        said.clone().or_else(|| usual.iter().find(known).map(|name| (*name).to_owned()))
     };
     let mut outputs = definitions.iter().filter(|d| writes(d));
     let output = match (outputs.next(), outputs.next()) {
@@ -154,11 +144,7 @@ fn flags(request: &SubmitRequest, names: &ParameterNames) -> Result<Vec<Given>, 
         }
     }
     if let Some(output) = &request.output {
-        give(
-            "--output",
-            &names.output,
-            output.to_string_lossy().into_owned(),
-        )?;
+        give("--output", &names.output, output.to_string_lossy().into_owned())?;
     }
     Ok(given)
 }
@@ -179,10 +165,7 @@ fn argument_values(request: &SubmitRequest, argument: &str) -> Result<Vec<Given>
     let document = if let Some(file) = argument.strip_prefix("file://") {
         let path = clean(&request.cwd, Path::new(file));
         let format = format_of(&path).unwrap_or(TemplateFormat::Json);
-        Some((
-            parse(&path, &read_text(&path, MAX_VALUES)?, format)?,
-            path.display().to_string(),
-        ))
+        Some((parse(&path, &read_text(&path, MAX_VALUES)?, format)?, path.display().to_string()))
     } else if argument.trim_start().starts_with('{') {
         let value = serde_json::from_str(argument);
         let value = value.map_err(|error| wrong(&format!("is no JSON object: {error}")))?;
@@ -193,11 +176,7 @@ fn argument_values(request: &SubmitRequest, argument: &str) -> Result<Vec<Given>
     let Some((document, origin)) = document else {
         let pair = argument.split_once('=');
         let (name, value) = pair.ok_or_else(|| wrong("write NAME=VALUE or file://FILE"))?;
-        return Ok(vec![given(
-            name.trim(),
-            Value::String(value.into()),
-            "-p".into(),
-        )]);
+        return Ok(vec![given(name.trim(), Value::String(value.into()), "-p".into())]);
     };
     let map = document.as_object();
     let map = map.ok_or_else(|| wrong("holds no object of names and values"))?;
@@ -260,9 +239,7 @@ fn is_windows(text: &str) -> bool {
 
 /// Every value as text, for the job file.
 pub(super) fn as_texts(values: &JobParameterValues) -> BTreeMap<String, String> {
-    let texts = values
-        .iter()
-        .map(|(name, value)| (name.clone(), value.value.to_display_string()));
+    let texts = values.iter().map(|(name, value)| (name.clone(), value.value.to_display_string()));
     texts.collect()
 }
 

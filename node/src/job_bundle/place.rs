@@ -71,11 +71,7 @@ fn guilty(document: &Value) -> Option<String> {
         .or_else(|| first_bad::<Environment>(document, "jobEnvironments"))
         .or_else(|| {
             let steps = first_bad::<StepTemplate>(document, "steps")?;
-            let i: usize = steps
-                .strip_prefix("steps[")?
-                .trim_end_matches(']')
-                .parse()
-                .ok()?;
+            let i: usize = steps.strip_prefix("steps[")?.trim_end_matches(']').parse().ok()?;
             let step = document.get("steps")?.get(i)?;
             Some(within_step(step).map_or_else(|| steps.clone(), |part| format!("{steps}.{part}")))
         })
@@ -115,8 +111,7 @@ fn line_of(problem: &str, text: &str) -> Option<usize> {
             let rest = part.strip_prefix(key);
             rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'', ' ']).starts_with(':'))
         };
-        text.lines()
-            .position(|line| line.split(['{', ',']).any(is_key))
+        text.lines().position(|line| line.split(['{', ',']).any(is_key))
     } else {
         let value = between("type: '", '\'').or_else(|| between("unknown variant `", '`'))?;
         let is_word = |part: &str| part == value;
@@ -133,15 +128,9 @@ mod tests {
     #[test]
     fn an_unknown_key_or_value_gets_its_line() {
         let text = "name: x\nsteps:\n  - name: A\n    scirpt: {}\n  - {a: 1, type: INTEGER}\n";
-        assert_eq!(
-            line_of("unknown field `scirpt`, expected `script`", text),
-            Some(4)
-        );
+        assert_eq!(line_of("unknown field `scirpt`, expected `script`", text), Some(4));
         assert_eq!(line_of("unknown field `a`", text), Some(5));
-        assert_eq!(
-            line_of("unknown task parameter type: 'INTEGER'", text),
-            Some(5)
-        );
+        assert_eq!(line_of("unknown task parameter type: 'INTEGER'", text), Some(5));
         assert_eq!(line_of("missing field `steps`", text), None);
     }
 }

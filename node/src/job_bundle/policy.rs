@@ -230,14 +230,8 @@ mod tests {
         let mut policy = MeshPolicy::default();
         apply(&mut policy, &changes, "mesh.toml").unwrap();
         assert_eq!(policy.place, Place::Site("lyon".into()));
-        assert_eq!(
-            (policy.priority, policy.timeout),
-            (80, Some(Millis::seconds(7200)))
-        );
-        assert_eq!(
-            (policy.order, policy.isolation),
-            (Order::FirstLastMiddle, Level::S3)
-        );
+        assert_eq!((policy.priority, policy.timeout), (80, Some(Millis::seconds(7200))));
+        assert_eq!((policy.order, policy.isolation), (Order::FirstLastMiddle, Level::S3));
 
         for (text, wanted) in [
             ("priorty = 1", "priorty"),
@@ -248,10 +242,7 @@ mod tests {
             let error = read(Path::new("mesh.toml"), text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         }
-        let changes = PolicyChanges {
-            priority: Some(101),
-            ..PolicyChanges::default()
-        };
+        let changes = PolicyChanges { priority: Some(101), ..PolicyChanges::default() };
         assert!(apply(&mut policy, &changes, "mesh.toml").is_err());
     }
 
@@ -263,10 +254,7 @@ mod tests {
             ("deadline:priority", serde_json::json!(70)),
             ("deadline:maxRetriesPerTask", serde_json::json!("5")),
             ("deadline:maxFailedTasksCount", serde_json::json!(20)),
-            (
-                "deadline:targetTaskRunStatus",
-                serde_json::json!("SUSPENDED"),
-            ),
+            ("deadline:targetTaskRunStatus", serde_json::json!("SUSPENDED")),
             ("deadline:maxWorkerCount", serde_json::json!(-1)),
         ] {
             exported.take(name, &value, place).unwrap();

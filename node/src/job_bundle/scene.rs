@@ -56,10 +56,7 @@ pub(super) fn scene(
     give(&names.scene, text_of(&scene));
     give(&names.folder, text_of(scene.parent().unwrap_or(&folder)));
     give(&names.name, stem.to_string());
-    give(
-        &names.output,
-        text_of(&folder.join(format!("{stem}_frames"))),
-    );
+    give(&names.output, text_of(&folder.join(format!("{stem}_frames"))));
     let (files, warnings) = named_files(&scene, &kind.reads)?;
     bundle.assets.files = files;
     bundle.warnings.extend(warnings);
@@ -95,11 +92,7 @@ pub(super) fn fill_ends(values: &mut Vec<Given>, names: &ParameterNames) {
         if let Some(name) = name
             && !values.iter().any(|given| given.name == *name)
         {
-            values.push(Given {
-                name: name.clone(),
-                value: Value::from(value),
-                ..given.clone()
-            });
+            values.push(Given { name: name.clone(), value: Value::from(value), ..given.clone() });
         }
     }
 }
@@ -137,11 +130,7 @@ impl Settings {
 
     fn get(&self, key: &Option<String>) -> Option<&str> {
         let key = key.as_ref()?;
-        let found = self
-            .0
-            .iter()
-            .rev()
-            .find(|(have, _)| have.eq_ignore_ascii_case(key));
+        let found = self.0.iter().rev().find(|(have, _)| have.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value.as_str())
     }
 
@@ -174,13 +163,11 @@ impl Settings {
             let Some(text) = self.get(key) else {
                 return Ok(None);
             };
-            text.parse::<i64>()
-                .map(Some)
-                .map_err(|_no_number| BundleError::Element {
-                    path: path.to_owned(),
-                    element: key.clone().unwrap_or_default(),
-                    problem: format!("{text} is no whole number"),
-                })
+            text.parse::<i64>().map(Some).map_err(|_no_number| BundleError::Element {
+                path: path.to_owned(),
+                element: key.clone().unwrap_or_default(),
+                problem: format!("{text} is no whole number"),
+            })
         };
         let Some(last) = number(&keys.last)? else {
             return Ok(None);
@@ -206,9 +193,7 @@ fn named_files(scene: &Path, reads: &[String]) -> Result<NamedFiles, BundleError
     let mut warnings = Vec::new();
     let mut to_read = vec![scene.to_owned()];
     while let Some(text_file) = to_read.pop() {
-        let extension = text_file
-            .extension()
-            .and_then(|extension| extension.to_str());
+        let extension = text_file.extension().and_then(|extension| extension.to_str());
         let extension = extension.map(str::to_lowercase);
         if !extension.is_some_and(|extension| reads.contains(&extension)) {
             continue;
@@ -249,10 +234,7 @@ fn named_files(scene: &Path, reads: &[String]) -> Result<NamedFiles, BundleError
 
 /// The text of a scene, which may be in any encoding that agrees with ASCII. None when it is too long.
 fn read_lossy(path: &Path) -> Result<Option<String>, BundleError> {
-    let read = |source| BundleError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source| BundleError::Read { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(read)?.len() > MAX_SCENE {
         return Ok(None);
     }

@@ -70,10 +70,7 @@ pub(super) struct Assets {
 
 /// The text of a file of at most `max` bytes.
 pub(super) fn read_text(path: &Path, max: u64) -> Result<String, BundleError> {
-    let read = |source| BundleError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source| BundleError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(read)?;
     file.take(max + 1).read_to_end(&mut bytes).map_err(read)?;
@@ -83,10 +80,7 @@ pub(super) fn read_text(path: &Path, max: u64) -> Result<String, BundleError> {
     }
     String::from_utf8(bytes).map_err(|error| BundleError::Syntax {
         path: path.to_owned(),
-        problem: format!(
-            "not UTF-8 text at byte {}",
-            error.utf8_error().valid_up_to()
-        ),
+        problem: format!("not UTF-8 text at byte {}", error.utf8_error().valid_up_to()),
     })
 }
 
@@ -106,19 +100,14 @@ pub(super) fn parse(path: &Path, text: &str, format: TemplateFormat) -> Result<V
         TemplateFormat::Yaml => DocumentType::Yaml,
     };
     document_string_to_object(text, format, &CallerLimits::default()).map_err(|error| {
-        BundleError::Syntax {
-            path: path.to_owned(),
-            problem: super::place::plain(&error),
-        }
+        BundleError::Syntax { path: path.to_owned(), problem: super::place::plain(&error) }
     })
 }
 
 /// The bundle in `folder`.
 pub(super) fn bundle(folder: &Path) -> Result<Bundle, BundleError> {
     let Some(path) = beside(folder, "template") else {
-        return Err(BundleError::NoTemplate {
-            path: folder.to_owned(),
-        });
+        return Err(BundleError::NoTemplate { path: folder.to_owned() });
     };
     let mut bundle = template(&path)?;
     if let Some(path) = beside(folder, "parameter_values") {
@@ -177,17 +166,9 @@ impl<'a> Element<'a> {
     }
 
     fn child(&self, key: &str) -> Option<Self> {
-        let at = if self.at.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.at)
-        };
+        let at = if self.at.is_empty() { key.to_owned() } else { format!("{}.{key}", self.at) };
         let value = self.value.get(key).filter(|value| !value.is_null())?;
-        Some(Element {
-            path: self.path,
-            at,
-            value,
-        })
+        Some(Element { path: self.path, at, value })
     }
 
     fn only(&self, keys: &[&str]) -> Result<(), BundleError> {
@@ -196,10 +177,9 @@ impl<'a> Element<'a> {
         };
         match map.keys().find(|key| !keys.contains(&key.as_str())) {
             None => Ok(()),
-            Some(key) => Err(self.wrong(format!(
-                "unknown key {key}; {}",
-                super::error::hint(key, keys)
-            ))),
+            Some(key) => {
+                Err(self.wrong(format!("unknown key {key}; {}", super::error::hint(key, keys))))
+            }
         }
     }
 
@@ -224,11 +204,7 @@ impl<'a> Element<'a> {
 
 fn read_values(bundle: &mut Bundle, path: &Path) -> Result<(), BundleError> {
     let document = read_document(path)?;
-    let top = Element {
-        path,
-        at: String::new(),
-        value: &document,
-    };
+    let top = Element { path, at: String::new(), value: &document };
     top.only(&["parameterValues"])?;
     let Some(list) = top.child("parameterValues") else {
         return Ok(());
@@ -256,11 +232,7 @@ fn read_values(bundle: &mut Bundle, path: &Path) -> Result<(), BundleError> {
 
 fn read_assets(folder: &Path, path: &Path) -> Result<Assets, BundleError> {
     let document = read_document(path)?;
-    let top = Element {
-        path,
-        at: String::new(),
-        value: &document,
-    };
+    let top = Element { path, at: String::new(), value: &document };
     top.only(&["assetReferences"])?;
     let Some(references) = top.child("assetReferences") else {
         return Ok(Assets::default());

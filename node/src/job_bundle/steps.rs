@@ -94,10 +94,7 @@ fn label(names: &[&String], parameters: &TaskParameterSet) -> String {
 fn needs(job: &Job, step: &Step) -> Vec<StepNo> {
     let names = step.dependencies.iter().flatten();
     let numbers = names.filter_map(|needed| {
-        let found = job
-            .steps
-            .iter()
-            .position(|step| step.name == needed.depends_on);
+        let found = job.steps.iter().position(|step| step.name == needed.depends_on);
         found.and_then(|i| u32::try_from(i).ok()).map(StepNo)
     });
     let numbers: BTreeSet<StepNo> = numbers.collect();
@@ -118,10 +115,7 @@ fn requirement(asked: Option<&HostRequirements>) -> Requirement {
     }
     for attribute in asked.attributes.iter().flatten() {
         let set = |values: &Option<Vec<String>>| values.iter().flatten().cloned().collect();
-        let need = AttributeNeed {
-            any_of: set(&attribute.any_of),
-            all_of: set(&attribute.all_of),
-        };
+        let need = AttributeNeed { any_of: set(&attribute.any_of), all_of: set(&attribute.all_of) };
         requirement.attributes.insert(attribute.name.clone(), need);
     }
     requirement

@@ -76,9 +76,7 @@ fn load_with(request: &SubmitRequest) -> Result<LoadedJob, BundleError> {
 }
 
 fn parameters(job: &LoadedJob) -> std::collections::BTreeMap<String, String> {
-    serde_json::from_slice::<JobFile>(&job.job_json)
-        .unwrap()
-        .parameters
+    serde_json::from_slice::<JobFile>(&job.job_json).unwrap().parameters
 }
 
 fn paths(job: &LoadedJob) -> Vec<&str> {
@@ -92,10 +90,7 @@ fn a_pov_ray_scene_travels_with_what_it_names() {
             "shot/ball.pov",
             "#include \"parts.inc\"\n#include \"colors.inc\"\nimage_map { png \"maps/wood.png\" }",
         ),
-        (
-            "shot/parts.inc",
-            "height_field { png \"hills.png\" } #include \"../other/far.inc\"",
-        ),
+        ("shot/parts.inc", "height_field { png \"hills.png\" } #include \"../other/far.inc\""),
         ("shot/maps/wood.png", "x"),
         ("shot/hills.png", "x"),
         ("shot/secret.txt", "x"),
@@ -105,32 +100,17 @@ fn a_pov_ray_scene_travels_with_what_it_names() {
     request.frames = Some("3-12:3".into());
     request.resolution = Some("64x48".into());
     let job = studio.load(&request).unwrap();
-    assert_eq!(
-        paths(&job),
-        [
-            "r0/ball.pov",
-            "r0/hills.png",
-            "r0/maps/wood.png",
-            "r0/parts.inc"
-        ]
-    );
+    assert_eq!(paths(&job), ["r0/ball.pov", "r0/hills.png", "r0/maps/wood.png", "r0/parts.inc"]);
     let frames = studio.at("shot/ball_frames");
     assert_eq!(job.outputs, [("r1".to_owned(), frames.clone())]);
     assert_eq!(job.spec.layout.roots[1].access, Access::Out);
-    assert!(
-        job.warnings.len() == 1 && job.warnings[0].contains("far.inc"),
-        "{:?}",
-        job.warnings
-    );
+    assert!(job.warnings.len() == 1 && job.warnings[0].contains("far.inc"), "{:?}", job.warnings);
     let step = &job.spec.steps[0];
     assert_eq!(step.labels, ["Frame=3", "Frame=6", "Frame=9", "Frame=12"]);
     assert!(!step.environments);
     let povray = &step.requirement.attributes["meshfarm:attr.software.povray"];
     assert!(povray.any_of.contains("any"));
-    assert_eq!(
-        step.requirement.amounts["amount.worker.vcpu"].min,
-        Amount::whole(1)
-    );
+    assert_eq!(step.requirement.amounts["amount.worker.vcpu"].min, Amount::whole(1));
     let values = parameters(&job);
     for (name, value) in [
         ("FirstFrame", "3"),
@@ -142,14 +122,8 @@ fn a_pov_ray_scene_travels_with_what_it_names() {
         assert_eq!(values[name], value, "{name}");
     }
     assert_eq!(values["OutputDir"], frames.to_str().unwrap());
-    assert_eq!(
-        (job.spec.name.as_str(), job.spec.user.as_str()),
-        ("ball", "ada")
-    );
-    assert_eq!(
-        (job.spec.project.as_str(), job.spec.tenant),
-        ("main", TenantId([b'm'; 16]))
-    );
+    assert_eq!((job.spec.name.as_str(), job.spec.user.as_str()), ("ball", "ada"));
+    assert_eq!((job.spec.project.as_str(), job.spec.tenant), ("main", TenantId([b'm'; 16])));
 }
 
 #[test]
@@ -167,20 +141,10 @@ fn a_pov_ray_animation_is_what_its_settings_say() {
     assert_eq!(job.spec.steps[0].labels, ["Frame=7", "Frame=9"]);
     assert_eq!(parameters(&job)["Height"], "99");
 
-    let studio = Studio::new(&[
-        ("a.ini", "Final_Frame=3\n"),
-        ("b.ini", "Input_File_Name=gone.pov"),
-    ]);
-    assert!(
-        studio
-            .refusal(&studio.request("a.ini"))
-            .contains("Input_File_Name")
-    );
-    assert!(
-        studio
-            .refusal(&studio.request("b.ini"))
-            .contains("gone.pov")
-    );
+    let studio =
+        Studio::new(&[("a.ini", "Final_Frame=3\n"), ("b.ini", "Input_File_Name=gone.pov")]);
+    assert!(studio.refusal(&studio.request("a.ini")).contains("Input_File_Name"));
+    assert!(studio.refusal(&studio.request("b.ini")).contains("gone.pov"));
 }
 
 #[test]
@@ -235,10 +199,7 @@ fn exported() -> Studio {
         ("b/template.yaml", TEMPLATE),
         ("b/parameter_values.yaml", values),
         ("b/asset_references.json", assets),
-        (
-            "b/mesh.toml",
-            "priority = 90\nwhere = 'remote'\nproject = 'film'\n",
-        ),
+        ("b/mesh.toml", "priority = 90\nwhere = 'remote'\nproject = 'film'\n"),
         ("b/scene.txt", "x"),
         ("b/tex/a.png", "x"),
         ("b/lib/deep/c.txt", "x"),
@@ -251,16 +212,10 @@ fn an_exported_bundle_runs_unchanged() {
     let mut request = studio.request("b");
     request.policy.timeout = Some("5m".parse().unwrap());
     let job = studio.load(&request).unwrap();
-    assert_eq!(
-        paths(&job),
-        ["r0/lib/deep/c.txt", "r0/scene.txt", "r0/tex/a.png"]
-    );
+    assert_eq!(paths(&job), ["r0/lib/deep/c.txt", "r0/scene.txt", "r0/tex/a.png"]);
     assert_eq!(
         job.outputs,
-        [
-            ("r1".into(), studio.at("b/more")),
-            ("r2".into(), studio.at("b/renders"))
-        ]
+        [("r1".into(), studio.at("b/more")), ("r2".into(), studio.at("b/renders"))]
     );
     assert!(job.held);
     assert_eq!(job.warnings.len(), 1, "{:?}", job.warnings);
@@ -269,21 +224,11 @@ fn an_exported_bundle_runs_unchanged() {
         (policy.priority, &policy.place, policy.timeout),
         (90, &Place::Remote, Some(Millis::seconds(300)))
     );
-    assert_eq!(
-        (job.spec.project.as_str(), job.spec.tenant),
-        ("film", TenantId([b'f'; 16]))
-    );
-    let [draw, join] = &job.spec.steps[..] else {
-        panic!()
-    };
+    assert_eq!((job.spec.project.as_str(), job.spec.tenant), ("film", TenantId([b'f'; 16])));
+    let [draw, join] = &job.spec.steps[..] else { panic!() };
     assert_eq!(
         draw.labels,
-        [
-            "Frame=5,Eye=left",
-            "Frame=5,Eye=right",
-            "Frame=6,Eye=left",
-            "Frame=6,Eye=right"
-        ]
+        ["Frame=5,Eye=left", "Frame=5,Eye=right", "Frame=6,Eye=left", "Frame=6,Eye=right"]
     );
     assert!(draw.environments && join.environments);
     assert_eq!(
@@ -291,22 +236,10 @@ fn an_exported_bundle_runs_unchanged() {
         (&["Join".to_owned()][..], &[StepNo(0)][..])
     );
     let memory = draw.requirement.amounts["amount.worker.memory"];
-    assert_eq!(
-        (memory.min, memory.max),
-        (Amount::whole(512), Some(Amount(1_024_500)))
-    );
-    assert!(
-        draw.requirement.attributes["meshfarm:attr.software.blender"]
-            .all_of
-            .contains("v3")
-    );
+    assert_eq!((memory.min, memory.max), (Amount::whole(512), Some(Amount(1_024_500))));
+    assert!(draw.requirement.attributes["meshfarm:attr.software.blender"].all_of.contains("v3"));
     // The template file within its bundle means the bundle.
-    assert!(
-        studio
-            .load(&studio.request("b/template.yaml"))
-            .unwrap()
-            .held
-    );
+    assert!(studio.load(&studio.request("b/template.yaml")).unwrap().held);
 }
 
 #[test]
@@ -319,48 +252,24 @@ fn a_path_is_relative_to_who_wrote_it() {
     ]);
     let mut request = studio.request("../b");
     request.cwd = studio.at("w");
-    request.parameters = vec![
-        "file://../v.yaml".into(),
-        "Scene=mine.txt".into(),
-        "{\"Frames\": \"1\"}".into(),
-    ];
+    request.parameters =
+        vec!["file://../v.yaml".into(), "Scene=mine.txt".into(), "{\"Frames\": \"1\"}".into()];
     let job = studio.load(&request).unwrap();
-    assert_eq!(
-        parameters(&job)["Out"],
-        studio.at("w/far").to_str().unwrap()
-    );
-    assert_eq!(
-        parameters(&job)["Scene"],
-        studio.at("w/mine.txt").to_str().unwrap()
-    );
-    assert_eq!(
-        (job.spec.name.as_str(), job.spec.steps[0].labels.len()),
-        ("T", 2)
-    );
+    assert_eq!(parameters(&job)["Out"], studio.at("w/far").to_str().unwrap());
+    assert_eq!(parameters(&job)["Scene"], studio.at("w/mine.txt").to_str().unwrap());
+    assert_eq!((job.spec.name.as_str(), job.spec.steps[0].labels.len()), ("T", 2));
 }
 
 #[test]
 fn a_broken_template_is_refused_with_its_place() {
     for (from, to, said) in [
-        (
-            "jobtemplate-2023-09",
-            "jobtemplate-1999-01",
-            "jobtemplate-1999-01",
-        ),
+        ("jobtemplate-2023-09", "jobtemplate-1999-01", "jobtemplate-1999-01"),
         ("jobEnvironments:", "jobEnviroments:", "(line 10)"),
         ("name: Draw", "name: [Draw", "line"),
-        (
-            "dependsOn: Draw",
-            "dependsOn: Drew",
-            "steps[1].dependencies[0]: ",
-        ),
+        ("dependsOn: Draw", "dependsOn: Drew", "steps[1].dependencies[0]: "),
         ("command: \"true\"", "comand: \"true\"", "steps[0].script: "),
         ("{{Param.Frames}}", "{{Param.Franes}}", "Franes"),
-        (
-            "type: INT",
-            "type: INTEGER",
-            "steps[0].parameterSpace.taskParameterDefinitions[0]: ",
-        ),
+        ("type: INT", "type: INTEGER", "steps[0].parameterSpace.taskParameterDefinitions[0]: "),
         ("name: Env, ", "", "jobEnvironments[0]: "),
         ("type: STRING, default: \"1-3\"", "type: STRNIG", "(line 9)"),
     ] {
@@ -369,10 +278,7 @@ fn a_broken_template_is_refused_with_its_place() {
         let mut request = studio.request("b");
         request.output = Some("out".into());
         let refusal = studio.refusal(&request);
-        assert!(
-            refusal.contains("template.yaml") && refusal.contains(said),
-            "{refusal}"
-        );
+        assert!(refusal.contains("template.yaml") && refusal.contains(said), "{refusal}");
     }
 }
 
@@ -417,25 +323,13 @@ fn a_wrong_submission_is_refused_with_what_would_be_right() {
     type Case<'a> = (&'a dyn Fn(&mut SubmitRequest), &'a str);
     let cases: &[Case<'_>] = &[
         (&|r| r.output = None, "Out"),
-        (
-            &|r| r.parameters = vec!["Frmes=1".into()],
-            "did you mean Frames?",
-        ),
+        (&|r| r.parameters = vec!["Frmes=1".into()], "did you mean Frames?"),
         (&|r| r.parameters = vec!["Frames".into()], "NAME=VALUE"),
-        (
-            &|r| r.parameters = vec!["Scene=gone.txt".into()],
-            "gone.txt: there is no such file",
-        ),
-        (
-            &|r| r.parameters = vec![r"Scene=S:\show\a.ma".into()],
-            "Windows path",
-        ),
+        (&|r| r.parameters = vec!["Scene=gone.txt".into()], "gone.txt: there is no such file"),
+        (&|r| r.parameters = vec![r"Scene=S:\show\a.ma".into()], "Windows path"),
         (&|r| r.frames = Some("1..5".into()), "1-240"),
         (&|r| r.frames = Some("1-600000".into()), "1200000 tasks"),
-        (
-            &|r| r.resolution = Some("640x480".into()),
-            "no parameter that takes it",
-        ),
+        (&|r| r.resolution = Some("640x480".into()), "no parameter that takes it"),
         (&|r| r.output = Some("/proc/x".into()), "system folder"),
         (&|r| r.inputs = vec!["nothing".into()], "--input"),
         (&|r| r.source = "gone".into(), "no such file or folder"),
@@ -487,11 +381,7 @@ fn a_broken_file_beside_the_template_is_refused_with_its_element() {
             "assetReferences: {inputs: {filenames: [gone.png]}}",
             "gone.png: there is no such file",
         ),
-        (
-            "asset_references.yaml",
-            "assetReferences: {input: {}}",
-            "did you mean inputs?",
-        ),
+        ("asset_references.yaml", "assetReferences: {input: {}}", "did you mean inputs?"),
         ("mesh.toml", "prio = 3", "mesh.toml"),
     ] {
         let studio = Studio::new(&[

@@ -64,9 +64,8 @@ impl Behaviour {
             .with_hide_listen_addrs(true)
             // What a peer says of its own addresses is not used: members say it in their profiles.
             .with_cache_size(0);
-        let mdns = mdns
-            .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me))
-            .transpose()?;
+        let mdns =
+            mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose()?;
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits),
             memory: memory_connection_limits::Behaviour::with_max_percentage(MAX_MEMORY),

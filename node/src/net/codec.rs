@@ -26,9 +26,7 @@ pub(crate) struct ControlCodec {
 
 impl Default for ControlCodec {
     fn default() -> Self {
-        Self {
-            budget: Arc::new(Semaphore::new(BUDGET / STEP)),
-        }
+        Self { budget: Arc::new(Semaphore::new(BUDGET / STEP)) }
     }
 }
 
@@ -103,9 +101,7 @@ async fn read_length(io: &mut (impl AsyncRead + Unpin), max: usize) -> io::Resul
     io.read_exact(&mut head).await?;
     let len = usize::try_from(u32::from_be_bytes(head)).unwrap_or(usize::MAX);
     if len > max {
-        return Err(invalid(format!(
-            "a message of {len} bytes where at most {max} are allowed"
-        )));
+        return Err(invalid(format!("a message of {len} bytes where at most {max} are allowed")));
     }
     Ok(len)
 }
@@ -153,9 +149,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_survives_the_wire() {
         let mut wire = Cursor::new(Vec::new());
-        write(&mut wire, &Answer::LogHave(7), MAX_CONTROL_BYTES)
-            .await
-            .unwrap();
+        write(&mut wire, &Answer::LogHave(7), MAX_CONTROL_BYTES).await.unwrap();
         wire.set_position(0);
         let codec = ControlCodec::default();
         let answer: Answer = codec.receive(&mut wire).await.unwrap();

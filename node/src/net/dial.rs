@@ -84,13 +84,7 @@ enum Stage {
 impl Book {
     /// An empty book of at most `max` peers that nobody configured. `me` is never called.
     pub(crate) fn new(me: PeerId, max: usize, rng: ChaCha8Rng) -> Self {
-        Self {
-            me,
-            max,
-            rng,
-            entries: BTreeMap::new(),
-            connected: BTreeSet::new(),
-        }
+        Self { me, max, rng, entries: BTreeMap::new(), connected: BTreeSet::new() }
     }
 
     /// Keeps a configured address for ever and calls it now.
@@ -151,10 +145,9 @@ impl Book {
         self.entries
             .iter()
             .filter_map(|(target, entry)| match entry.state {
-                State::Waiting { at, stage } if at <= now => Some(Attempt {
-                    target: target.clone(),
-                    addresses: entry.at_stage(stage),
-                }),
+                State::Waiting { at, stage } if at <= now => {
+                    Some(Attempt { target: target.clone(), addresses: entry.at_stage(stage) })
+                }
                 State::Waiting { .. } | State::Dialling { .. } | State::Connected(_) => None,
             })
             .take(MAX_DIALLING.saturating_sub(under_way))
@@ -232,10 +225,7 @@ impl Book {
     fn state_of(&self, peer: Option<PeerId>, now: Millis) -> State {
         match peer {
             Some(peer) if self.connected.contains(&peer) => State::Connected(peer),
-            _ => State::Waiting {
-                at: now,
-                stage: Stage::Tcp,
-            },
+            _ => State::Waiting { at: now, stage: Stage::Tcp },
         }
     }
 
@@ -299,12 +289,7 @@ impl Book {
 
 impl Entry {
     fn new(state: State) -> Self {
-        Self {
-            addresses: Vec::new(),
-            lasting: false,
-            failures: 0,
-            state,
-        }
+        Self { addresses: Vec::new(), lasting: false, failures: 0, state }
     }
 
     fn add(&mut self, address: Multiaddr) {
@@ -408,9 +393,7 @@ mod tests {
             book.remember(peer(n), &[at("/ip4/1.1.1.1/tcp/1")], Millis(0));
         }
         assert_eq!(book.entries.len(), 3);
-        let many: Vec<_> = (1..50)
-            .map(|n| at(&format!("/ip4/1.1.1.1/tcp/{n}")))
-            .collect();
+        let many: Vec<_> = (1..50).map(|n| at(&format!("/ip4/1.1.1.1/tcp/{n}"))).collect();
         book.remember(peer(1), &many, Millis(0));
         assert!(addresses(&book, 1) <= MAX_ADDRESSES);
         book.remember(peer(0), &many, Millis(0));

@@ -85,14 +85,8 @@ impl Gossip {
             gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config(mesh))
                 .expect("anonymous gossip without checked signatures is a valid choice");
         let topic = topic(mesh);
-        inner
-            .subscribe(&topic)
-            .expect("no filter forbids the topic");
-        let fresh = Mesh {
-            inner,
-            topic: topic.hash(),
-            peers: HashMap::new(),
-        };
+        inner.subscribe(&topic).expect("no filter forbids the topic");
+        let fresh = Mesh { inner, topic: topic.hash(), peers: HashMap::new() };
         self.meshes.insert(mesh, fresh);
         self.wake();
     }
@@ -148,8 +142,7 @@ impl Gossip {
     /// Passes a message on, drops it, or drops it and blames who sent it.
     pub(crate) fn judge(&mut self, message: &Gossiped, verdict: MessageAcceptance) {
         if let Some(mesh) = self.meshes.get_mut(&message.mesh) {
-            mesh.inner
-                .report_message_validation_result(&message.id, &message.from, verdict);
+            mesh.inner.report_message_validation_result(&message.id, &message.from, verdict);
         }
     }
 
@@ -195,8 +188,7 @@ impl Gossip {
                     other_established: gates.connections.len() - 1,
                     ..*event
                 };
-                mesh.inner
-                    .on_swarm_event(FromSwarm::ConnectionEstablished(event));
+                mesh.inner.on_swarm_event(FromSwarm::ConnectionEstablished(event));
             }
         }
     }
@@ -214,12 +206,8 @@ impl Gossip {
                 mesh.peers.remove(&event.peer_id);
             }
             if left < before {
-                let event = ConnectionClosed {
-                    remaining_established: left,
-                    ..*event
-                };
-                mesh.inner
-                    .on_swarm_event(FromSwarm::ConnectionClosed(event));
+                let event = ConnectionClosed { remaining_established: left, ..*event };
+                mesh.inner.on_swarm_event(FromSwarm::ConnectionClosed(event));
             }
         }
     }
@@ -307,8 +295,7 @@ impl NetworkBehaviour for Gossip {
         if let Some(of) = self.meshes.get_mut(&mesh)
             && of.peers.contains_key(&peer)
         {
-            of.inner
-                .on_connection_handler_event(peer, connection, event);
+            of.inner.on_connection_handler_event(peer, connection, event);
         }
     }
 
@@ -347,15 +334,9 @@ fn translate(
             id: message_id,
             data: message.data,
         })),
-        ToSwarm::NotifyHandler {
-            peer_id,
-            handler,
-            event,
-        } => Some(ToSwarm::NotifyHandler {
-            peer_id,
-            handler,
-            event: (mesh, ToGated::Inner(event)),
-        }),
+        ToSwarm::NotifyHandler { peer_id, handler, event } => {
+            Some(ToSwarm::NotifyHandler { peer_id, handler, event: (mesh, ToGated::Inner(event)) })
+        }
         // Peers that gossipsub would like to dial are strangers' hints, and the rest is for statistics.
         _ => None,
     }
@@ -440,11 +421,7 @@ impl ConnectionHandler for Gated {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Self::ToBehaviour>> {
-        if self.receive.load(Ordering::Acquire) {
-            self.poll_inner(cx)
-        } else {
-            Poll::Pending
-        }
+        if self.receive.load(Ordering::Acquire) { self.poll_inner(cx) } else { Poll::Pending }
     }
 
     fn on_behaviour_event(&mut self, event: ToGated) {

@@ -109,14 +109,7 @@ impl Lane {
             return Err(LaneError::TooMany(request.chunks.len()));
         }
         let stream = ask(&mut control, peer, &request).await?;
-        Ok(Self {
-            control,
-            peer,
-            request,
-            stream,
-            received: 0,
-            reopenings: 0,
-        })
+        Ok(Self { control, peer, request, stream, received: 0, reopenings: 0 })
     }
 
     /// The next piece, in the order of the request; none after the last. Dropping it midway breaks the lane.
@@ -176,10 +169,7 @@ impl Lane {
                 Some(bytes)
             }
         };
-        Ok(Piece {
-            index: header.index,
-            bytes,
-        })
+        Ok(Piece { index: header.index, bytes })
     }
 }
 
@@ -191,13 +181,10 @@ async fn ask(
 ) -> Result<Stream, LaneError> {
     let opening = async {
         let mut stream =
-            control
-                .open_stream(peer, PROTOCOL)
-                .await
-                .map_err(|error| match error {
-                    OpenStreamError::Io(source) => source,
-                    other => io::Error::other(other),
-                })?;
+            control.open_stream(peer, PROTOCOL).await.map_err(|error| match error {
+                OpenStreamError::Io(source) => source,
+                other => io::Error::other(other),
+            })?;
         // A stream that is dropped at once fails here or at the first piece; the latter knows what to do.
         match codec::write(&mut stream, request, MAX_REQUEST_BYTES).await {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
@@ -233,10 +220,7 @@ pub(crate) async fn accept(
     if request.chunks.len() > MAX_WANTED {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let stream = LaneStream {
-        stream,
-        _permits: permits,
-    };
+    let stream = LaneStream { stream, _permits: permits };
     Ok((request, stream))
 }
 
@@ -249,10 +233,7 @@ pub async fn serve<G>(lane: LaneStream, request: LaneRequest, get: G) -> Result<
 where
     G: Fn(&ChunkId) -> Option<Vec<u8>> + Send + Sync + 'static,
 {
-    let LaneStream {
-        mut stream,
-        _permits: permits,
-    } = lane;
+    let LaneStream { mut stream, _permits: permits } = lane;
     let get = Arc::new(get);
     let read = |id: ChunkId| {
         let get = Arc::clone(&get);
@@ -271,10 +252,7 @@ where
         match timeout(IDLE, send(&mut stream, &piece)).await {
             Ok(Ok(n)) => sent += n,
             Ok(Err(source)) => {
-                return Err(LaneError::Broken {
-                    after: index,
-                    source,
-                });
+                return Err(LaneError::Broken { after: index, source });
             }
             Err(_elapsed) => return Err(LaneError::Idle),
         }
@@ -295,11 +273,7 @@ async fn send(stream: &mut Stream, piece: &Piece) -> io::Result<u64> {
         Some(_) => PieceKind::Chunk,
         None => PieceKind::Missing,
     };
-    let header = PieceHeader {
-        len,
-        kind,
-        index: piece.index,
-    };
+    let header = PieceHeader { len, kind, index: piece.index };
     stream.write_all(&header.to_bytes()).await?;
     stream.write_all(body).await?;
     stream.flush().await?;

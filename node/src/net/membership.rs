@@ -161,11 +161,7 @@ impl Members {
     pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<Peer> {
         let known = self.peers.get_mut(peer)?;
         known.connections.remove(&id);
-        if known.connections.is_empty() {
-            self.peers.remove(peer)
-        } else {
-            None
-        }
+        if known.connections.is_empty() { self.peers.remove(peer) } else { None }
     }
 
     /// `peer` has shown who it is. What it proved, or why that does not suffice, in words for its owner.
@@ -221,10 +217,7 @@ impl Members {
         // A stranger's allowance is for its whole stay.
         if !known.standing.memberships().is_empty() {
             let fresh = now.since(known.refilled).0.saturating_mul(MEMBER_RATE);
-            known.tokens = known
-                .tokens
-                .saturating_add(fresh)
-                .min(MEMBER_RATE * 2 * 1000);
+            known.tokens = known.tokens.saturating_add(fresh).min(MEMBER_RATE * 2 * 1000);
             known.refilled = now;
         }
         match known.tokens.checked_sub(1000) {
@@ -285,11 +278,9 @@ fn ends(peer: &Peer) -> Millis {
     match &peer.standing {
         Standing::Stranger => peer.patience,
         Standing::Leaving { .. } => Millis(u64::MAX),
-        Standing::Verified(of) | Standing::Member(of) => of
-            .iter()
-            .map(|membership| membership.expires)
-            .min()
-            .unwrap_or_default(),
+        Standing::Verified(of) | Standing::Member(of) => {
+            of.iter().map(|membership| membership.expires).min().unwrap_or_default()
+        }
     }
 }
 
@@ -312,9 +303,7 @@ fn prove(
     let mut proved: Vec<Membership> = Vec::new();
     let mut why = None;
     for certificate in &hello.certificates {
-        let admitted = certificate
-            .open()
-            .and_then(|body| certificate.admits(body.mesh, site, now));
+        let admitted = certificate.open().and_then(|body| certificate.admits(body.mesh, site, now));
         match admitted {
             Ok(body) if !own.contains_key(&body.mesh) => {}
             Ok(body) => {
@@ -368,20 +357,15 @@ mod tests {
         let peer = peer_of(&site).unwrap();
         let mut members = Members::default();
         members.add_mesh(root.mesh(), certificate(&root, SiteId([9; 32])));
-        let connection = Connection {
-            address: "/ip4/10.0.0.1/tcp/1".parse().unwrap(),
-            dialled: false,
-        };
+        let connection =
+            Connection { address: "/ip4/10.0.0.1/tcp/1".parse().unwrap(), dialled: false };
         let id = ConnectionId::new_unchecked(1);
         assert!(members.on_connected(peer, id, connection, Millis(0)));
         (members, root, peer, site)
     }
 
     fn hello(certificates: Vec<Certificate>) -> Hello {
-        Hello {
-            versions: (WIRE_VERSION, WIRE_VERSION),
-            certificates,
-        }
+        Hello { versions: (WIRE_VERSION, WIRE_VERSION), certificates }
     }
 
     #[test]
@@ -408,32 +392,19 @@ mod tests {
         let cases = [
             (vec![], Millis(1), "no certificate"),
             (vec![certificate(&other, site)], Millis(1), "no certificate"),
-            (
-                vec![certificate(&root, SiteId([3; 32]))],
-                Millis(1),
-                "another site",
-            ),
+            (vec![certificate(&root, SiteId([3; 32]))], Millis(1), "another site"),
             (vec![certificate(&root, site)], EXPIRES, "expired"),
             (vec![certificate(&root, site); 17], Millis(1), "at most 16"),
         ];
         for (certificates, now, words) in cases {
-            let why = members
-                .on_hello(&peer, &hello(certificates), now)
-                .unwrap_err();
+            let why = members.on_hello(&peer, &hello(certificates), now).unwrap_err();
             assert!(why.contains(words), "{why}");
         }
         let mut newer = hello(vec![certificate(&root, site)]);
         newer.versions = (WIRE_VERSION + 1, WIRE_VERSION + 4);
         let why = members.on_hello(&peer, &newer, Millis(1)).unwrap_err();
         assert!(why.contains("update"), "{why}");
-        assert!(
-            members
-                .peer(&peer)
-                .unwrap()
-                .standing
-                .memberships()
-                .is_empty()
-        );
+        assert!(members.peer(&peer).unwrap().standing.memberships().is_empty());
     }
 
     #[test]

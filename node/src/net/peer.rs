@@ -67,9 +67,7 @@ mod tests {
 
     #[test]
     fn an_address_gives_up_its_peer() {
-        let peer = keypair(&SigningKey::from_seed(&[7; 32]))
-            .public()
-            .to_peer_id();
+        let peer = keypair(&SigningKey::from_seed(&[7; 32])).public().to_peer_id();
         let plain: Multiaddr = "/ip4/10.0.0.1/tcp/4001".parse().unwrap();
         let whole = plain.clone().with(Protocol::P2p(peer));
         assert_eq!(split(&whole), (Some(peer), plain.clone()));

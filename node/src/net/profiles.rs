@@ -51,10 +51,7 @@ struct Seen {
 impl Profiles {
     /// Checks for the site `me`, whose own profiles come back to it and are dropped.
     pub(crate) fn new(me: SiteId) -> Self {
-        Self {
-            me,
-            seen: HashMap::new(),
-        }
+        Self { me, seen: HashMap::new() }
     }
 
     /// Checks one message that was gossiped in `mesh`. What costs little is looked at first.
@@ -85,19 +82,12 @@ impl Profiles {
         if let Err(verdict) = certified(&signed.certificate, mesh, &profile, now) {
             return verdict;
         }
-        let genuine = seal::verify(
-            &profile.site.0,
-            PROFILE_CONTEXT,
-            &signed.body,
-            &signed.signature,
-        );
+        let genuine =
+            seal::verify(&profile.site.0, PROFILE_CONTEXT, &signed.body, &signed.signature);
         if genuine.is_err() {
             return Verdict::Reject("a forged signature");
         }
-        let seen = Seen {
-            sequence: profile.sequence,
-            at: now,
-        };
+        let seen = Seen { sequence: profile.sequence, at: now };
         if self.remember((mesh, profile.site), seen) {
             Verdict::Accept(Box::new(profile))
         } else {

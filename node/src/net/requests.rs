@@ -77,9 +77,7 @@ impl Requests {
     /// The last connection to `peer` is gone, and with it what waited for it.
     pub(super) fn on_lost(&mut self, peer: &PeerId, counters: &Counters) {
         if let Some(lost) = self.outgoing.remove(peer) {
-            lost.queued
-                .iter()
-                .for_each(|_| count(&counters.messages_dropped));
+            lost.queued.iter().for_each(|_| count(&counters.messages_dropped));
         }
     }
 
@@ -132,11 +130,8 @@ impl Task {
                 }
             }
             Command::Peers(reply) => {
-                let mut up: Vec<_> = self
-                    .members
-                    .peers()
-                    .filter_map(|(_, peer)| Self::up(peer))
-                    .collect();
+                let mut up: Vec<_> =
+                    self.members.peers().filter_map(|(_, peer)| Self::up(peer)).collect();
                 up.sort_unstable_by_key(|peer| peer.site);
                 let _gone = reply.send(up);
             }
@@ -157,16 +152,11 @@ impl Task {
 
     fn ask(&mut self, peer: PeerId, site: SiteId, request: Request, reply: Reply) {
         let id = self.request(&peer, request);
-        self.requests
-            .waiting
-            .insert(id, Waiting::Caller(site, reply));
+        self.requests.waiting.insert(id, Waiting::Caller(site, reply));
     }
 
     fn request(&mut self, peer: &PeerId, request: Request) -> OutboundRequestId {
-        self.swarm
-            .behaviour_mut()
-            .control
-            .send_request(peer, request)
+        self.swarm.behaviour_mut().control.send_request(peer, request)
     }
 
     fn ask_to_join(&mut self, site: SiteId, join: Join, reply: Reply) {
@@ -257,27 +247,17 @@ impl Task {
         match event {
             request_response::Event::Message {
                 peer,
-                message:
-                    request_response::Message::Request {
-                        request, channel, ..
-                    },
+                message: request_response::Message::Request { request, channel, .. },
                 ..
             } => self.on_request(peer, request, channel),
             request_response::Event::Message {
                 peer,
-                message:
-                    request_response::Message::Response {
-                        request_id,
-                        response,
-                    },
+                message: request_response::Message::Response { request_id, response },
                 ..
             } => self.on_answer(peer, request_id, response),
-            request_response::Event::OutboundFailure {
-                peer,
-                request_id,
-                error,
-                ..
-            } => self.on_unanswered(peer, request_id, &error),
+            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                self.on_unanswered(peer, request_id, &error)
+            }
             request_response::Event::InboundFailure { peer, error, .. } => {
                 tracing::debug!(%peer, %error, "a request was not answered");
             }
@@ -315,11 +295,7 @@ impl Task {
                 self.on_accepted(&peer);
                 let (answer, answered) = oneshot::channel();
                 self.answer_later(channel, answered, now);
-                self.tell(Event::Asked {
-                    from,
-                    request,
-                    answer,
-                });
+                self.tell(Event::Asked { from, request, answer });
             }
         }
     }
@@ -335,20 +311,13 @@ impl Task {
             return;
         };
         if !self.requests.may_join(now) {
-            self.refuse(
-                channel,
-                "too many sites want to join; try again in a minute",
-            );
+            self.refuse(channel, "too many sites want to join; try again in a minute");
             return;
         }
         self.members.on_joining(peer, now);
         let (answer, answered) = oneshot::channel();
         self.answer_later(channel, answered, now);
-        self.tell(Event::JoinAsked {
-            peer: site,
-            join,
-            answer,
-        });
+        self.tell(Event::JoinAsked { peer: site, join, answer });
     }
 
     fn answer_later(
@@ -467,10 +436,7 @@ impl Task {
                     OutboundFailure::DialFailure => NetError::NotConnected(site),
                     OutboundFailure::ConnectionClosed
                     | OutboundFailure::UnsupportedProtocols
-                    | OutboundFailure::Io(_) => NetError::Lost {
-                        site,
-                        why: error.to_string(),
-                    },
+                    | OutboundFailure::Io(_) => NetError::Lost { site, why: error.to_string() },
                 };
                 let _gone = reply.send(Err(why));
             }

@@ -206,10 +206,9 @@ impl Task {
                 .addresses(attempt.addresses)
                 .allocate_new_port()
                 .build(),
-            Target::Whoever(address) => DialOpts::unknown_peer_id()
-                .address(address.clone())
-                .allocate_new_port()
-                .build(),
+            Target::Whoever(address) => {
+                DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build()
+            }
         };
         let id = opts.connection_id();
         self.book.on_dialling(&attempt.target, id);
@@ -283,22 +282,13 @@ impl Task {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address)),
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => self.on_connected(peer_id, connection_id, &endpoint),
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                connection_id,
-                ..
-            } => self.on_closed(&peer_id, connection_id),
-            SwarmEvent::OutgoingConnectionError {
-                connection_id,
-                error,
-                ..
-            } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, &endpoint)
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                self.on_closed(&peer_id, connection_id)
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 tracing::debug!(%error, "a call failed");
                 self.book.on_failed(connection_id, self.clock.now());
                 if let Some(reply) = self.connecting.remove(&connection_id) {
@@ -384,10 +374,7 @@ impl Task {
         let verdict = match self.profiles.check(message.mesh, &message.data, now) {
             Verdict::Accept(profile) => {
                 self.learn(&profile, now);
-                self.tell(Event::Profile {
-                    mesh: message.mesh,
-                    profile,
-                });
+                self.tell(Event::Profile { mesh: message.mesh, profile });
                 MessageAcceptance::Accept
             }
             Verdict::Ignore(why) => {
@@ -406,12 +393,8 @@ impl Task {
 
     /// Remembers where a member says that it listens.
     fn learn(&mut self, profile: &meshfarm_protocol::profile::Profile, now: Millis) {
-        let addresses: Vec<Multiaddr> = profile
-            .addresses
-            .iter()
-            .take(8)
-            .filter_map(|text| text.parse().ok())
-            .collect();
+        let addresses: Vec<Multiaddr> =
+            profile.addresses.iter().take(8).filter_map(|text| text.parse().ok()).collect();
         if let Some(peer) = super::peer::peer_of(&profile.site) {
             self.book.remember(peer, &addresses, now);
         }
@@ -428,10 +411,8 @@ impl Task {
             .lanes_of
             .entry(peer)
             .or_insert_with(|| Arc::new(Semaphore::new(MAX_LANES_PER_PEER)));
-        let permits = (
-            Arc::clone(own).try_acquire_owned(),
-            Arc::clone(&self.lanes).try_acquire_owned(),
-        );
+        let permits =
+            (Arc::clone(own).try_acquire_owned(), Arc::clone(&self.lanes).try_acquire_owned());
         let (Ok(own), Ok(all)) = permits else {
             count(&self.counters.lanes_dropped);
             return;
@@ -440,11 +421,7 @@ impl Task {
         tokio::spawn(async move {
             match lanes::accept(stream, [own, all]).await {
                 Ok((request, stream)) => {
-                    let lane = Event::Lane {
-                        from,
-                        request,
-                        stream,
-                    };
+                    let lane = Event::Lane { from, request, stream };
                     let _stopped = events.send(lane).await;
                 }
                 Err(error) => {

@@ -56,11 +56,7 @@ fn certificate(root: &SigningKey, key: &SigningKey, expires: Millis) -> Certific
 
 fn start_at(byte: u8, listen: &[Multiaddr]) -> Result<Node, StartError> {
     let key = key(byte);
-    let settings = Settings {
-        listen: listen.to_vec(),
-        mdns: false,
-        ..Settings::default()
-    };
+    let settings = Settings { listen: listen.to_vec(), mdns: false, ..Settings::default() };
     let outside = Outside {
         transport: transport::transport(&key).unwrap(),
         clock: Arc::new(SystemClock),
@@ -118,10 +114,7 @@ impl Node {
     /// Where it listens, as soon as it does.
     async fn address(&self) -> Multiaddr {
         let net = &self.net;
-        until("an address", || async move {
-            !net.listen_addresses().await.is_empty()
-        })
-        .await;
+        until("an address", || async move { !net.listen_addresses().await.is_empty() }).await;
         net.listen_addresses().await.remove(0)
     }
 
@@ -165,11 +158,7 @@ impl Node {
     async fn answer(&mut self, reply: Answer) -> (SiteId, Request) {
         let mut reply = Some(reply);
         self.event("a request", |event| match event {
-            Event::Asked {
-                from,
-                request,
-                answer,
-            } => {
+            Event::Asked { from, request, answer } => {
                 answer.send(reply.take()?).unwrap();
                 Some((from, request))
             }
@@ -180,26 +169,18 @@ impl Node {
 }
 
 fn log_part(len: usize) -> Request {
-    Request::Log(LogPart {
-        attempt: AttemptId([1; 16]),
-        offset: 0,
-        bytes: vec![7; len],
-    })
+    Request::Log(LogPart { attempt: AttemptId([1; 16]), offset: 0, bytes: vec![7; len] })
 }
 
 fn close(n: u8) -> Message {
-    Message::Close {
-        lease: LeaseId([n; 16]),
-    }
+    Message::Close { lease: LeaseId([n; 16]) }
 }
 
 async fn two_members_talk_both_ways(listen: &str) {
     let (mut a, mut b) = pair(listen).await;
     for _ in 0..2 {
-        let (asked, heard) = tokio::join!(
-            a.net.request(b.site(), log_part(100)),
-            b.answer(Answer::LogHave(100))
-        );
+        let (asked, heard) =
+            tokio::join!(a.net.request(b.site(), log_part(100)), b.answer(Answer::LogHave(100)));
         assert!(matches!(asked.unwrap(), Answer::LogHave(100)));
         assert_eq!(heard.0, a.site());
         a.net.send(b.site(), close(3)).await;
@@ -236,12 +217,7 @@ async fn a_thousand_messages_arrive_and_none_is_lost() {
     tokio::spawn(async move {
         for n in 0..1000_u32 {
             let message = Message::Close {
-                lease: LeaseId(
-                    [[0; 12].as_slice(), &n.to_be_bytes()]
-                        .concat()
-                        .try_into()
-                        .unwrap(),
-                ),
+                lease: LeaseId([[0; 12].as_slice(), &n.to_be_bytes()].concat().try_into().unwrap()),
             };
             sender.send(to, message).await;
         }
@@ -270,10 +246,8 @@ async fn a_request_that_is_too_long_is_not_sent_and_harms_nothing() {
     let (a, mut b) = pair(TCP).await;
     let long = a.net.request(b.site(), log_part(2 * 1024 * 1024)).await;
     assert!(matches!(long, Err(NetError::Lost { .. })), "{long:?}");
-    let (asked, _) = tokio::join!(
-        a.net.request(b.site(), log_part(1)),
-        b.answer(Answer::LogHave(1))
-    );
+    let (asked, _) =
+        tokio::join!(a.net.request(b.site(), log_part(1)), b.answer(Answer::LogHave(1)));
     assert!(asked.is_ok());
 }
 
@@ -308,8 +282,5 @@ async fn a_port_in_use_is_said_with_its_address() {
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
     let odd = "/ip4/127.0.0.1".parse().unwrap();
-    assert!(matches!(
-        start_at(3, &[odd]),
-        Err(StartError::Listen { .. })
-    ));
+    assert!(matches!(start_at(3, &[odd]), Err(StartError::Listen { .. })));
 }

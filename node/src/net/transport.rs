@@ -95,10 +95,8 @@ mod tests {
     fn a_port_in_use_is_found_out_and_port_zero_is_always_free() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (tcp, udp) = (
-            (tcp.local_addr().unwrap().port(), tcp),
-            (udp.local_addr().unwrap().port(), udp),
-        );
+        let (tcp, udp) =
+            ((tcp.local_addr().unwrap().port(), tcp), (udp.local_addr().unwrap().port(), udp));
         let busy = |text: String| is_free(&text.parse().unwrap()).is_err();
         assert!(busy(format!("/ip4/127.0.0.1/tcp/{}", tcp.0)));
         assert!(busy(format!("/ip4/127.0.0.1/udp/{}/quic-v1", udp.0)));

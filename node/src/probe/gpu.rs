@@ -106,10 +106,7 @@ mod tests {
         let gpus =
             nvidia("NVIDIA H200, 143771, 570.86.15\nNVIDIA GB10, [N/A], 580.1\nno devices\n");
         assert_eq!(gpus.len(), 2);
-        assert_eq!(
-            (gpus[0].model.as_str(), gpus[0].memory_mib),
-            ("NVIDIA H200", 143_771)
-        );
+        assert_eq!((gpus[0].model.as_str(), gpus[0].memory_mib), ("NVIDIA H200", 143_771));
         assert_eq!(gpus[1].memory_mib, 0);
 
         let folder = tempfile::tempdir().unwrap();

@@ -62,11 +62,7 @@ impl Builder {
             order: Order::default(),
             files: Growing::default(),
             entries: Growing::default(),
-            nodes: Nodes {
-                secret: secret.nodes(),
-                sealed: Vec::new(),
-                bytes: 0,
-            },
+            nodes: Nodes { secret: secret.nodes(), sealed: Vec::new(), bytes: 0 },
         }
     }
 
@@ -96,11 +92,7 @@ impl Builder {
         for entry in entries {
             self.entries.push(entry.clone(), &mut self.nodes);
         }
-        at_most(
-            "bytes of its own",
-            self.nodes.bytes,
-            self.limits.manifest_bytes,
-        )
+        at_most("bytes of its own", self.nodes.bytes, self.limits.manifest_bytes)
     }
 
     /// The nodes that are complete, for the store. Call it now and then.
@@ -117,28 +109,10 @@ impl Builder {
         let tree = self.entries.finish(&mut self.nodes);
         let (n, n_chunks, bytes) = (files.count, tree.count, files.bytes);
         let (tenant, epoch, created) = (self.tenant, self.epoch, self.created.0);
-        let row = RootRow {
-            v: 1,
-            tenant,
-            epoch,
-            files,
-            tree,
-            n,
-            bytes,
-            created,
-        };
+        let row = RootRow { v: 1, tenant, epoch, files, tree, n, bytes, created };
         let (cid, key) = self.nodes.seal(&row);
-        at_most(
-            "bytes of its own",
-            self.nodes.bytes,
-            self.limits.manifest_bytes,
-        )?;
-        let built = Built {
-            link: RootLink { cid, key },
-            n_files: n,
-            n_chunks,
-            bytes,
-        };
+        at_most("bytes of its own", self.nodes.bytes, self.limits.manifest_bytes)?;
+        let built = Built { link: RootLink { cid, key }, n_files: n, n_chunks, bytes };
         Ok((built, self.nodes.sealed))
     }
 }
@@ -187,12 +161,7 @@ impl Row for Entry {
     }
 
     fn node(rows: Vec<Self>) -> NodeRow {
-        NodeRow {
-            l: 0,
-            f: None,
-            e: Some(rows),
-            k: None,
-        }
+        NodeRow { l: 0, f: None, e: Some(rows), k: None }
     }
 }
 
@@ -210,12 +179,7 @@ impl Row for FileRow {
     }
 
     fn node(rows: Vec<Self>) -> NodeRow {
-        NodeRow {
-            l: 0,
-            f: Some(rows),
-            e: None,
-            k: None,
-        }
+        NodeRow { l: 0, f: Some(rows), e: None, k: None }
     }
 }
 
@@ -234,12 +198,7 @@ struct Growing<T> {
 
 impl<T> Default for Growing<T> {
     fn default() -> Self {
-        Self {
-            rows: Vec::new(),
-            len: 0,
-            links: Vec::new(),
-            total: (0, 0),
-        }
+        Self { rows: Vec::new(), len: 0, links: Vec::new(), total: (0, 0) }
     }
 }
 
@@ -264,16 +223,7 @@ impl<T: Row> Growing<T> {
         let bytes = rows.iter().map(Row::bytes).sum();
         let count = rows.len() as u64;
         let (cid, key) = nodes.seal(&T::node(rows));
-        self.link(
-            0,
-            Link {
-                cid,
-                key,
-                count,
-                bytes,
-            },
-            nodes,
-        );
+        self.link(0, Link { cid, key, count, bytes }, nodes);
     }
 
     /// Adds a link to the nodes of level `depth + 1`. A node that ends must hold two links, or a
@@ -295,22 +245,8 @@ impl<T: Row> Growing<T> {
         let level = u8::try_from(depth + 1).expect("2 million rows make no tree of 255 levels");
         let count = links.iter().map(|link| link.count).sum();
         let bytes = links.iter().map(|link| link.bytes).sum();
-        let (cid, key) = nodes.seal(&NodeRow {
-            l: level,
-            f: None,
-            e: None,
-            k: Some(links),
-        });
-        self.link(
-            depth + 1,
-            Link {
-                cid,
-                key,
-                count,
-                bytes,
-            },
-            nodes,
-        );
+        let (cid, key) = nodes.seal(&NodeRow { l: level, f: None, e: None, k: Some(links) });
+        self.link(depth + 1, Link { cid, key, count, bytes }, nodes);
     }
 
     /// Ends every open node from the bottom up, until one link is left at the top.

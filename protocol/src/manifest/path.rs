@@ -52,11 +52,7 @@ pub fn check_path(path: &str) -> Result<(), BadPath> {
             _ => {}
         }
     }
-    if depth > MAX_DEPTH {
-        Err(BadPath::TooDeep)
-    } else {
-        Ok(())
-    }
+    if depth > MAX_DEPTH { Err(BadPath::TooDeep) } else { Ok(()) }
 }
 
 /// What the files of a manifest are sorted by: the path in lower case, a zero byte for each slash.
@@ -66,9 +62,7 @@ pub fn check_path(path: &str) -> Result<(), BadPath> {
 /// of conflict are thus seen by comparing neighbours, without a set of a million names.
 #[must_use]
 pub fn sort_key(path: &str) -> String {
-    path.chars()
-        .flat_map(|c| if c == '/' { '\0' } else { c }.to_lowercase())
-        .collect()
+    path.chars().flat_map(|c| if c == '/' { '\0' } else { c }.to_lowercase()).collect()
 }
 
 /// Sees that checked paths come in strictly rising order and none lies below a file.
@@ -80,36 +74,22 @@ pub(super) struct Order {
 
 impl Order {
     pub(super) fn accept(&mut self, path: &str) -> Result<(), ManifestError> {
-        let bad = |source| ManifestError::Path {
-            path: path.escape_debug().to_string(),
-            source,
-        };
+        let bad = |source| ManifestError::Path { path: path.escape_debug().to_string(), source };
         check_path(path).map_err(bad)?;
         let key = sort_key(path);
         let other = || self.last_path.clone();
         match key.cmp(&self.last_key) {
             Ordering::Equal => {
-                return Err(ManifestError::SamePath {
-                    path: path.to_owned(),
-                    other: other(),
-                });
+                return Err(ManifestError::SamePath { path: path.to_owned(), other: other() });
             }
             Ordering::Less => {
-                return Err(ManifestError::Unordered {
-                    path: path.to_owned(),
-                    other: other(),
-                });
+                return Err(ManifestError::Unordered { path: path.to_owned(), other: other() });
             }
             Ordering::Greater => {}
         }
-        let below = key
-            .strip_prefix(&self.last_key)
-            .is_some_and(|rest| rest.starts_with('\0'));
+        let below = key.strip_prefix(&self.last_key).is_some_and(|rest| rest.starts_with('\0'));
         if below && !self.last_key.is_empty() {
-            return Err(ManifestError::BelowFile {
-                path: path.to_owned(),
-                file: other(),
-            });
+            return Err(ManifestError::BelowFile { path: path.to_owned(), file: other() });
         }
         self.last_key = key;
         path.clone_into(&mut self.last_path);

@@ -37,10 +37,7 @@ pub(super) struct NodeRow {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(
-    from = "(ChunkId, ChunkKey, u64, u64)",
-    into = "(ChunkId, ChunkKey, u64, u64)"
-)]
+#[serde(from = "(ChunkId, ChunkKey, u64, u64)", into = "(ChunkId, ChunkKey, u64, u64)")]
 pub(super) struct Link {
     pub(super) cid: ChunkId,
     pub(super) key: ChunkKey,
@@ -50,31 +47,14 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn node(self, tree: Tree, level: Option<u8>) -> NodeRef {
-        let Self {
-            cid,
-            key,
-            count,
-            bytes,
-        } = self;
-        NodeRef {
-            cid,
-            key,
-            tree,
-            level,
-            count,
-            bytes,
-        }
+        let Self { cid, key, count, bytes } = self;
+        NodeRef { cid, key, tree, level, count, bytes }
     }
 }
 
 impl From<(ChunkId, ChunkKey, u64, u64)> for Link {
     fn from((cid, key, count, bytes): (ChunkId, ChunkKey, u64, u64)) -> Self {
-        Self {
-            cid,
-            key,
-            count,
-            bytes,
-        }
+        Self { cid, key, count, bytes }
     }
 }
 
@@ -92,12 +72,7 @@ pub(super) struct FileRow {
     pub(super) m: u8,
     pub(super) t: u64,
     pub(super) cn: u64,
-    #[serde(
-        rename = "in",
-        default,
-        skip_serializing_if = "Option::is_none",
-        with = "serde_bytes"
-    )]
+    #[serde(rename = "in", default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
     pub(super) inline: Option<Vec<u8>>,
 }
 
@@ -108,14 +83,7 @@ impl From<File> for FileRow {
             Body::Chunks(count) => (count, None),
         };
         let (s, t) = (file.size, file.modified.0);
-        Self {
-            p: file.path,
-            s,
-            m: file.executable.into(),
-            t,
-            cn,
-            inline,
-        }
+        Self { p: file.path, s, m: file.executable.into(), t, cn, inline }
     }
 }
 
@@ -137,24 +105,13 @@ impl TryFrom<FileRow> for File {
             }
         };
         let modified = Millis(row.t);
-        Ok(Self {
-            path: row.p,
-            size: row.s,
-            executable: row.m == 1,
-            modified,
-            body,
-        })
+        Ok(Self { path: row.p, size: row.s, executable: row.m == 1, modified, body })
     }
 }
 
 impl From<(ChunkId, ChunkKey, u32, u8)> for Entry {
     fn from((cid, key, len, flags): (ChunkId, ChunkKey, u32, u8)) -> Self {
-        Self {
-            cid,
-            key,
-            len,
-            flags,
-        }
+        Self { cid, key, len, flags }
     }
 }
 

@@ -24,12 +24,7 @@ fn secret() -> TenantSecret {
 
 fn entry(number: u64, len: u32) -> Entry {
     let hash = seal::content_hash(&number.to_le_bytes());
-    Entry {
-        cid: ChunkId(hash),
-        key: ChunkKey(hash),
-        len,
-        flags: 0,
-    }
+    Entry { cid: ChunkId(hash), key: ChunkKey(hash), len, flags: 0 }
 }
 
 /// A file whose contents are a function of its size, in chunks of 4000 bytes.
@@ -37,12 +32,7 @@ fn file(path: &str, size: u64) -> (File, Vec<Entry>) {
     let entries: Vec<_> = match size {
         0..INLINE_BELOW => Vec::new(),
         _ => (0..size.div_ceil(4000))
-            .map(|i| {
-                entry(
-                    size + (i << 40),
-                    u32::try_from((size - i * 4000).min(4000)).unwrap(),
-                )
-            })
+            .map(|i| entry(size + (i << 40), u32::try_from((size - i * 4000).min(4000)).unwrap()))
             .collect(),
     };
     let body = match size {
@@ -50,16 +40,7 @@ fn file(path: &str, size: u64) -> (File, Vec<Entry>) {
         _ => Body::Chunks(entries.len() as u64),
     };
     let executable = size % 2 == 1;
-    (
-        File {
-            path: path.to_owned(),
-            size,
-            executable,
-            modified: Millis(size),
-            body,
-        },
-        entries,
-    )
+    (File { path: path.to_owned(), size, executable, modified: Millis(size), body }, entries)
 }
 
 fn build(files: &[(File, Vec<Entry>)]) -> Result<(Built, Store), ManifestError> {
@@ -105,9 +86,7 @@ fn refusal_within(limits: Limits, link: &RootLink, store: &Store) -> String {
 }
 
 fn many(n: u64) -> Files {
-    (0..n)
-        .map(|i| file(&format!("r0/{:03}/{i:06}.exr", i / 100), (i * 37) % 50_000))
-        .collect()
+    (0..n).map(|i| file(&format!("r0/{:03}/{i:06}.exr", i / 100), (i * 37) % 50_000)).collect()
 }
 
 proptest! {
@@ -156,17 +135,10 @@ fn a_large_tree_reads_back_and_a_small_edit_changes_few_nodes() {
     edited.remove(4_000);
     let (rebuilt, newer) = build(&edited).unwrap();
     assert!(read(&rebuilt.link, LIMITS, &newer).unwrap() == edited);
-    let fresh: Vec<_> = newer
-        .iter()
-        .filter(|(cid, _)| !store.contains_key(*cid))
-        .collect();
+    let fresh: Vec<_> = newer.iter().filter(|(cid, _)| !store.contains_key(*cid)).collect();
     let bytes: usize = fresh.iter().map(|(_, bytes)| bytes.len()).sum();
     let all: usize = newer.values().map(Vec::len).sum();
-    assert!(
-        fresh.len() <= 9 && bytes * 20 < all,
-        "{} nodes, {bytes} of {all}",
-        fresh.len()
-    );
+    assert!(fresh.len() <= 9 && bytes * 20 < all, "{} nodes, {bytes} of {all}", fresh.len());
 }
 
 #[test]
@@ -190,22 +162,13 @@ fn an_empty_tree_is_a_manifest_too() {
 fn paths_that_could_leave_a_folder_are_refused() {
     let deep = vec!["a"; MAX_DEPTH + 1].join("/");
     let (long, name) = ("a/".repeat(512) + "b", "a".repeat(256));
-    for path in [
-        "", "/etc", "a//b", "a/", ".", "a/../b", "..", "a/./b", "a\0b", "a\nb", "\u{9b}",
-    ] {
+    for path in ["", "/etc", "a//b", "a/", ".", "a/../b", "..", "a/./b", "a\0b", "a\nb", "\u{9b}"] {
         assert!(check_path(path).is_err(), "{path:?}");
     }
     for path in [&deep, &long, &name] {
         assert!(check_path(path).is_err(), "{path:?}");
     }
-    for path in [
-        "a",
-        "r0/tex/wood.png",
-        "r0/.hidden",
-        "r0/...",
-        "r0/größe 1.exr",
-        &deep[2..],
-    ] {
+    for path in ["a", "r0/tex/wood.png", "r0/.hidden", "r0/...", "r0/größe 1.exr", &deep[2..]] {
         assert_eq!(check_path(path), Ok(()), "{path:?}");
     }
 }
@@ -222,17 +185,9 @@ fn names_that_collide_are_refused_when_building_and_when_reading() {
         ("r0/a", "../a", "refused"),
     ] {
         let files = [file(one, 1), file(other, 1)];
-        assert!(
-            build(&files).unwrap_err().to_string().contains(why),
-            "{one} {other}"
-        );
+        assert!(build(&files).unwrap_err().to_string().contains(why), "{one} {other}");
         let rows = files.map(|(file, _)| FileRow::from(file)).into();
-        let top = node(&NodeRow {
-            l: 0,
-            f: Some(rows),
-            e: None,
-            k: None,
-        });
+        let top = node(&NodeRow { l: 0, f: Some(rows), e: None, k: None });
         let (link, store) = forged(top, (2, 2), (0, 0), &empty_leaf());
         assert!(refusal(&link, &store).contains(why), "{one} {other}");
     }
@@ -250,12 +205,7 @@ fn node(row: &NodeRow) -> SealedChunk {
 }
 
 fn leaf(entries: Vec<Entry>) -> NodeRow {
-    NodeRow {
-        l: 0,
-        f: None,
-        e: Some(entries),
-        k: None,
-    }
+    NodeRow { l: 0, f: None, e: Some(entries), k: None }
 }
 
 fn empty_leaf() -> SealedChunk {
@@ -263,20 +213,12 @@ fn empty_leaf() -> SealedChunk {
 }
 
 fn link_to(chunk: &SealedChunk, count: u64, bytes: u64) -> Link {
-    Link {
-        cid: chunk.cid,
-        key: chunk.key.clone(),
-        count,
-        bytes,
-    }
+    Link { cid: chunk.cid, key: chunk.key.clone(), count, bytes }
 }
 
 fn sealed_root(plain: &[u8]) -> (RootLink, Store) {
     let root = seal_chunk(&secret().nodes(), plain);
-    let link = RootLink {
-        cid: root.cid,
-        key: root.key.clone(),
-    };
+    let link = RootLink { cid: root.cid, key: root.key.clone() };
     (link, Store::from([(root.cid, root.bytes)]))
 }
 
@@ -304,23 +246,11 @@ fn forged(
 }
 
 fn one_file(row: FileRow) -> SealedChunk {
-    node(&NodeRow {
-        l: 0,
-        f: Some(vec![row]),
-        e: None,
-        k: None,
-    })
+    node(&NodeRow { l: 0, f: Some(vec![row]), e: None, k: None })
 }
 
 fn row(s: u64, cn: u64, inline: Option<usize>) -> FileRow {
-    FileRow {
-        p: "r0/a".into(),
-        s,
-        m: 0,
-        t: 0,
-        cn,
-        inline: inline.map(|len| vec![0; len]),
-    }
+    FileRow { p: "r0/a".into(), s, m: 0, t: 0, cn, inline: inline.map(|len| vec![0; len]) }
 }
 
 #[test]
@@ -336,22 +266,12 @@ fn sums_that_lie_are_refused() {
         ((3000, 1), (1, 3000), (1, 2000), "longer than its chunks"),
         ((1999, 1), (1, 1999), (1, 1999), "a node's sums differ"),
         ((1500, 1), (1, 1500), (1, 2000), "the root's sums differ"),
-        (
-            (2000, 2),
-            (1, 2000),
-            (1, 2000),
-            "more chunks than there are",
-        ),
+        ((2000, 2), (1, 2000), (1, 2000), "more chunks than there are"),
         ((2000, 1), (2, 2000), (1, 2000), "a node's sums differ"),
         ((2000, 1), (1, 9000), (1, 2000), "a node's sums differ"),
         ((2000, 0), (1, 2000), (1, 2000), "its chunks cannot have"),
         ((5, 1), (1, 5), (0, 0), "its chunks cannot have"),
-        (
-            (2000, u64::MAX),
-            (1, 2000),
-            (1, 2000),
-            "its chunks cannot have",
-        ),
+        ((2000, u64::MAX), (1, 2000), (1, 2000), "its chunks cannot have"),
     ] {
         let (link, store) = with_chunk(s, cn, files, chunks);
         let said = refusal(&link, &store);
@@ -360,10 +280,7 @@ fn sums_that_lie_are_refused() {
     for (s, cn, len) in [(5, 0, 6), (1024, 0, 1024), (5, 1, 5)] {
         let files = one_file(row(s, cn, Some(len)));
         let (link, store) = forged(files, (1, s), (0, 0), &empty_leaf());
-        assert!(
-            refusal(&link, &store).contains("an inline file"),
-            "{s} {cn} {len}"
-        );
+        assert!(refusal(&link, &store).contains("an inline file"), "{s} {cn} {len}");
     }
     let (link, store) = forged(chunk.clone(), (1, 2000), (1, 2000), &chunk);
     assert!(refusal(&link, &store).contains("another kind"));
@@ -373,22 +290,12 @@ fn sums_that_lie_are_refused() {
 fn chunks_that_belong_to_no_file_are_refused() {
     let files = node(&NodeRow {
         l: 0,
-        f: Some(vec![
-            FileRow {
-                p: "r0/b".into(),
-                ..row(5, 0, Some(5))
-            },
-            row(2000, 1, None),
-        ]),
+        f: Some(vec![FileRow { p: "r0/b".into(), ..row(5, 0, Some(5)) }, row(2000, 1, None)]),
         e: None,
         k: None,
     });
-    let (mut link, mut store) = forged(
-        files,
-        (2, 2005),
-        (1, 2000),
-        &node(&leaf(vec![entry(1, 2000)])),
-    );
+    let (mut link, mut store) =
+        forged(files, (2, 2005), (1, 2000), &node(&leaf(vec![entry(1, 2000)])));
     assert!(refusal(&link, &store).contains("out of order"));
     let files = one_file(row(1023, 0, Some(1023)));
     let tree = node(&leaf(vec![entry(1, 1000)]));
@@ -399,36 +306,19 @@ fn chunks_that_belong_to_no_file_are_refused() {
 #[test]
 fn chunks_of_impossible_shape_are_refused() {
     let too_long = u32::try_from(MAX_PLAIN + 1).unwrap();
-    for wrong in [
-        entry(1, 0),
-        entry(1, too_long),
-        Entry {
-            flags: 1,
-            ..entry(1, 2000)
-        },
-    ] {
+    for wrong in [entry(1, 0), entry(1, too_long), Entry { flags: 1, ..entry(1, 2000) }] {
         let bytes = u64::from(wrong.len).max(2000);
         let tree = node(&leaf(vec![wrong.clone()]));
         let files = one_file(row(bytes, 1, None));
         let (link, store) = forged(files, (1, bytes), (1, wrong.len.into()), &tree);
-        assert!(
-            refusal(&link, &store).contains("a length or a flag"),
-            "{wrong:?}"
-        );
+        assert!(refusal(&link, &store).contains("a length or a flag"), "{wrong:?}");
     }
 }
 
 #[test]
 fn inner_nodes_cannot_loop_hide_levels_or_be_empty() {
     let bottom = node(&leaf(vec![entry(1, 2000)]));
-    let inner = |l, links: Vec<Link>| {
-        node(&NodeRow {
-            l,
-            f: None,
-            e: None,
-            k: Some(links),
-        })
-    };
+    let inner = |l, links: Vec<Link>| node(&NodeRow { l, f: None, e: None, k: Some(links) });
     let tower = |height: u8, step: u8| {
         let mut top = bottom.clone();
         let mut store = Store::from([(top.cid, top.bytes.clone())]);
@@ -447,14 +337,10 @@ fn inner_nodes_cannot_loop_hide_levels_or_be_empty() {
     let (link, store) = tower(2, 2);
     assert!(refusal(&link, &store).contains("another level"));
 
-    let hollow = inner(
-        1,
-        vec![link_to(&bottom, 1, 2000), link_to(&empty_leaf(), 0, 0)],
-    );
-    for (top, count, why) in [
-        (inner(1, Vec::new()), 0, "is empty"),
-        (hollow, 1, "links to nothing"),
-    ] {
+    let hollow = inner(1, vec![link_to(&bottom, 1, 2000), link_to(&empty_leaf(), 0, 0)]);
+    for (top, count, why) in
+        [(inner(1, Vec::new()), 0, "is empty"), (hollow, 1, "links to nothing")]
+    {
         let files = one_file(row(2000, 1, None));
         let (link, store) = forged(files, (1, 2000), (count, 2000 * count), &top);
         assert!(refusal(&link, &store).contains(why));
@@ -477,34 +363,10 @@ fn a_reader_accepts_no_more_than_it_granted() {
     };
     assert_eq!(read(&built.link, exact, &store).unwrap().len(), 300);
     for (limits, why) in [
-        (
-            Limits {
-                files: exact.files - 1,
-                ..exact
-            },
-            "files where",
-        ),
-        (
-            Limits {
-                entries: exact.entries - 1,
-                ..exact
-            },
-            "chunks where",
-        ),
-        (
-            Limits {
-                manifest_bytes: exact.manifest_bytes - 1,
-                ..exact
-            },
-            "of its own where",
-        ),
-        (
-            Limits {
-                bytes: exact.bytes - 1,
-                ..exact
-            },
-            "bytes of files where",
-        ),
+        (Limits { files: exact.files - 1, ..exact }, "files where"),
+        (Limits { entries: exact.entries - 1, ..exact }, "chunks where"),
+        (Limits { manifest_bytes: exact.manifest_bytes - 1, ..exact }, "of its own where"),
+        (Limits { bytes: exact.bytes - 1, ..exact }, "bytes of files where"),
     ] {
         let said = refusal_within(limits, &built.link, &store);
         assert!(said.contains(why), "{said}, not {why}");
@@ -513,17 +375,10 @@ fn a_reader_accepts_no_more_than_it_granted() {
 
 #[test]
 fn a_builder_refuses_what_readers_would() {
-    let small = Limits {
-        files: 2,
-        entries: 3,
-        manifest_bytes: 64 << 20,
-        bytes: 10_000,
-    };
+    let small = Limits { files: 2, entries: 3, manifest_bytes: 64 << 20, bytes: 10_000 };
     let refused = |files: &[(File, Vec<Entry>)]| {
         let mut builder = Builder::new(&secret(), Millis(0), small);
-        files
-            .iter()
-            .find_map(|(file, entries)| builder.add(file.clone(), entries).err())
+        files.iter().find_map(|(file, entries)| builder.add(file.clone(), entries).err())
     };
     assert!(refused(&[file("r0/a", 1), file("r0/b", 9_000)]).is_none());
     for files in [
@@ -549,11 +404,7 @@ fn newer_versions_and_unknown_keys_are_refused_by_name() {
         e: Vec<Entry>,
         x: u8,
     }
-    let bytes = codec::encode(&Extra {
-        l: 0,
-        e: Vec::new(),
-        x: 0,
-    });
+    let bytes = codec::encode(&Extra { l: 0, e: Vec::new(), x: 0 });
     let tree = seal_chunk(&secret().nodes(), &bytes);
     let (link, store) = forged(one_file(row(5, 0, Some(5))), (1, 5), (0, 0), &tree);
     assert!(refusal(&link, &store).contains("malformed"));

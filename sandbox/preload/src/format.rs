@@ -19,18 +19,9 @@ pub(crate) const INSENSITIVE: u32 = 1;
 /// The characters of a name with case folded away; bytes that are no UTF-8 stand for themselves.
 pub(crate) fn folded(name: &[u8]) -> impl Iterator<Item = u32> + '_ {
     name.utf8_chunks().flat_map(|chunk| {
-        let letters = chunk
-            .valid()
-            .chars()
-            .flat_map(char::to_lowercase)
-            .map(u32::from);
+        let letters = chunk.valid().chars().flat_map(char::to_lowercase).map(u32::from);
         // Above every character, so that no byte is mistaken for one.
-        letters.chain(
-            chunk
-                .invalid()
-                .iter()
-                .map(|byte| 0x11_0000 + u32::from(*byte)),
-        )
+        letters.chain(chunk.invalid().iter().map(|byte| 0x11_0000 + u32::from(*byte)))
     })
 }
 

@@ -4,10 +4,7 @@
 //! pointers; the kernel takes from each what its own interface defines. `open` and its kin are variadic in C,
 //! and passing three fixed arguments is the same for the machine. Hooks that are one system call make it
 //! themselves and so are no cancellation points of threads.
-#![allow(
-    unsafe_code,
-    reason = "exported C functions work on the caller's pointers"
-)]
+#![allow(unsafe_code, reason = "exported C functions work on the caller's pointers")]
 
 use core::ffi::c_void;
 
@@ -272,20 +269,8 @@ extern "C" fn by_number(
 ) -> usize {
     #[cfg(target_arch = "x86_64")]
     // open, stat, lstat, access, truncate, chdir, mkdir, unlink, readlink: the older forms.
-    let path_first = [
-        2,
-        4,
-        6,
-        21,
-        nr::TRUNCATE,
-        nr::CHDIR,
-        83,
-        87,
-        89,
-        nr::EXECVE,
-        nr::STATFS,
-    ]
-    .contains(&nr);
+    let path_first =
+        [2, 4, 6, 21, nr::TRUNCATE, nr::CHDIR, 83, 87, 89, nr::EXECVE, nr::STATFS].contains(&nr);
     #[cfg(not(target_arch = "x86_64"))]
     let path_first = [nr::TRUNCATE, nr::CHDIR, nr::EXECVE, nr::STATFS].contains(&nr);
     let path_second = [

@@ -146,10 +146,7 @@ pub(crate) struct Next {
 
 impl Next {
     const fn new(name: &'static core::ffi::CStr) -> Self {
-        Self {
-            found: AtomicPtr::new(ptr::null_mut()),
-            name,
-        }
+        Self { found: AtomicPtr::new(ptr::null_mut()), name }
     }
 
     /// The function's address; null when this libc has none.
@@ -236,9 +233,5 @@ fn length_of(fd: usize) -> Option<usize> {
     // SAFETY: the buffer has the 256 bytes of struct statx.
     let n = unsafe { syscall(nr::STATX, [fd, empty, EMPTY_PATH, SIZE, out, 0]) };
     // stx_size lies at byte 40.
-    if n == 0 {
-        usize::try_from(buffer[5]).ok().filter(|n| *n > 0)
-    } else {
-        None
-    }
+    if n == 0 { usize::try_from(buffer[5]).ok().filter(|n| *n > 0) } else { None }
 }

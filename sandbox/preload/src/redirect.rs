@@ -52,12 +52,7 @@ impl<'a> Table<'a> {
         if lists > start {
             return None;
         }
-        Some(Self {
-            bytes,
-            n_rules,
-            n_entries,
-            text: bytes.get(start..end)?,
-        })
+        Some(Self { bytes, n_rules, n_entries, text: bytes.get(start..end)? })
     }
 
     fn rule(&self, n: usize) -> Option<Rule<'a>> {
@@ -100,12 +95,7 @@ impl<'a> Table<'a> {
 
     fn entry(&self, n: usize) -> Option<(u64, &'a [u8])> {
         let at = HEAD + self.n_rules * RULE + n.checked_mul(ENTRY)?;
-        let hash = self
-            .bytes
-            .get(at..at + 8)?
-            .try_into()
-            .ok()
-            .map(u64::from_le_bytes)?;
+        let hash = self.bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)?;
         let name = self.piece(number(self.bytes, at + 8)?, number(self.bytes, at + 12)?)?;
         Some((hash, name))
     }
@@ -132,10 +122,7 @@ pub(crate) fn redirect(table: &Table<'_>, path: &[u8], out: &mut [u8; PATH_MAX])
     let Some(root) = root else {
         return Decision::Refuse(ENOENT);
     };
-    let mut plain = Plain {
-        bytes: [0; PATH_MAX],
-        length: 0,
-    };
+    let mut plain = Plain { bytes: [0; PATH_MAX], length: 0 };
     if let Err(errno) = plain.fill(root, rest) {
         return Decision::Refuse(errno);
     }
@@ -235,10 +222,7 @@ impl Plain {
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), i32> {
         let end = self.length + bytes.len();
-        self.bytes
-            .get_mut(self.length..end)
-            .ok_or(ENAMETOOLONG)?
-            .copy_from_slice(bytes);
+        self.bytes.get_mut(self.length..end).ok_or(ENAMETOOLONG)?.copy_from_slice(bytes);
         self.length = end;
         Ok(())
     }
@@ -246,41 +230,28 @@ impl Plain {
 
 /// A part as Windows would store it; `ENOENT` for names that cannot exist there.
 fn fit(part: &[u8]) -> Result<&[u8], i32> {
-    let end = part
-        .iter()
-        .rposition(|b| *b != b'.' && *b != b' ')
-        .ok_or(ENOENT)?;
+    let end = part.iter().rposition(|b| *b != b'.' && *b != b' ').ok_or(ENOENT)?;
     let part = &part[..=end];
     let stem = part.split(|b| *b == b'.').next().unwrap_or(part);
     let device = match stem {
-        [a, b, c] => [b"CON", b"NUL", b"AUX", b"PRN"]
-            .iter()
-            .any(|d| [*a, *b, *c].eq_ignore_ascii_case(*d)),
-        [a, b, c, b'1'..=b'9'] => [b"COM", b"LPT"]
-            .iter()
-            .any(|d| [*a, *b, *c].eq_ignore_ascii_case(*d)),
+        [a, b, c] => {
+            [b"CON", b"NUL", b"AUX", b"PRN"].iter().any(|d| [*a, *b, *c].eq_ignore_ascii_case(*d))
+        }
+        [a, b, c, b'1'..=b'9'] => {
+            [b"COM", b"LPT"].iter().any(|d| [*a, *b, *c].eq_ignore_ascii_case(*d))
+        }
         _ => false,
     };
-    if device || part.contains(&b':') {
-        Err(ENOENT)
-    } else {
-        Ok(part)
-    }
+    if device || part.contains(&b':') { Err(ENOENT) } else { Ok(part) }
 }
 
 /// What follows a source in a path, if the source ends where a part ends.
 fn below<'a>(plain: &'a [u8], source: &[u8]) -> Option<&'a [u8]> {
     let n_parts = source.iter().filter(|b| **b == b'/').count();
-    let mut cuts = plain
-        .iter()
-        .enumerate()
-        .filter(|(_, b)| **b == b'/')
-        .map(|(i, _)| i);
+    let mut cuts = plain.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i);
     let cut = cuts.nth(n_parts).unwrap_or(plain.len());
     let (head, rest) = plain.split_at(cut);
-    folded(head)
-        .eq(folded(source))
-        .then(|| rest.strip_prefix(b"/").unwrap_or(rest))
+    folded(head).eq(folded(source)).then(|| rest.strip_prefix(b"/").unwrap_or(rest))
 }
 
 fn write(
@@ -308,15 +279,7 @@ fn write(
     let slash = |following: &[u8]| -> &[u8] { if following.is_empty() { b"" } else { b"/" } };
     let tail: &[u8] = if trailing { b"/" } else { b"" };
     let mut length = 0;
-    for piece in [
-        rule.at,
-        slash(known),
-        known,
-        slash(fresh),
-        fresh,
-        tail,
-        b"\0",
-    ] {
+    for piece in [rule.at, slash(known), known, slash(fresh), fresh, tail, b"\0"] {
         let Some(place) = out.get_mut(length..length + piece.len()) else {
             return Decision::Refuse(ENAMETOOLONG);
         };
@@ -350,15 +313,7 @@ mod tests {
             let (source, at) = (put(source), put(at));
             let flags = if names.is_empty() { 0 } else { INSENSITIVE };
             let first = short(entries.len() / ENTRY);
-            for n in [
-                source[0],
-                source[1],
-                at[0],
-                at[1],
-                flags,
-                first,
-                short(names.len()),
-            ] {
+            for n in [source[0], source[1], at[0], at[1], flags, first, short(names.len())] {
                 lists.extend_from_slice(&n.to_le_bytes());
             }
             for (hash, name) in sorted {
@@ -369,27 +324,16 @@ mod tests {
             }
         }
         let start = short(HEAD + lists.len() + entries.len());
-        let counts = [
-            short(rules.len()),
-            short(entries.len() / ENTRY),
-            start,
-            short(text.len()),
-        ];
+        let counts = [short(rules.len()), short(entries.len() / ENTRY), start, short(text.len())];
         let mut all = MAGIC.to_vec();
-        counts
-            .iter()
-            .for_each(|n| all.extend_from_slice(&n.to_le_bytes()));
+        counts.iter().for_each(|n| all.extend_from_slice(&n.to_le_bytes()));
         [all, lists, entries, text].concat()
     }
 
     fn show() -> Vec<u8> {
         table(&[
             ("c:/show", "/home/a/show", &[]),
-            (
-                "c:/show/tex",
-                "/mnt/tex",
-                &["Wood.PNG", "Été", "Été/Blé.exr"],
-            ),
+            ("c:/show/tex", "/mnt/tex", &["Wood.PNG", "Été", "Été/Blé.exr"]),
             ("//nas/share", "/mnt/nas", &[]),
         ])
     }
@@ -419,12 +363,9 @@ mod tests {
         ] {
             assert_eq!(map(&table, path), Ok("/home/a/show/a.pov".into()), "{path}");
         }
-        for path in [
-            r"\\nas\share\b",
-            r"\\NAS/share\\b",
-            r"\\?\UNC\nas\share\b",
-            r"\\nas\share\..\b",
-        ] {
+        for path in
+            [r"\\nas\share\b", r"\\NAS/share\\b", r"\\?\UNC\nas\share\b", r"\\nas\share\..\b"]
+        {
             assert_eq!(map(&table, path), Ok("/mnt/nas/b".into()), "{path}");
         }
         assert_eq!(map(&table, r"C:\show"), Ok("/home/a/show".into()));
@@ -434,26 +375,11 @@ mod tests {
     #[test]
     fn the_longest_rule_wins_and_the_index_knows_the_true_names() {
         let table = show();
-        assert_eq!(
-            map(&table, r"C:\Show\Tex\wood.png"),
-            Ok("/mnt/tex/Wood.PNG".into())
-        );
-        assert_eq!(
-            map(&table, r"C:\show\tex\éTÉ\bLÉ.EXR"),
-            Ok("/mnt/tex/Été/Blé.exr".into())
-        );
-        assert_eq!(
-            map(&table, r"C:\show\tex\ÉTÉ\New.exr"),
-            Ok("/mnt/tex/Été/New.exr".into())
-        );
-        assert_eq!(
-            map(&table, r"C:\show\tex\..\a"),
-            Ok("/home/a/show/a".into())
-        );
-        assert_eq!(
-            map(&table, r"C:\show\texture"),
-            Ok("/home/a/show/texture".into())
-        );
+        assert_eq!(map(&table, r"C:\Show\Tex\wood.png"), Ok("/mnt/tex/Wood.PNG".into()));
+        assert_eq!(map(&table, r"C:\show\tex\éTÉ\bLÉ.EXR"), Ok("/mnt/tex/Été/Blé.exr".into()));
+        assert_eq!(map(&table, r"C:\show\tex\ÉTÉ\New.exr"), Ok("/mnt/tex/Été/New.exr".into()));
+        assert_eq!(map(&table, r"C:\show\tex\..\a"), Ok("/home/a/show/a".into()));
+        assert_eq!(map(&table, r"C:\show\texture"), Ok("/home/a/show/texture".into()));
     }
 
     #[test]

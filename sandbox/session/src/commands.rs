@@ -49,10 +49,7 @@ pub(crate) fn listen(input: File) -> Commands {
             }
         }
     });
-    Commands {
-        heard_rx,
-        wish: Wish::GoOn,
-    }
+    Commands { heard_rx, wish: Wish::GoOn }
 }
 
 /// The next command; none at the end of the input.

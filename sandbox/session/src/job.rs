@@ -58,21 +58,14 @@ pub(crate) fn open(path: &str) -> anyhow::Result<OpenJob> {
     let profile = template.profile();
     let context = ValidationContext::from_profile(profile.clone());
     let job = create_job(&template, &values, &context)?;
-    Ok(OpenJob {
-        job,
-        values,
-        profile,
-    })
+    Ok(OpenJob { job, values, profile })
 }
 
 fn read(path: &Path) -> anyhow::Result<JobFile> {
     let mut text = String::new();
     let mut from = File::open(path)?.take(MAX_JOB_FILE + 1);
     from.read_to_string(&mut text)?;
-    ensure!(
-        text.len() as u64 <= MAX_JOB_FILE,
-        "it is longer than {MAX_JOB_FILE} bytes"
-    );
+    ensure!(text.len() as u64 <= MAX_JOB_FILE, "it is longer than {MAX_JOB_FILE} bytes");
     let file: JobFile = serde_json::from_str(&text)?;
     ensure!(
         file.version == SESSION_VERSION,

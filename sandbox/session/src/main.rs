@@ -30,9 +30,7 @@ fn run() -> anyhow::Result<()> {
     let (speech, speaker) = speech::start(output);
     speech::capture_actions(&speech)?;
     let mut commands = commands::listen(input);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(session::run(&mut commands, &speech));
     let error = ended.err().map(|error| speech::clip(&format!("{error:#}")));
     speech.say(FromRunner::Ended { error });

@@ -69,10 +69,7 @@ impl Seen {
 
     /// What is new or changed since `before`, in order.
     pub(crate) fn since(&self, before: &Self) -> Vec<OutputPath> {
-        let changed = self
-            .0
-            .iter()
-            .filter(|(path, stamp)| before.0.get(*path) != Some(*stamp));
+        let changed = self.0.iter().filter(|(path, stamp)| before.0.get(*path) != Some(*stamp));
         let mut changed: Vec<_> = changed.map(|(path, _)| path.clone()).collect();
         changed.sort_unstable();
         changed
@@ -94,10 +91,7 @@ fn output_path(root: &OutputRoot, top: &Path, path: &Path) -> io::Result<OutputP
     let text = relative.into_os_string().into_string().map_err(|name| {
         io::Error::other(format!("the name of the output {name:?} is not UTF-8"))
     })?;
-    Ok(OutputPath {
-        root: root.id.clone(),
-        path: text,
-    })
+    Ok(OutputPath { root: root.id.clone(), path: text })
 }
 
 fn name(path: &Path, error: io::Error) -> io::Error {
@@ -116,10 +110,7 @@ mod tests {
         for old in ["old", "rewritten", "sub/replaced"] {
             fs::write(at(old), "1").unwrap();
         }
-        let roots = [OutputRoot {
-            id: "r1".into(),
-            path: folder.path().to_str().unwrap().into(),
-        }];
+        let roots = [OutputRoot { id: "r1".into(), path: folder.path().to_str().unwrap().into() }];
         let before = Seen::look(&roots).unwrap();
         fs::write(at("rewritten"), "22").unwrap();
         fs::write(at("sub/deep/new"), "1").unwrap();

@@ -71,9 +71,7 @@ fn tasks_of(step: &Step) -> anyhow::Result<Option<StepParameterSpaceIterator>> {
         return Ok(None);
     };
     let pinned = StepParameterSpaceIterator::new(space)?.chunks_default_task_count();
-    Ok(Some(StepParameterSpaceIterator::new_with_chunk_override(
-        space, pinned,
-    )?))
+    Ok(Some(StepParameterSpaceIterator::new_with_chunk_override(space, pinned)?))
 }
 
 fn open_session(start: &Start, opened: &OpenJob, speech: &Speech) -> anyhow::Result<Session> {
@@ -143,9 +141,7 @@ impl Running {
     async fn work(&mut self, commands: &mut Commands) -> anyhow::Result<()> {
         self.enter(commands).await?;
         if commands.wish == Wish::GoOn {
-            self.speech.say(FromRunner::Ready {
-                version: SESSION_VERSION,
-            });
+            self.speech.say(FromRunner::Ready { version: SESSION_VERSION });
         }
         while commands.wish == Wish::GoOn {
             match commands.next().await {
@@ -175,8 +171,7 @@ impl Running {
             };
             let id = i.to_string();
             let entering =
-                self.session
-                    .enter_environment(environment, symbols.as_ref(), Some(&id), None);
+                self.session.enter_environment(environment, symbols.as_ref(), Some(&id), None);
             let entered = commands.during(&handle, entering).await;
             if matches!(commands.wish, Wish::Cancel | Wish::Broken(_)) {
                 return Ok(());
@@ -197,15 +192,11 @@ impl Running {
                 &self.step.resolved_symtab
             };
             let symbols = symbols.clone();
-            let left = self
-                .session
-                .exit_environment(&id, symbols.as_ref(), false, None)
-                .await;
+            let left = self.session.exit_environment(&id, symbols.as_ref(), false, None).await;
             if first_error.is_ok() {
                 let name = &self.environments[i].name;
-                first_error = left
-                    .map(drop)
-                    .with_context(|| format!("leaving the environment {name}"));
+                first_error =
+                    left.map(drop).with_context(|| format!("leaving the environment {name}"));
             }
             if self.session.environments_entered().last() == Some(&id) {
                 // It could not even be tried; the others stand beneath it.
@@ -230,11 +221,7 @@ impl Running {
             }
             self.speech.say(FromRunner::Outputs { task, files });
         }
-        self.speech.say(FromRunner::TaskEnded {
-            task,
-            outcome: outcome.clone(),
-            outputs,
-        });
+        self.speech.say(FromRunner::TaskEnded { task, outcome: outcome.clone(), outputs });
         outcome
     }
 
@@ -284,10 +271,7 @@ impl Running {
 
     /// The parameters of `task`; none in a step that is a single task.
     fn parameters_of(&self, task: TaskNo) -> anyhow::Result<Option<TaskParameterSet>> {
-        ensure!(
-            self.session.state() == SessionState::Ready,
-            "the session can run no more tasks"
-        );
+        ensure!(self.session.state() == SessionState::Ready, "the session can run no more tasks");
         let index = usize::try_from(task.0)?;
         let Some(tasks) = &self.tasks else {
             ensure!(index == 0, "task {task} of 1");
@@ -300,10 +284,7 @@ impl Running {
 }
 
 fn failed(exit_code: Option<i32>, message: &str) -> Outcome {
-    Outcome::Failed {
-        exit_code,
-        message: clip(message),
-    }
+    Outcome::Failed { exit_code, message: clip(message) }
 }
 
 /// How many of `outputs` go into one line, at least one.

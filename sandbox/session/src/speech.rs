@@ -106,9 +106,7 @@ impl log::Log for Capture {
             return;
         }
         let bits = record.key_values().get("openjd_log_content".into());
-        let bits = bits
-            .and_then(|bits| bits.to_u64())
-            .and_then(|bits| u32::try_from(bits).ok());
+        let bits = bits.and_then(|bits| bits.to_u64()).and_then(|bits| u32::try_from(bits).ok());
         let content = LogContent::from_bits_truncate(bits.unwrap_or(0));
         let wanted = LogContent::COMMAND_OUTPUT | LogContent::EXCEPTION_INFO;
         if content.intersects(wanted) && !content.contains(LogContent::BANNER) {
@@ -218,15 +216,11 @@ impl<W: Write> Voice<W> {
     }
 
     fn wake(&mut self) {
-        self.flush_at
-            .get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
     }
 
     fn message(&mut self, message: &FromRunner) {
-        if matches!(
-            message,
-            FromRunner::TaskEnded { .. } | FromRunner::Ended { .. }
-        ) {
+        if matches!(message, FromRunner::TaskEnded { .. } | FromRunner::Ended { .. }) {
             self.end_of_log();
         }
         self.flush();
@@ -265,21 +259,14 @@ impl<W: Write> Voice<W> {
             self.write(&FromRunner::Log { task, lines });
         }
         if let Some((permille, status)) = self.progress.take() {
-            self.write(&FromRunner::Progress {
-                task,
-                permille,
-                status,
-            });
+            self.write(&FromRunner::Progress { task, permille, status });
         }
     }
 
     fn write(&mut self, message: &FromRunner) {
         let line = to_line(message).expect("every part was cut to fit a line");
         // A node that is gone reads nothing; its silence also closes our input, which ends the session.
-        let _ = self
-            .output
-            .write_all(&line)
-            .and_then(|()| self.output.flush());
+        let _ = self.output.write_all(&line).and_then(|()| self.output.flush());
     }
 }
 
@@ -315,18 +302,11 @@ mod tests {
         speech.close();
         speaker.finish();
         let bytes = output.0.lock().unwrap().clone();
-        bytes
-            .split_inclusive(|byte| *byte == b'\n')
-            .map(|line| from_line(line).unwrap())
-            .collect()
+        bytes.split_inclusive(|byte| *byte == b'\n').map(|line| from_line(line).unwrap()).collect()
     }
 
     fn ended() -> FromRunner {
-        FromRunner::TaskEnded {
-            task: TaskNo(0),
-            outcome: Outcome::Done,
-            outputs: vec![],
-        }
+        FromRunner::TaskEnded { task: TaskNo(0), outcome: Outcome::Done, outputs: vec![] }
     }
 
     fn lines(said: &[FromRunner]) -> Vec<&str> {
@@ -348,13 +328,7 @@ mod tests {
             speech.say(ended());
         });
         assert_eq!(lines(&said), ["one", "two"]);
-        assert!(matches!(
-            said[2],
-            FromRunner::Progress {
-                permille: Some(500),
-                ..
-            }
-        ));
+        assert!(matches!(said[2], FromRunner::Progress { permille: Some(500), .. }));
         assert_eq!(said.last(), Some(&ended()));
     }
 
@@ -376,11 +350,7 @@ mod tests {
         assert_eq!(lines[0], "line 0000");
         assert_eq!(lines[lines.len() - 2], "line 9999");
         assert_eq!(lines[lines.len() - 1], "next");
-        assert!(
-            lines
-                .iter()
-                .any(|line| line.starts_with('[') && line.contains("left out"))
-        );
+        assert!(lines.iter().any(|line| line.starts_with('[') && line.contains("left out")));
     }
 
     #[test]

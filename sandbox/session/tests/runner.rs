@@ -56,12 +56,7 @@ impl Runner {
             .unwrap();
         let said_rx = listen(child.stdout.take().unwrap());
         let input = child.stdin.take();
-        let mut runner = Self {
-            child,
-            input,
-            said_rx,
-            folder,
-        };
+        let mut runner = Self { child, input, said_rx, folder };
         let session_dir = runner.path("session").to_str().unwrap().to_owned();
         runner.tell(&ToRunner::Start(Start {
             version: SESSION_VERSION,
@@ -69,10 +64,7 @@ impl Runner {
             session_dir,
             step: StepNo(step),
             path_mapping: vec![],
-            outputs: vec![OutputRoot {
-                id: "r1".into(),
-                path: out,
-            }],
+            outputs: vec![OutputRoot { id: "r1".into(), path: out }],
             log_bytes: 1 << 20,
         }));
         runner
@@ -111,25 +103,16 @@ impl Runner {
 
     fn until_task_ended(&self) -> (Vec<FromRunner>, Outcome, Vec<String>) {
         let said = self.until(|message| matches!(message, FromRunner::TaskEnded { .. }));
-        let Some(FromRunner::TaskEnded {
-            outcome, outputs, ..
-        }) = said.last().cloned()
-        else {
+        let Some(FromRunner::TaskEnded { outcome, outputs, .. }) = said.last().cloned() else {
             unreachable!()
         };
-        (
-            said,
-            outcome,
-            outputs.into_iter().map(|output| output.path).collect(),
-        )
+        (said, outcome, outputs.into_iter().map(|output| output.path).collect())
     }
 
     fn until_ended(&mut self) -> (Vec<FromRunner>, Option<String>) {
         let said = self.until(|message| matches!(message, FromRunner::Ended { .. }));
         assert!(self.child.wait().unwrap().success());
-        let Some(FromRunner::Ended { error }) = said.last().cloned() else {
-            unreachable!()
-        };
+        let Some(FromRunner::Ended { error }) = said.last().cloned() else { unreachable!() };
         (said, error)
     }
 }
@@ -211,10 +194,7 @@ steps:
 #[test]
 fn a_session_enters_its_environments_once_runs_its_tasks_and_leaves() {
     let mut runner = Runner::start(TWO_STEPS, &[("Frames", "10-12")], 0);
-    assert_eq!(
-        log_of(&runner.until_ready()),
-        ["outer in", "openjd_env: SEED=7", "inner in"]
-    );
+    assert_eq!(log_of(&runner.until_ready()), ["outer in", "openjd_env: SEED=7", "inner in"]);
     for (task, frame) in [(2, 12), (0, 10)] {
         runner.run(task);
         let (said, outcome, outputs) = runner.until_task_ended();
@@ -244,10 +224,7 @@ fn a_step_without_parameters_is_one_task_and_finds_what_earlier_steps_left() {
     runner.run(0);
     let (_, outcome, outputs) = runner.until_task_ended();
     assert_eq!((outcome, outputs), (Outcome::Done, vec!["all.txt".into()]));
-    assert_eq!(
-        fs::read_to_string(runner.path("out/all.txt")).unwrap(),
-        "from before"
-    );
+    assert_eq!(fs::read_to_string(runner.path("out/all.txt")).unwrap(), "from before");
     drop(runner.input.take());
     assert_eq!(runner.until_ended().1, None);
 }
@@ -268,11 +245,7 @@ steps:
 fn a_failing_task_says_why_and_ends_its_session() {
     let cases = [
         ("exit 7", Some(7), "the action exited with code 7"),
-        (
-            "echo openjd_fail: no licence; exit 1",
-            Some(1),
-            "no licence",
-        ),
+        ("echo openjd_fail: no licence; exit 1", Some(1), "no licence"),
     ];
     for (command, exit_code, message) in cases {
         let mut runner = Runner::start(FAILING, &[("Command", command)], 0);
@@ -319,11 +292,8 @@ fn a_task_is_stopped_on_request_and_by_its_own_timeout() {
     assert_eq!(runner.until_task_ended().1, Outcome::Canceled);
     assert_eq!(runner.until_ended().1, None);
 
-    let mut runner = Runner::start(
-        &FAILING.replace("timeout: 5", "timeout: 1"),
-        &[("Command", "sleep 600")],
-        0,
-    );
+    let mut runner =
+        Runner::start(&FAILING.replace("timeout: 5", "timeout: 1"), &[("Command", "sleep 600")], 0);
     runner.until_ready();
     runner.run(0);
     let outcome = runner.until_task_ended().1;
@@ -347,10 +317,7 @@ fn a_broken_job_or_environment_or_node_ends_the_session_with_the_reason() {
     let (_, error) = runner.until_ended();
     assert!(error.unwrap().contains("jobtemplate-2099-01"));
 
-    let broken = FAILING.replace(
-        "onEnter: {command: \"true\"}",
-        "onEnter: {command: \"false\"}",
-    );
+    let broken = FAILING.replace("onEnter: {command: \"true\"}", "onEnter: {command: \"false\"}");
     let mut runner = Runner::start(&broken, &[("Command", "true")], 0);
     let (said, error) = runner.until_ended();
     assert!(error.unwrap().contains("entering the environment Outer"));
@@ -388,15 +355,9 @@ steps:
         chunks.extend(log_of(&said));
     }
     let frames: Vec<&str> = chunks.iter().map(|line| &line["chunk ".len()..]).collect();
-    assert!(
-        frames[0].starts_with("1-") && frames[2].ends_with("-10"),
-        "{frames:?}"
-    );
+    assert!(frames[0].starts_with("1-") && frames[2].ends_with("-10"), "{frames:?}");
     runner.run(3);
-    assert!(matches!(
-        runner.until_task_ended().1,
-        Outcome::Failed { .. }
-    ));
+    assert!(matches!(runner.until_task_ended().1, Outcome::Failed { .. }));
 }
 
 const BALL: &str = "#version 3.7; global_settings { assumed_gamma 1 } camera { location -3*z look_at 0 }
@@ -443,11 +404,7 @@ fn picture(path: &Path) -> Vec<u8> {
 fn renders_as_native(template: &str, folder: &TempDir, extra: &[(&str, &str)]) {
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let out = tempfile::tempdir().unwrap();
-    let (scene, top, to) = (
-        at("ball.pov"),
-        at(""),
-        out.path().to_str().unwrap().to_owned(),
-    );
+    let (scene, top, to) = (at("ball.pov"), at(""), out.path().to_str().unwrap().to_owned());
     let mut parameters = vec![
         ("Scene", scene.as_str()),
         ("SceneFolder", top.as_str()),
@@ -467,10 +424,7 @@ fn renders_as_native(template: &str, folder: &TempDir, extra: &[(&str, &str)]) {
         let name = format!("ball{:02}.png", task + 1);
         let ours = picture(&out.path().join(&name));
         let theirs = picture(&folder.path().join("native").join(&name));
-        assert!(
-            !ours.is_empty() && ours == theirs,
-            "{name} is another picture"
-        );
+        assert!(!ours.is_empty() && ours == theirs, "{name} is another picture");
     }
     let n_files = fs::read_dir(out.path()).unwrap().count();
     assert_eq!(n_files, 2, "one task leaves one frame and nothing else");
@@ -483,11 +437,7 @@ fn frames_of_a_pov_ray_scene_are_the_ones_of_a_native_animation() {
     let folder = animation();
     native(&folder, &["ball.pov", "+KFI1", "+KFF12"]);
     let template = include_str!("../../../node/bundles/povray/template.yaml");
-    renders_as_native(
-        template,
-        &folder,
-        &[("FirstFrame", "1"), ("LastFrame", "12")],
-    );
+    renders_as_native(template, &folder, &[("FirstFrame", "1"), ("LastFrame", "12")]);
 }
 
 #[test]
@@ -496,11 +446,7 @@ fn frames_of_pov_ray_settings_are_the_ones_of_a_native_animation() {
     native(&folder, &["ball.ini"]);
     let template = include_str!("../../../node/bundles/povray/animation.yaml");
     let settings = folder.path().join("ball.ini");
-    renders_as_native(
-        template,
-        &folder,
-        &[("Settings", settings.to_str().unwrap())],
-    );
+    renders_as_native(template, &folder, &[("Settings", settings.to_str().unwrap())]);
 }
 
 #[test]
@@ -521,22 +467,11 @@ fn the_command_bundles_run_in_the_output_folder_with_the_frame() {
     fs::write(&script, "echo $1 > \"script $1\"; exit 3").unwrap();
     let template = include_str!("../../../node/bundles/command/script.yaml");
     let script = script.to_str().unwrap();
-    let parameters = [
-        ("Script", script),
-        ("Name", "do"),
-        ("OutputDir", to),
-        ("Frames", "9"),
-    ];
+    let parameters = [("Script", script), ("Name", "do"), ("OutputDir", to), ("Frames", "9")];
     let mut runner = Runner::start(template, &parameters, 0);
     runner.until_ready();
     runner.run(0);
     let outcome = runner.until_task_ended().1;
-    assert!(matches!(
-        outcome,
-        Outcome::Failed {
-            exit_code: Some(3),
-            ..
-        }
-    ));
+    assert!(matches!(outcome, Outcome::Failed { exit_code: Some(3), .. }));
     assert!(out.path().join("script 9").exists());
 }

@@ -37,10 +37,7 @@ fn act(words: &[&str]) -> io::Result<String> {
             names.sort();
             Ok(names.join(" "))
         }
-        ["env"] => Ok(env::vars()
-            .map(|(k, v)| format!("{k}={v}"))
-            .collect::<Vec<_>>()
-            .join(";")),
+        ["env"] => Ok(env::vars().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(";")),
         ["where"] => Ok(env::current_dir()?.display().to_string()),
         ["echo"] => {
             let mut text = String::new();
@@ -109,45 +106,29 @@ fn act_on_others(words: &[&str]) -> io::Result<String> {
         ["run", program, rest @ ..] => {
             let done = std::process::Command::new(program).args(rest).output()?;
             let text = [done.stdout, done.stderr].concat();
-            Ok(format!(
-                "{:?} {}",
-                done.status.code(),
-                String::from_utf8_lossy(&text)
-            ))
+            Ok(format!("{:?} {}", done.status.code(), String::from_utf8_lossy(&text)))
         }
         _ => Err(io::Error::other("unknown act")),
     }
 }
 
 fn number(text: &str) -> i64 {
-    let hex = text
-        .strip_prefix("0x")
-        .map(|h| u64::from_str_radix(h, 16).map(u64::cast_signed));
+    let hex = text.strip_prefix("0x").map(|h| u64::from_str_radix(h, 16).map(u64::cast_signed));
     hex.unwrap_or_else(|| text.parse()).expect("a number")
 }
 
 /// One system call by number; an argument that is no number is passed as a string.
 fn call(words: &[&str]) -> io::Result<String> {
-    let strings: Vec<std::ffi::CString> = words
-        .iter()
-        .map(|w| std::ffi::CString::new(*w).expect("no NUL"))
-        .collect();
+    let strings: Vec<std::ffi::CString> =
+        words.iter().map(|w| std::ffi::CString::new(*w).expect("no NUL")).collect();
     let mut a = [0_i64; 7];
     for (i, word) in words.iter().enumerate().take(7) {
         let numeric = word.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-        a[i] = if numeric {
-            number(word)
-        } else {
-            strings[i].as_ptr() as i64
-        };
+        a[i] = if numeric { number(word) } else { strings[i].as_ptr() as i64 };
     }
     // SAFETY: the arguments are numbers or live strings; the tests choose calls that write nothing.
     let n = unsafe { libc::syscall(a[0], a[1], a[2], a[3], a[4], a[5], a[6]) };
-    if n < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(n.to_string())
-    }
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n.to_string()) }
 }
 
 /// `getpid` through the interface of 32-bit programs, whose numbers no 64-bit filter knows.
@@ -174,11 +155,7 @@ fn touch(bytes: usize) -> String {
         return "refused".to_owned();
     }
     memory.resize(bytes, 1);
-    memory
-        .iter()
-        .map(|b| u64::from(*b))
-        .sum::<u64>()
-        .to_string()
+    memory.iter().map(|b| u64::from(*b)).sum::<u64>().to_string()
 }
 
 fn shared(bytes: i64) -> io::Result<String> {
@@ -249,21 +226,11 @@ fn by_handle(path: &str) -> io::Result<String> {
         generation: u32,
     }
     let folder = fs::File::open(path)?;
-    let handle = Handle {
-        bytes: 8,
-        kind: 1,
-        inode: 2,
-        generation: 0,
-    };
+    let handle = Handle { bytes: 8, kind: 1, inode: 2, generation: 0 };
     let fd = std::os::fd::AsRawFd::as_raw_fd(&folder);
     // SAFETY: the handle is live and its length is stated in it.
     let n = unsafe {
-        libc::syscall(
-            libc::SYS_open_by_handle_at,
-            fd,
-            &raw const handle,
-            libc::O_RDONLY,
-        )
+        libc::syscall(libc::SYS_open_by_handle_at, fd, &raw const handle, libc::O_RDONLY)
     };
     if n < 0 {
         return Err(io::Error::last_os_error());

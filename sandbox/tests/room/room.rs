@@ -25,10 +25,7 @@ pub(crate) fn launcher() -> PathBuf {
 
 /// The program that tries one act.
 pub(crate) fn prober() -> PathBuf {
-    program(
-        "MESHFARM_SANDBOX_PROBE",
-        env!("CARGO_BIN_EXE_meshfarm-sandbox-probe"),
-    )
+    program("MESHFARM_SANDBOX_PROBE", env!("CARGO_BIN_EXE_meshfarm-sandbox-probe"))
 }
 
 fn program(variable: &str, built: &str) -> PathBuf {
@@ -84,12 +81,7 @@ impl Room {
 }
 
 pub(crate) fn mount(host: PathBuf, at: &str, access: Access) -> Mount {
-    Mount {
-        host,
-        at: at.into(),
-        access,
-        exec: false,
-    }
+    Mount { host, at: at.into(), access, exec: false }
 }
 
 /// Let the program end; what it printed and how it ended.
@@ -104,10 +96,7 @@ pub(crate) fn finish(mut jail: Jail) -> (String, Exit) {
     let mut said = Vec::new();
     jail.stdout.take().unwrap().read_to_end(&mut said).unwrap();
     let exit = jail.wait().unwrap();
-    (
-        String::from_utf8_lossy(&said).into_owned() + &complaints.join().unwrap(),
-        exit,
-    )
+    (String::from_utf8_lossy(&said).into_owned() + &complaints.join().unwrap(), exit)
 }
 
 pub(crate) fn is_root() -> bool {
@@ -127,25 +116,12 @@ pub(crate) fn repeat_as_ordinary_user(extra: &[(&str, PathBuf)]) {
     let mut again = Command::new(copy(&env::current_exe().unwrap(), "tests"));
     again
         .env("MESHFARM_SANDBOX", copy(&launcher(), "meshfarm-sandbox"))
-        .env(
-            "MESHFARM_SANDBOX_PROBE",
-            copy(&prober(), "meshfarm-sandbox-probe"),
-        );
+        .env("MESHFARM_SANDBOX_PROBE", copy(&prober(), "meshfarm-sandbox-probe"));
     for (variable, file) in extra {
         again.env(variable, copy(file, variable));
     }
-    let done = again
-        .env_remove("TMPDIR")
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .unwrap();
+    let done = again.env_remove("TMPDIR").current_dir("/").uid(65534).gid(65534).output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(
-        done.status.success(),
-        "{said}\n{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
+    assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
     assert!(said.contains("test result: ok"), "{said}");
 }

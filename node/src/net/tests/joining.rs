@@ -17,11 +17,7 @@ async fn ticket(authority: &Node) -> Ticket {
 /// Answers the next request to join as an authority would, with what `answer` makes of it.
 async fn authority(node: &mut Node, answer: impl Fn(SiteId, &Join) -> Answer) {
     node.event("a request to join", |event| match event {
-        Event::JoinAsked {
-            peer,
-            join,
-            answer: reply,
-        } => {
+        Event::JoinAsked { peer, join, answer: reply } => {
             let _gone = reply.send(answer(peer, &join));
             Some(())
         }
@@ -55,10 +51,8 @@ async fn a_ticket_leads_from_stranger_to_member() {
     let mut ticket = ticket(&founder).await;
     // A dead address before the good one only costs a moment.
     ticket.addresses.insert(0, "/ip4/127.0.0.1/tcp/1".into());
-    let (joined, ()) = tokio::join!(
-        guest.net.join(&ticket, "lyon"),
-        authority(&mut founder, admit)
-    );
+    let (joined, ()) =
+        tokio::join!(guest.net.join(&ticket, "lyon"), authority(&mut founder, admit));
     let certificate = joined.unwrap();
     assert_eq!(certificate.open().unwrap().name, "lyon");
     guest.net.add_mesh(ticket.mesh, certificate).await;
@@ -73,18 +67,12 @@ async fn a_ticket_that_leads_nowhere_says_which_addresses_failed_and_why() {
     let other = stranger(3, TCP);
     let guest = stranger(2, TCP);
     let mut ticket = ticket(&founder).await;
-    ticket.addresses = vec![
-        "/ip4/127.0.0.1/tcp/1".into(),
-        other.address().await.to_string(),
-        "nonsense".into(),
-    ];
+    ticket.addresses =
+        vec!["/ip4/127.0.0.1/tcp/1".into(), other.address().await.to_string(), "nonsense".into()];
     let error = guest.net.join(&ticket, "lyon").await.unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, JoinError::Unreachable { .. }), "{text}");
-    assert!(
-        text.contains("tcp/1 (") && text.contains("refused"),
-        "{text}"
-    );
+    assert!(text.contains("tcp/1 (") && text.contains("refused"), "{text}");
     assert!(text.contains("another node answers there"), "{text}");
     assert!(text.contains("nonsense ("), "{text}");
     ticket.expires = Millis(1);
@@ -98,10 +86,8 @@ async fn a_refusal_is_passed_on_and_a_worthless_certificate_is_found_out() {
     let guest = stranger(2, TCP);
     let mut ticket = ticket(&founder).await;
     ticket.secret = [6; 32];
-    let (refused, ()) = tokio::join!(
-        guest.net.join(&ticket, "lyon"),
-        authority(&mut founder, admit)
-    );
+    let (refused, ()) =
+        tokio::join!(guest.net.join(&ticket, "lyon"), authority(&mut founder, admit));
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("used already"), "{text}");
     let worthless = [

@@ -47,16 +47,8 @@ impl Intruder {
         let carried = transport::transport(&key).unwrap();
         let mut swarm = Swarm::new(carried, Rude { control, gossip }, peer, config);
         swarm.dial(target.address().await).unwrap();
-        let mut intruder = Self {
-            swarm,
-            heard: 0,
-            closed: false,
-            asked: Vec::new(),
-        };
-        while !intruder
-            .swarm
-            .is_connected(&peer_of(&target.site()).unwrap())
-        {
+        let mut intruder = Self { swarm, heard: 0, closed: false, asked: Vec::new() };
+        while !intruder.swarm.is_connected(&peer_of(&target.site()).unwrap()) {
             within("a connection", intruder.step()).await;
         }
         intruder
@@ -90,10 +82,7 @@ impl Intruder {
 
     async fn ask(&mut self, target: &Node, request: Request) -> Answer {
         let to = peer_of(&target.site()).unwrap();
-        self.swarm
-            .behaviour_mut()
-            .control
-            .send_request(&to, request);
+        self.swarm.behaviour_mut().control.send_request(&to, request);
         within("an answer", async {
             loop {
                 if let Some(answer) = self.step().await {
@@ -174,17 +163,10 @@ async fn forged_expired_and_foreign_certificates_are_refused_with_the_reason() {
         assert!(why.contains(words), "{why}");
     }
     body.name = "bad/name".into();
-    refused(
-        intruder
-            .ask(&target, shown(Certificate::sign(&body, &root())))
-            .await,
-    );
+    refused(intruder.ask(&target, shown(Certificate::sign(&body, &root()))).await);
     assert!(target.net.peers().await.is_empty());
     let good = shown(certificate(&root(), &me, FOREVER));
-    assert!(matches!(
-        intruder.ask(&target, good).await,
-        Answer::Hello(_)
-    ));
+    assert!(matches!(intruder.ask(&target, good).await, Answer::Hello(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,10 +212,7 @@ async fn members_gossip_and_a_stranger_neither_hears_nor_is_heard() {
         let _elapsed = tokio::time::timeout(Duration::from_millis(1100), listening).await;
         let data = meshfarm_protocol::codec::encode(&profile(&key(77), round));
         let sent = intruder.swarm.behaviour_mut().gossip.publish(topic(), data);
-        assert!(
-            sent.is_err(),
-            "somebody told the intruder what it listens to"
-        );
+        assert!(sent.is_err(), "somebody told the intruder what it listens to");
     }
     assert_eq!(intruder.heard, 0);
     let stolen = |event: &Event| matches!(event, Event::Profile { profile, .. } if profile.site == key(77).site());
@@ -259,9 +238,7 @@ async fn a_profile_is_passed_on_to_members_that_are_not_connected_to_its_site() 
     });
     tokio::pin!(hearing);
     for sequence in 1.. {
-        a.net
-            .publish(root().mesh(), profile(&a.key, sequence))
-            .await;
+        a.net.publish(root().mesh(), profile(&a.key, sequence)).await;
         // A site is heard once a second.
         let pause = tokio::time::sleep(Duration::from_millis(1100));
         tokio::select! {
@@ -296,10 +273,7 @@ async fn random_bytes_on_the_ports_leave_the_node_working() {
     let own = certificate(&root(), &a.key, FOREVER);
     a.net.add_mesh(root().mesh(), own).await;
     let net = &a.net;
-    until("both ports", || async move {
-        net.listen_addresses().await.len() == 2
-    })
-    .await;
+    until("both ports", || async move { net.listen_addresses().await.len() == 2 }).await;
     let ports: HashMap<bool, u16> = net
         .listen_addresses()
         .await
@@ -310,19 +284,14 @@ async fn random_bytes_on_the_ports_leave_the_node_working() {
             (peer::is_tcp(address), port)
         })
         .collect();
-    let noise: Vec<u8> = (0..20_000_u32)
-        .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1])
-        .collect();
+    let noise: Vec<u8> =
+        (0..20_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
     let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for n in 0..40_usize {
-        let mut tcp = tokio::net::TcpStream::connect(("127.0.0.1", ports[&true]))
-            .await
-            .unwrap();
+        let mut tcp = tokio::net::TcpStream::connect(("127.0.0.1", ports[&true])).await.unwrap();
         let _closed = tcp.write_all(&noise[n * 100..n * 100 + 5000]).await;
         let datagram = &noise[n * 50..n * 50 + 1200];
-        udp.send_to(datagram, ("127.0.0.1", ports[&false]))
-            .await
-            .unwrap();
+        udp.send_to(datagram, ("127.0.0.1", ports[&false])).await.unwrap();
         if n % 8 == 0 {
             let mut rest = Vec::new();
             let _reset = within("the end of it", tcp.read_to_end(&mut rest)).await;

@@ -1,0 +1,242 @@
+//! One job of this site and how its tasks stand.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
+
+use crate::record::JobRecord;
+use crate::step::{Counts, Inputs, Step};
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobPhase {
+    /// It has tasks to run.
+    Active,
+    /// Every task is done.
+    Done,
+    /// It stopped with failed tasks: why.
+    Failed(String),
+    /// A person stopped it.
+    Canceled,
+}
+
+/// How a task stands. The illegal combinations have no spelling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Nobody has it.
+    Waiting {
+        /// Where it failed before; one entry for each failed try.
+        failed_on: Vec<SiteId>,
+        /// What the last failed try said.
+        last: Option<String>,
+        /// Not before this moment.
+        after: Millis,
+    },
+    /// A lender has it.
+    Leased {
+        /// The try: results of any other are not accepted while this one lives.
+        attempt: AttemptId,
+        /// Under which lease.
+        lease: LeaseId,
+        /// Who has it.
+        lender: SiteId,
+        /// Since when.
+        since: Millis,
+        /// Where it failed before.
+        failed_on: Vec<SiteId>,
+    },
+    /// Its outputs stand in their place.
+    Done {
+        /// The try that was accepted.
+        attempt: AttemptId,
+        /// Who rendered it.
+        by: SiteId,
+        /// When it was accepted.
+        at: Millis,
+        /// How long it ran.
+        wall: Millis,
+    },
+    /// It failed too often.
+    Failed {
+        /// Where.
+        failed_on: Vec<SiteId>,
+        /// What the last try said.
+        reason: String,
+        /// The last try, whose log tells more.
+        attempt: AttemptId,
+    },
+    /// The job was stopped before it was done.
+    Canceled,
+}
+
+impl Task {
+    pub(crate) const fn new() -> Self {
+        Self::Waiting { failed_on: Vec::new(), last: None, after: Millis(0) }
+    }
+
+    /// The try that it is about or that ended it.
+    #[must_use]
+    pub const fn attempt(&self) -> Option<AttemptId> {
+        match self {
+            Self::Leased { attempt, .. }
+            | Self::Done { attempt, .. }
+            | Self::Failed { attempt, .. } => Some(*attempt),
+            Self::Waiting { .. } | Self::Canceled => None,
+        }
+    }
+}
+
+/// A job at work.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) record: JobRecord,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Job {
+    pub(crate) fn new(spec: JobSpec, record: JobRecord) -> Self {
+        let steps = spec.steps.iter().map(|step| Step::new(step, spec.policy.order)).collect();
+        let mut job = Self { spec: Arc::new(spec), record, steps };
+        for n in 0..job.steps.len() {
+            if job.spec.steps[n].needs.is_empty() {
+                let (root, bytes) = (job.record.root, job.record.bytes);
+                job.steps[n].inputs = Inputs::Ready { root, bytes };
+            }
+        }
+        for (step, root, bytes) in job.record.inputs.clone() {
+            if let Some(step) = job.steps.get_mut(step.0 as usize) {
+                step.inputs = Inputs::Ready { root, bytes };
+            }
+        }
+        job
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.record.phase == JobPhase::Active
+    }
+
+    /// Whether the job's policy lets the site of this name run its tasks.
+    pub(crate) fn allows(&self, site_name: &str, own: bool) -> bool {
+        match &self.spec.policy.place {
+            Place::Local => own,
+            Place::Auto => true,
+            Place::Remote => !own,
+            Place::Site(name) => name == site_name,
+        }
+    }
+
+    pub(crate) fn step_numbers(&self) -> impl Iterator<Item = StepNo> + use<> {
+        (0..u32::try_from(self.steps.len()).unwrap_or(u32::MAX)).map(StepNo)
+    }
+
+    pub(crate) fn step_spec(&self, step: StepNo) -> Option<&StepSpec> {
+        self.spec.steps.get(step.0 as usize)
+    }
+
+    pub(crate) fn step(&self, step: StepNo) -> Option<&Step> {
+        self.steps.get(step.0 as usize)
+    }
+
+    pub(crate) fn tasks(&self, step: StepNo) -> &[Task] {
+        self.step(step).map_or(&[], Step::tasks)
+    }
+
+    /// Root and bytes of a step's content, once it is there.
+    pub(crate) fn content(&self, step: StepNo) -> Option<(ChunkId, u64)> {
+        match self.step(step)?.inputs {
+            Inputs::Ready { root, bytes } => Some((root, bytes)),
+            Inputs::NotYet | Inputs::Building => None,
+        }
+    }
+
+    /// A step whose tasks can start: the job is active and the step's content is there.
+    pub(crate) fn ready(&self, step: StepNo) -> Option<&Step> {
+        let step = self.step(step).filter(|_| self.is_active())?;
+        matches!(step.inputs, Inputs::Ready { .. }).then_some(step)
+    }
+
+    /// Tasks of a step that could start now, in their order, with the sites where they failed.
+    pub(crate) fn waiting(
+        &self,
+        step: StepNo,
+        now: Millis,
+    ) -> impl Iterator<Item = (TaskNo, &[SiteId])> {
+        let step = self.ready(step).into_iter();
+        step.flat_map(move |step| step.waiting(now))
+    }
+
+    /// Mean wall time of the step's done tasks.
+    pub(crate) fn task_time(&self, step: StepNo) -> Option<Millis> {
+        self.step(step)?.task_time()
+    }
+
+    /// The next moment at which a task that pauses after a failure may start.
+    pub(crate) fn wake_at(&self, now: Millis) -> Option<Millis> {
+        let steps = self.steps.iter().filter_map(|step| step.wake_at(now));
+        steps.min()
+    }
+
+    pub(crate) fn has_done_some(&self) -> bool {
+        self.counts().done > 0
+    }
+
+    pub(crate) fn step_done(&self, step: StepNo) -> bool {
+        self.step(step).is_none_or(Step::is_done)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let mut all = Counts::default();
+        for counts in self.steps.iter().map(Step::counts) {
+            all.open += counts.open;
+            all.done += counts.done;
+            all.failed += counts.failed;
+            all.canceled += counts.canceled;
+        }
+        all
+    }
+
+    /// Active again. Steps that read the outputs of a repeated step get new content when it is done again.
+    pub(crate) fn reopen(&mut self, repeated: &BTreeSet<StepNo>) {
+        for n in 0..self.steps.len() {
+            let needs = &self.spec.steps[n].needs;
+            if needs.iter().any(|need| repeated.contains(need)) {
+                self.steps[n].inputs = Inputs::NotYet;
+                self.record.inputs.retain(|(step, ..)| step.0 as usize != n);
+            }
+        }
+        self.record.phase = JobPhase::Active;
+        self.record.ended = None;
+    }
+
+    /// Whether a task can still run: one is open in a step of which no predecessor, however early, has a
+    /// task that failed or was canceled.
+    pub(crate) fn can_go_on(&self) -> bool {
+        let mut blocked = vec![false; self.steps.len()];
+        loop {
+            let mut grown = false;
+            for (n, spec) in self.spec.steps.iter().enumerate() {
+                let blocks = |need: &StepNo| {
+                    let counts = self.step(*need).map(Step::counts).unwrap_or_default();
+                    let before = blocked.get(need.0 as usize).copied().unwrap_or_default();
+                    before || counts.failed + counts.canceled > 0
+                };
+                if !blocked[n] && spec.needs.iter().any(blocks) {
+                    blocked[n] = true;
+                    grown = true;
+                }
+            }
+            if !grown {
+                break;
+            }
+        }
+        let mut steps = self.steps.iter().zip(blocked);
+        steps.any(|(step, blocked)| !blocked && step.counts().open > 0)
+    }
+}

@@ -1,2 +1,0 @@
-//! Tests of the pages.
-use super::*;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -170,9 +170,11 @@ impl Counted {
             let nonce = name[5..].trim_end_matches(".txt");
             assert_eq!(*content, format!("{frame} {} {nonce}\n", self.sum));
             let line = format!("run {frame} {nonce}\n");
-            wait_until(&format!("the log of {frame} says {line}"), SOON, || {
-                (said(*frame) == line).then_some(())
-            });
+            let end = Instant::now() + SOON;
+            while said(*frame) != line {
+                assert!(Instant::now() < end, "the log of {frame} is {:?}, not {line:?}", said(*frame));
+                thread::sleep(Duration::from_millis(100));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use meshfarm_core::{Event, Input, Output, Reply, Request, Site};
-use meshfarm_protocol::id::Millis;
+use meshfarm_protocol::id::{Millis, SiteId};
 use meshfarm_protocol::message::{Answer, LogPart, Request as Asked, SignedProfile};
 use meshfarm_protocol::profile::Profile;
 use meshfarm_protocol::seal::{self, SigningKey};
@@ -22,6 +22,7 @@ use crate::lending::Lending;
 use crate::logs::Logs;
 use crate::machine::Machine;
 use crate::mesh::Meshes;
+use crate::neighbours::Neighbours;
 use crate::net::{self, Multiaddr, Net};
 use crate::records;
 use crate::returning::Returning;
@@ -67,6 +68,8 @@ pub struct Rooms {
     pub lending: Arc<Lending>,
     /// Our tasks' results.
     pub returning: Arc<Returning>,
+    /// Where members are found.
+    pub neighbours: Neighbours,
     /// Logs.
     pub logs: Arc<Logs>,
     /// Who asks, and who listens.
@@ -200,7 +203,7 @@ impl Daemon {
             net::Event::PeerUp(up) => {
                 let site = up.site;
                 if up.dialled {
-                    self.rooms.net.remember(site, vec![up.address]).await;
+                    self.remember(site, vec![up.address]).await;
                 }
                 let name = up.memberships.first().map(|member| member.name.clone());
                 Some(Input::PeerUp { site, name: name.unwrap_or_else(|| site.short()) })
@@ -231,7 +234,7 @@ impl Daemon {
             }
             net::Event::Profile { mesh: _, profile } => {
                 let addresses = profile.addresses.iter().filter_map(|text| text.parse().ok());
-                self.rooms.net.remember(profile.site, addresses.collect()).await;
+                self.remember(profile.site, addresses.collect()).await;
                 Some(Input::Profile(*profile))
             }
             net::Event::Lane { from, request, stream } => {
@@ -244,6 +247,12 @@ impl Daemon {
                 None
             }
         }
+    }
+
+    /// Stay connected to a member that is found at these addresses, and find it there after a restart.
+    async fn remember(&mut self, site: SiteId, addresses: Vec<Multiaddr>) {
+        self.rooms.neighbours.note(site, &addresses);
+        self.rooms.net.remember(site, addresses).await;
     }
 
     fn receive_log(&self, part: LogPart, answer: oneshot::Sender<Answer>) {
@@ -269,6 +278,7 @@ impl Daemon {
                 records::stage(change, &mut batch);
             }
         }
+        self.rooms.neighbours.stage(&mut batch);
         self.commit(batch).await?;
         for output in outputs {
             self.perform(output, now).await;

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod means;
 pub mod mesh;
 pub mod meter;
+pub mod neighbours;
 pub mod net;
 pub mod node;
 pub mod print;

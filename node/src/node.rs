@@ -32,6 +32,7 @@ use crate::machine::Machine;
 use crate::means::Means;
 use crate::mesh::Meshes;
 use crate::meter::Meter;
+use crate::neighbours::Neighbours;
 use crate::net::{self, Outside, transport};
 use crate::probe;
 use crate::records;
@@ -303,6 +304,10 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     for (mesh, certificate) in opened.meshes.all() {
         net.add_mesh(mesh, certificate).await;
     }
+    let neighbours = Neighbours::load(&opened.store).map_err(|e| Problem::refused(causes(&e)))?;
+    for (site, addresses) in neighbours.all() {
+        net.remember(site, addresses).await;
+    }
     let site = opened.site(&config, host, (started, records));
     let (gate, question_rx) = Gate::new();
     let means = Arc::new(opened.means(&net, &input_tx));
@@ -326,6 +331,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         key: opened.keys.key.clone(),
         lending,
         returning,
+        neighbours,
         logs: Arc::clone(&logs),
         gate: gate.clone(),
     };

@@ -50,11 +50,13 @@ pub enum Family {
     Xfer,
     /// Outputs of tasks, landed or to be delivered.
     Output,
+    /// Where members were reached.
+    Neighbour,
 }
 
 impl Family {
     /// All families. One that is added here is created when a home is opened.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Job,
         Self::Task,
@@ -67,6 +69,7 @@ impl Family {
         Self::Segment,
         Self::Xfer,
         Self::Output,
+        Self::Neighbour,
     ];
 
     /// Its name on disk, which never changes.
@@ -85,6 +88,7 @@ impl Family {
             Self::Segment => "segment",
             Self::Xfer => "xfer",
             Self::Output => "output",
+            Self::Neighbour => "neighbour",
         }
     }
 }

@@ -263,6 +263,7 @@ impl NodeBackend {
         let read = move || logs.read(attempt, offset, LOG_PIECE);
         let bytes = self.means.machine.block(read).await.ok_or_else(panicked)?;
         let bytes = bytes.map_err(|error| Problem::broken(&error))?;
+        let bytes = bytes.ok_or_else(|| Problem::not_found("this attempt has no log yet"))?;
         Ok(LogPart { ended: bytes.is_empty() && !open, bytes })
     }
 

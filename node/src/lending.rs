@@ -220,6 +220,7 @@ impl Lending {
         borrower: SiteId,
         run: Vec<Assignment>,
     ) {
+        tracing::debug!(session = session.0, tasks = run.len(), "a session starts");
         let stop = Arc::new(Stop::default());
         lock(&self.sessions).insert(session, Arc::clone(&stop));
         let own = borrower == self.means.me;
@@ -238,6 +239,7 @@ impl Lending {
             for attempt in attempts.into_iter().filter(|_| !own) {
                 this.logs.end_sending(attempt);
             }
+            tracing::debug!(session = session.0, "outputs are sealed");
             this.means.tell(Input::SessionEnded { session, results }).await;
         });
     }

@@ -116,11 +116,11 @@ impl Logs {
         Ok(have + new.len() as u64)
     }
 
-    /// At most `max` bytes of an attempt's log from `offset` on; empty when there is no more, or no log.
+    /// At most `max` bytes of an attempt's log from `offset` on. None when there is no log yet.
     ///
     /// # Errors
     /// When the file is there and cannot be read.
-    pub fn read(&self, attempt: AttemptId, offset: u64, max: usize) -> io::Result<Vec<u8>> {
+    pub fn read(&self, attempt: AttemptId, offset: u64, max: usize) -> io::Result<Option<Vec<u8>>> {
         read(&self.here(attempt), offset, max)
     }
 
@@ -161,7 +161,7 @@ impl Logs {
         let (mut sent, mut tries) = (0, 0);
         while tries < TRIES {
             let whole = growth.whole.load(std::sync::atomic::Ordering::Acquire);
-            let bytes = read(&file, sent, MAX_LOG_BYTES).unwrap_or_default();
+            let bytes = read(&file, sent, MAX_LOG_BYTES).ok().flatten().unwrap_or_default();
             if bytes.is_empty() {
                 if whole {
                     break;
@@ -194,15 +194,15 @@ fn append(path: &Path, text: &[u8]) -> io::Result<()> {
     OpenOptions::new().create(true).append(true).open(path)?.write_all(text)
 }
 
-fn read(path: &Path, offset: u64, max: usize) -> io::Result<Vec<u8>> {
+fn read(path: &Path, offset: u64, max: usize) -> io::Result<Option<Vec<u8>>> {
     let mut file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();
     file.take(max as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]
@@ -219,8 +219,9 @@ mod tests {
         assert_eq!(logs.receive(&part(0, "hello ")).unwrap(), 6);
         assert_eq!(logs.receive(&part(9, "gap")).unwrap(), 6);
         assert_eq!(logs.receive(&part(3, "lo world")).unwrap(), 11);
-        assert_eq!(logs.read(attempt, 0, 100).unwrap(), b"hello world");
-        assert_eq!(logs.read(attempt, 6, 3).unwrap(), b"wor");
-        assert_eq!(logs.read(attempt, 99, 3).unwrap(), b"");
+        assert_eq!(logs.read(attempt, 0, 100).unwrap().unwrap(), b"hello world");
+        assert_eq!(logs.read(attempt, 6, 3).unwrap().unwrap(), b"wor");
+        assert_eq!(logs.read(attempt, 99, 3).unwrap().unwrap(), b"");
+        assert_eq!(logs.read(AttemptId([8; 16]), 0, 3).unwrap(), None);
     }
 }

@@ -136,11 +136,13 @@ pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Vec<Ran> {
     let result = result.and_then(|spec| {
         let jail = sandbox::launch(&plan.programs.launcher, &spec);
         let mut jail = jail.map_err(|error| error.to_string())?;
+        tracing::debug!(folder = %plan.folder.display(), "the jail stands");
         stop.arm(jail.killer().map_err(|error| error.to_string())?);
         let said = talk.hold(&mut jail, stop);
         // Whatever was said: the jail is dead before anything of it is looked at.
         let exit = if said.is_ok() { jail.wait() } else { jail.kill() };
         let exit = exit.map_err(|error| error.to_string())?;
+        tracing::debug!(folder = %plan.folder.display(), "the jail is dead");
         talk.share(exit.usage);
         said
     });
@@ -290,6 +292,7 @@ impl<'a> Talk<'a> {
             matches!(said, FromRunner::Ready { .. })
         });
         ready?;
+        tracing::debug!(folder = %self.plan.folder.display(), "the runner is ready");
         let limit = self.plan.session.timeout.map_or(Duration::MAX, |t| Duration::from_millis(t.0));
         for assignment in self.plan.run.clone() {
             let before = self.done.len();
@@ -304,6 +307,7 @@ impl<'a> Talk<'a> {
                 return Err("an earlier task of the same session failed".to_owned());
             }
         }
+        tracing::debug!(folder = %self.plan.folder.display(), "every task has ended");
         say(stdin, &ToRunner::Finish)?;
         self.listen_until(lines, stop, FINISH_LIMIT, |said| {
             matches!(said, FromRunner::Ended { .. })

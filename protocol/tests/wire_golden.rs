@@ -2,6 +2,7 @@
 //!
 //! The bytes stand in `golden/N` for wire version N, one value in each file. They are written once:
 //! bytes that must change need a new version, and with it a new folder.
+#![expect(clippy::unwrap_used, reason = "a test panics when its set-up fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

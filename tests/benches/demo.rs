@@ -32,7 +32,7 @@ const LENDERS: [&str; 2] = ["lyon", "kyoto"];
 const ROUNDS: u32 = 3;
 
 /// Submissions whose first process is timed.
-const SUBMISSIONS: usize = 24;
+const SUBMISSIONS: usize = 20;
 
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let [lyon, kyoto] = LENDERS;

@@ -1,0 +1,264 @@
+//! Sites as real processes in a temporary folder: started, asked through the command line, ended with the value.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take that should happen at once: a busy machine is slow, not broken.
+const SOON: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at that nobody tells us of.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The folder of the built programs: that of this program, unless the environment names another.
+pub(crate) fn programs() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("MESHFARM_PROGRAMS") {
+        return Ok(folder.into());
+    }
+    let me = std::env::current_exe()?;
+    let folder = me
+        .ancestors()
+        .nth(2)
+        .context("cargo puts benchmarks into deps/")?;
+    ensure!(
+        folder.join("meshfarm").exists(),
+        "{} holds no meshfarm: use tests/bench.sh, which builds it",
+        folder.display()
+    );
+    Ok(folder.to_owned())
+}
+
+/// A new folder with a short path: that of a socket may have 107 bytes.
+pub(crate) fn folder() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("mf").tempdir_in("/tmp")?)
+}
+
+/// One site: its home and, while it runs, its node.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) home: PathBuf,
+    program: PathBuf,
+    node: Option<(Child, BufReader<ChildStdout>)>,
+}
+
+impl Site {
+    /// A home beneath `folder`. A site with slots lends them; one without sends everything away.
+    pub(crate) fn init(folder: &Path, name: &str, slots: u32) -> Result<Self> {
+        let program = programs()?.join("meshfarm");
+        let site = Self {
+            home: folder.join(name),
+            program,
+            node: None,
+        };
+        let (lend, place) = if slots > 0 {
+            ("--lend", "local")
+        } else {
+            ("--no-lend", "remote")
+        };
+        let slots = slots.to_string();
+        let listen = "/ip4/127.0.0.1/tcp/0";
+        site.run(&[
+            "init",
+            "--name",
+            name,
+            "--slots",
+            &slots,
+            lend,
+            "--where",
+            place,
+            "--listen",
+            listen,
+            "--no-mdns",
+        ])?;
+        Ok(site)
+    }
+
+    /// Starts the node; returns how long it took from there to its ready line.
+    pub(crate) fn start(&mut self) -> Result<Duration> {
+        let log = self.home.with_extension("log");
+        let mut command = self.command();
+        command
+            .arg("node")
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?);
+        let began = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
+        let mut said = BufReader::new(child.stdout.take().context("it is a pipe")?);
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        let took = began.elapsed();
+        self.node = Some((child, said));
+        if !line.starts_with("ready") {
+            let log = fs::read_to_string(log).unwrap_or_default();
+            bail!(
+                "the node of {} is not ready: {line}{log}",
+                self.home.display()
+            );
+        }
+        Ok(took)
+    }
+
+    /// Ends the node as a service manager does, and waits until it has ended.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let Some((mut child, _said)) = self.node.take() else {
+            return Ok(());
+        };
+        terminate(child.id())?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// The node's process.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        let (child, _) = self.node.as_ref().context("the node does not run")?;
+        Ok(child.id())
+    }
+
+    /// Runs a command of the command line to its end; returns what it printed.
+    pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
+        let output = self.command().args(args).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "meshfarm {}: {said}",
+            args.join(" ")
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The same with `--json`.
+    pub(crate) fn json(&self, args: &[&str]) -> Result<Value> {
+        let args = [&["--json"], args].concat();
+        let said = self.run(&args)?;
+        serde_json::from_str(&said).with_context(|| format!("meshfarm {}", args.join(" ")))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--home").arg(&self.home);
+        command
+            .env_remove("MESHFARM_HOME")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// How many other sites are connected and have said what they offer.
+    fn n_known(&self) -> Result<usize> {
+        let sites = self.json(&["sites"])?;
+        let there = |site: &&Value| {
+            site["own"] == false && site["connected"] == true && site["profile"].is_object()
+        };
+        Ok(sites.as_array().into_iter().flatten().filter(there).count())
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some((mut child, _)) = self.node.take() {
+            // It may have ended by itself.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+fn terminate(pid: u32) -> Result<()> {
+    let pid = i32::try_from(pid)?;
+    #[expect(unsafe_code, reason = "the standard library only kills")]
+    // SAFETY: the call takes two numbers, and the process is a child that was not waited for.
+    let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
+    ensure!(
+        sent == 0,
+        "cannot end the node: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// Sites that run in one mesh and know each other; the first one founded it.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    sites: Vec<Site>,
+    // After the sites: their nodes end before the folder goes.
+    folder: TempDir,
+}
+
+impl Mesh {
+    /// Sites of these names and numbers of slots.
+    pub(crate) fn of(plans: &[(&str, u32)]) -> Result<Self> {
+        let folder = folder()?;
+        let mut sites = Vec::new();
+        for (name, slots) in plans {
+            let mut site = Site::init(folder.path(), name, *slots)?;
+            site.start()?;
+            sites.push(site);
+        }
+        let mesh = Self { sites, folder };
+        mesh.join()?;
+        Ok(mesh)
+    }
+
+    fn join(&self) -> Result<()> {
+        let (founder, others) = self.split_first().context("a mesh has a site")?;
+        founder.run(&["mesh", "create", "bench"])?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        let invited = founder.json(&["invite", "--uses", &others.len().to_string()])?;
+        let ticket = invited["ticket"]
+            .as_str()
+            .context("an invitation has a ticket")?;
+        for site in others {
+            site.run(&["join", ticket])?;
+        }
+        for site in &self.sites {
+            wait_until("the sites know each other", || {
+                Ok(site.n_known()? == others.len())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A folder for the artist's files, beside the homes.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Waits until no slot of any site is held, so that the next job meets an idle mesh.
+    pub(crate) fn wait_idle(&self) -> Result<()> {
+        for site in &self.sites {
+            wait_until("all slots are free", || {
+                let slots = site.json(&["slots"])?;
+                Ok(slots["free"] == slots["host"]["slots"])
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Mesh {
+    type Target = [Site];
+
+    fn deref(&self) -> &[Site] {
+        &self.sites
+    }
+}
+
+/// Waits until `so` holds.
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + SOON;
+    while !so()? {
+        ensure!(Instant::now() < end, "after {SOON:?} still not so: {what}");
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}

@@ -361,7 +361,8 @@ impl Site {
         self.jobs.get(job).map(|job| job.record.root)
     }
 
-    /// Whether `from` has an attempt of ours, so that its log may come from there.
+    /// Whether `from` has an attempt of ours, or ended a task of ours with it, so that its log may come from
+    /// there. The last lines of a log often arrive after the result was accepted.
     #[must_use]
     pub fn may_log(&self, from: SiteId, attempt: AttemptId) -> bool {
         let landing = self.borrow.landing_of(attempt).is_some_and(|l| l.lender == from);
@@ -369,7 +370,17 @@ impl Site {
             State::Held(held) => held.attempts.iter().any(|a| a.attempt == attempt),
             State::Offered { .. } => false,
         };
-        landing || self.borrow.all().any(|(_, b)| b.lender == from && holds(&b.state))
+        let ended = |task: &Task| match task {
+            Task::Done { attempt: ours, by, .. } => *ours == attempt && *by == from,
+            Task::Failed { attempt: ours, failed_on, .. } => {
+                *ours == attempt && failed_on.last() == Some(&from)
+            }
+            Task::Waiting { .. } | Task::Leased { .. } | Task::Canceled => false,
+        };
+        let tasks_of = |job: &Job| job.step_numbers().any(|step| job.tasks(step).iter().any(ended));
+        landing
+            || self.borrow.all().any(|(_, b)| b.lender == from && holds(&b.state))
+            || self.jobs.all().any(tasks_of)
     }
 
     /// The job that a lease of ours serves.

@@ -18,7 +18,7 @@ pub(crate) struct Lent {
     pub(crate) slots: u32,
     pub(crate) state: State,
     pub(crate) heard: Millis,
-    /// Version of the last [`Want`] that counted.
+    /// Version of the last `Want` that counted.
     pub(crate) version: u64,
     pub(crate) more: bool,
     pub(crate) queue: VecDeque<Assignment>,

@@ -227,7 +227,9 @@ impl NodeBackend {
         if !is_name(&name) {
             return Err(mesh_problem(MeshError::Name(name)));
         }
-        if self.meshes.bodies().iter().any(|body| body.mesh == ticket.mesh) {
+        let now = self.means.machine.clock.now();
+        let valid = |body: &CertificateBody| body.mesh == ticket.mesh && body.expires > now;
+        if self.meshes.bodies().iter().any(valid) {
             return Err(mesh_problem(MeshError::Exists(ticket.mesh_name)));
         }
         let joined = self.means.net.join(&ticket, &name).await;

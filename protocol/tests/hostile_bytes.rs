@@ -104,28 +104,14 @@ struct Door {
 }
 
 const fn door(name: &'static str, max: usize, read: fn(&[u8])) -> Door {
-    Door {
-        name,
-        max,
-        times: TIMES,
-        read,
-    }
+    Door { name, max, times: TIMES, read }
 }
 
 const DOORS: [Door; 16] = [
-    Door {
-        name: "request",
-        max: MAX_CONTROL_BYTES,
-        times: TIMES_MATCHED,
-        read: read_request,
-    },
+    Door { name: "request", max: MAX_CONTROL_BYTES, times: TIMES_MATCHED, read: read_request },
     door("request", MAX_CONTROL_BYTES, decode::<Request>),
     door("answer", MAX_CONTROL_BYTES, read_answer),
-    door(
-        "signed-profile",
-        MAX_PROFILE_BYTES + 8192,
-        read_signed_profile,
-    ),
+    door("signed-profile", MAX_PROFILE_BYTES + 8192, read_signed_profile),
     door("profile", MAX_PROFILE_BYTES, read_profile),
     door("certificate", MAX_CONTROL_BYTES, read_certificate),
     door("envelope", MAX_CONTROL_BYTES, read_envelope),
@@ -136,12 +122,7 @@ const DOORS: [Door; 16] = [
     door("piece", 12, read_piece),
     door("ticket-text", 1 << 20, read_ticket),
     door("manifest", MAX_PLAIN, read_manifest),
-    Door {
-        name: "job-file",
-        max: session::MAX_LINE,
-        times: TIMES_JSON,
-        read: read_lines,
-    },
+    Door { name: "job-file", max: session::MAX_LINE, times: TIMES_JSON, read: read_lines },
     door("chunk", seal::MAX_SEALED + 1, read_chunk),
 ];
 
@@ -179,9 +160,7 @@ fn read_message(message: Message) {
         }
         Message::Done(done) => {
             let Done { outputs, .. } = *done;
-            outputs
-                .iter()
-                .for_each(|outputs| open_envelope(&outputs.envelope));
+            outputs.iter().for_each(|outputs| open_envelope(&outputs.envelope));
         }
         _ => {}
     }
@@ -280,21 +259,12 @@ fn read_chunk(bytes: &[u8]) {
 fn read_manifest(plain: &[u8]) {
     let secret = TenantSecret::new(TenantId([5; 16]), 7, [6; 32]).nodes();
     let node = seal::seal_chunk(&secret, plain);
-    read_tree(
-        &RootLink {
-            cid: node.cid,
-            key: node.key.clone(),
-        },
-        &[&node],
-    );
+    read_tree(&RootLink { cid: node.cid, key: node.key.clone() }, &[&node]);
     // `{"l": 0, "f": []}`: the byte of a text of one letter is itself an `a`.
     let empty = seal::seal_chunk(&secret, b"\xa2al\0af\x80");
     for (files, chunks) in [(&node, &empty), (&empty, &node)] {
         let root = seal::seal_chunk(&secret, &root_over(files, chunks));
-        let link = RootLink {
-            cid: root.cid,
-            key: root.key.clone(),
-        };
+        let link = RootLink { cid: root.cid, key: root.key.clone() };
         read_tree(&link, &[&root, files, chunks]);
     }
 }
@@ -362,28 +332,17 @@ fn knock_everywhere(bytes: &[u8]) {
 
 /// The golden bytes of this wire version: name and bytes.
 fn golden() -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(WIRE_VERSION.to_string());
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(WIRE_VERSION.to_string());
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let text: String = fs::read_to_string(&path)
-            .unwrap()
-            .split_whitespace()
-            .collect();
+        let text: String = fs::read_to_string(&path).unwrap().split_whitespace().collect();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        found.push((
-            name,
-            data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap(),
-        ));
+        found.push((name, data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()));
     }
     found.sort();
-    assert!(
-        found.len() > 40,
-        "only {} golden values were found",
-        found.len()
-    );
+    assert!(found.len() > 40, "only {} golden values were found", found.len());
     found
 }
 
@@ -420,15 +379,7 @@ fn golden_bytes_cut_short_anywhere_are_refused_within_bounds() {
 fn a_changed_byte_anywhere_does_no_harm() {
     for (name, bytes) in golden() {
         for at in 0..bytes.len() {
-            for value in [
-                0,
-                0x17,
-                0x80,
-                0xff,
-                bytes[at] ^ 1,
-                bytes[at] ^ 0x20,
-                bytes[at] ^ 0x80,
-            ] {
+            for value in [0, 0x17, 0x80, 0xff, bytes[at] ^ 1, bytes[at] ^ 0x20, bytes[at] ^ 0x80] {
                 let mut changed = bytes.clone();
                 changed[at] = value;
                 knock_as(&name, &changed);
@@ -484,60 +435,37 @@ fn nesting_without_end_is_refused_before_the_stack_ends() {
 /// The longest values that are made of the shortest elements, where memory grows most.
 #[test]
 fn the_densest_values_stay_within_bounds() {
-    let offer = golden()
-        .into_iter()
-        .find(|(name, _)| name == "request-core-offer")
-        .unwrap()
-        .1;
+    let offer = golden().into_iter().find(|(name, _)| name == "request-core-offer").unwrap().1;
     let at = find(&offer, b"\x66any_of") + 7;
     let rest = &offer[at + 1 + 5 + 3..];
     for order in [|n| n, |n| 200_000 - n] as [fn(u32) -> u32; 2] {
         let texts: Vec<_> = (0..200_000).map(|n| short_text(order(n))).collect();
         let dense = [&offer[..at], &encode(&texts), rest].concat();
-        assert!(
-            decoded::<Request>(&dense).is_some(),
-            "a dense offer is an offer"
-        );
+        assert!(decoded::<Request>(&dense).is_some(), "a dense offer is an offer");
         knock_as("request", &dense);
     }
-    let profile = golden()
-        .into_iter()
-        .find(|(name, _)| name == "profile")
-        .unwrap()
-        .1;
+    let profile = golden().into_iter().find(|(name, _)| name == "profile").unwrap().1;
     let at = find(&profile, b"\x69addresses") + 10;
     for list in [&[0x99, 0x75, 0x30][..], &[0x9f]] {
         let empty = [&profile[..at], list, &[0x60; 30_000], &[0xff]].concat();
         knock_as("profile", &empty);
     }
-    let lines = format!(
-        "{{\"log\":{{\"task\":1,\"lines\":[{}\"\"]}}}}",
-        "\"\",".repeat(340_000)
-    );
+    let lines = format!("{{\"log\":{{\"task\":1,\"lines\":[{}\"\"]}}}}", "\"\",".repeat(340_000));
     knock_as("job-file", lines.as_bytes());
     let control = "\u{1}".repeat(MAX_CONTROL_BYTES - 64);
-    for text in [
-        encode(&control),
-        encode(&[control.as_str()]),
-        control.clone().into_bytes(),
-    ] {
+    for text in [encode(&control), encode(&[control.as_str()]), control.clone().into_bytes()] {
         knock_everywhere(&text);
     }
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> usize {
-    bytes
-        .windows(what.len())
-        .position(|window| window == what)
-        .expect("the field is there")
+    bytes.windows(what.len()).position(|window| window == what).expect("the field is there")
 }
 
 /// A text of at most four bytes that no other number has.
 fn short_text(n: u32) -> String {
     let n = if n < 0xd800 { n } else { n + 0x800 };
-    char::from_u32(n)
-        .expect("surrogates are stepped over")
-        .to_string()
+    char::from_u32(n).expect("surrogates are stepped over").to_string()
 }
 
 /// A CBOR head of any kind, with an argument that is short, long or absurd.

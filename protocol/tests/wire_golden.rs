@@ -40,9 +40,7 @@ const BLENDER: &str = "meshfarm:attr.software.blender";
 
 fn folder() -> PathBuf {
     let version = WIRE_VERSION.to_string();
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(version)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
 }
 
 fn lease() -> LeaseId {
@@ -93,10 +91,7 @@ fn ticket() -> Ticket {
         mesh: mesh_root().mesh(),
         mesh_name: "consortium".into(),
         authority: borrower().site(),
-        addresses: vec![
-            "/ip4/192.0.2.1/tcp/4510".into(),
-            "/dns4/oslo.example/tcp/4510".into(),
-        ],
+        addresses: vec!["/ip4/192.0.2.1/tcp/4510".into(), "/dns4/oslo.example/tcp/4510".into()],
         role: Role::Submitter,
         expires: Millis(1_800_000_000_000),
         secret: [7; 32],
@@ -104,14 +99,8 @@ fn ticket() -> Ticket {
 }
 
 fn requirement() -> Requirement {
-    let cpus = AmountNeed {
-        min: Amount::whole(4),
-        max: None,
-    };
-    let memory = AmountNeed {
-        min: Amount::whole(2048),
-        max: Some(Amount::from_f64(4096.5)),
-    };
+    let cpus = AmountNeed { min: Amount::whole(4), max: None };
+    let memory = AmountNeed { min: Amount::whole(2048), max: Some(Amount::from_f64(4096.5)) };
     let blender = AttributeNeed {
         any_of: BTreeSet::from(["v3_4".to_owned(), "v4".to_owned()]),
         all_of: BTreeSet::from(["any".to_owned()]),
@@ -181,24 +170,13 @@ fn envelope(contents: &[u8]) -> Envelope {
         root: ChunkId([10; 32]),
         expires: Millis(1_700_000_600_000),
     };
-    let seed = EnvelopeSeed {
-        ephemeral: [11; 32],
-        nonce: [12; 24],
-    };
+    let seed = EnvelopeSeed { ephemeral: [11; 32], nonce: [12; 24] };
     seal::seal_envelope(&borrower(), address, contents, seed).unwrap()
 }
 
 fn want() -> Want {
-    let assignment = |n| Assignment {
-        attempt: attempt(n),
-        task: TaskNo(n.into()),
-    };
-    Want {
-        lease: lease(),
-        version: 3,
-        attempts: vec![assignment(1), assignment(2)],
-        more: true,
-    }
+    let assignment = |n| Assignment { attempt: attempt(n), task: TaskNo(n.into()) };
+    Want { lease: lease(), version: 3, attempts: vec![assignment(1), assignment(2)], more: true }
 }
 
 fn offer() -> Offer {
@@ -222,41 +200,20 @@ fn done(outcome: Outcome, outputs: Option<Outputs>) -> Message {
         peak_memory: 250 << 20,
         output_bytes: 3_000_000,
     };
-    let done = Done {
-        lease: lease(),
-        attempt: attempt(1),
-        outcome,
-        outputs,
-        usage,
-    };
+    let done = Done { lease: lease(), attempt: attempt(1), outcome, outputs, usage };
     Message::Done(Box::new(done))
 }
 
 fn status(phase: Phase) -> Message {
     let (running, finished) = (vec![attempt(1)], vec![attempt(2), attempt(3)]);
-    Message::Status(Status {
-        lease: lease(),
-        phase,
-        running,
-        finished,
-    })
+    Message::Status(Status { lease: lease(), phase, running, finished })
 }
 
 fn messages() -> Vec<Message> {
-    let outputs = Outputs {
-        root: ChunkId([13; 32]),
-        envelope: envelope(&[8; 32]),
-    };
-    let commit = Commit {
-        want: want(),
-        root: ChunkId([10; 32]),
-        envelope: envelope(&encode(&secrets())),
-    };
-    let declined = |reason| Message::Decline {
-        lease: lease(),
-        reason,
-        retry_after: Millis(5000),
-    };
+    let outputs = Outputs { root: ChunkId([13; 32]), envelope: envelope(&[8; 32]) };
+    let commit =
+        Commit { want: want(), root: ChunkId([10; 32]), envelope: envelope(&encode(&secrets())) };
+    let declined = |reason| Message::Decline { lease: lease(), reason, retry_after: Millis(5000) };
     let grant = Grant {
         lease: lease(),
         slots: 1,
@@ -279,10 +236,7 @@ fn messages() -> Vec<Message> {
         status(Phase::Gone),
         done(Outcome::Done, Some(outputs)),
         done(Outcome::Failed("the renderer ended with 1".into()), None),
-        Message::Accepted {
-            lease: lease(),
-            attempt: attempt(1),
-        },
+        Message::Accepted { lease: lease(), attempt: attempt(1) },
         Message::Close { lease: lease() },
     ]
 }
@@ -317,23 +271,12 @@ fn message_name(message: &Message) -> String {
 }
 
 fn hello() -> Hello {
-    Hello {
-        versions: (1, 2),
-        certificates: vec![certificate()],
-    }
+    Hello { versions: (1, 2), certificates: vec![certificate()] }
 }
 
 fn requests() -> Vec<Request> {
-    let join = |role| Join {
-        secret: [7; 32],
-        name: "kyoto".into(),
-        role,
-    };
-    let log = LogPart {
-        attempt: attempt(1),
-        offset: 70_000,
-        bytes: b"Rendering frame 1\n".into(),
-    };
+    let join = |role| Join { secret: [7; 32], name: "kyoto".into(), role };
+    let log = LogPart { attempt: attempt(1), offset: 70_000, bytes: b"Rendering frame 1\n".into() };
     let core = messages().into_iter().map(Request::Core);
     let others = [
         Request::Hello(hello()),
@@ -383,16 +326,7 @@ fn piece(kind: PieceKind) -> (String, Vec<u8>) {
         PieceKind::Chunk => ("piece-chunk", 70_016),
         PieceKind::Missing => ("piece-missing", 0),
     };
-    (
-        name.into(),
-        PieceHeader {
-            len,
-            kind,
-            index: 258,
-        }
-        .to_bytes()
-        .into(),
-    )
+    (name.into(), PieceHeader { len, kind, index: 258 }.to_bytes().into())
 }
 
 /// A manifest of a file in one chunk and a short file, node by node: as sealed, and as it reads.
@@ -405,32 +339,15 @@ fn manifest() -> Vec<(String, Vec<u8>)> {
         modified: Millis(1_700_000_000_000),
         body,
     };
-    let entry = Entry {
-        cid: long.cid,
-        key: long.key.clone(),
-        len: 2000,
-        flags: 0,
-    };
-    let mut builder = Builder::new(
-        &tenant(),
-        Millis(1_700_000_000_001),
-        Limits::granting(1 << 20),
-    );
-    builder
-        .add(file("r0/scene.pov", 2000, Body::Chunks(1)), &[entry])
-        .unwrap();
-    builder
-        .add(file("r0/tool.sh", 5, Body::Inline(b"true\n".into())), &[])
-        .unwrap();
+    let entry = Entry { cid: long.cid, key: long.key.clone(), len: 2000, flags: 0 };
+    let mut builder = Builder::new(&tenant(), Millis(1_700_000_000_001), Limits::granting(1 << 20));
+    builder.add(file("r0/scene.pov", 2000, Body::Chunks(1)), &[entry]).unwrap();
+    builder.add(file("r0/tool.sh", 5, Body::Inline(b"true\n".into())), &[]).unwrap();
     let mut nodes = builder.take_nodes();
     let (built, rest) = builder.finish().unwrap();
     nodes.extend(rest);
     let names = ["manifest-files", "manifest-chunks", "manifest-root"];
-    assert_eq!(
-        nodes.len(),
-        names.len(),
-        "a small manifest has two nodes and a root"
-    );
+    assert_eq!(nodes.len(), names.len(), "a small manifest has two nodes and a root");
     let mut found = vec![
         ("chunk-sealed".into(), long.bytes),
         ("chunk-address".into(), long.cid.0.into()),
@@ -477,16 +394,8 @@ fn wire() -> Vec<(String, Vec<u8>)> {
         piece(PieceKind::Chunk),
         piece(PieceKind::Missing),
     ];
-    all.extend(
-        requests()
-            .iter()
-            .map(|request| (request_name(request), encode(request))),
-    );
-    all.extend(
-        answers()
-            .iter()
-            .map(|answer| (answer_name(answer).into(), encode(answer))),
-    );
+    all.extend(requests().iter().map(|request| (request_name(request), encode(request))));
+    all.extend(answers().iter().map(|answer| (answer_name(answer).into(), encode(answer))));
     all.extend(manifest());
     all
 }
@@ -515,9 +424,7 @@ fn no_byte_on_the_wire_has_changed_within_its_version() {
         match fs::read_to_string(&path) {
             Ok(was) if was == is => {}
             Ok(was) => wrong.push(format!("{name}: was\n{was}is\n{is}")),
-            Err(_) => wrong.push(format!(
-                "{name}: has no file yet (set {WRITE}=1 to write it)"
-            )),
+            Err(_) => wrong.push(format!("{name}: has no file yet (set {WRITE}=1 to write it)")),
         }
     }
     assert!(
@@ -545,11 +452,7 @@ fn every_file_of_golden_bytes_has_a_value_and_every_value_a_name_of_its_own() {
 fn returns<T: serde::Serialize + serde::de::DeserializeOwned>(name: &str) -> T {
     let bytes = read(name);
     let value: T = codec::decode(&bytes, bytes.len()).unwrap();
-    assert_eq!(
-        to_lines(&encode(&value)),
-        to_lines(&bytes),
-        "{name} does not return"
-    );
+    assert_eq!(to_lines(&encode(&value)), to_lines(&bytes), "{name} does not return");
     value
 }
 
@@ -564,10 +467,7 @@ fn golden_bytes_still_mean_what_they_meant() {
     let said = returns::<Certificate>("certificate").open().unwrap();
     assert_eq!((said.name.as_str(), said.serial), ("lyon", 42));
     assert_eq!(returns::<Profile>("profile"), profile());
-    assert_eq!(
-        returns::<LeaseSecrets>("lease-secrets").session,
-        secrets().session
-    );
+    assert_eq!(returns::<LeaseSecrets>("lease-secrets").session, secrets().session);
     assert_eq!(returns::<LaneRequest>("lane-request").chunks.len(), 2);
     let signed: SignedProfile = returns("signed-profile");
     let context = meshfarm_protocol::message::PROFILE_CONTEXT;
@@ -576,25 +476,17 @@ fn golden_bytes_still_mean_what_they_meant() {
     assert_eq!(contents.as_slice(), b"keys");
     let text = String::from_utf8(read("ticket-text")).unwrap();
     assert_eq!(Ticket::from_text(&text), Ok(ticket()));
-    assert_eq!(
-        serde_json::from_slice::<JobFile>(&read("job-file")).unwrap(),
-        job_file()
-    );
+    assert_eq!(serde_json::from_slice::<JobFile>(&read("job-file")).unwrap(), job_file());
     for name in ["piece-chunk", "piece-missing"] {
         let header = PieceHeader::from_bytes(read(name).try_into().unwrap()).unwrap();
-        assert_eq!(
-            (header.index, header.to_bytes().to_vec()),
-            (258, read(name))
-        );
+        assert_eq!((header.index, header.to_bytes().to_vec()), (258, read(name)));
     }
 }
 
 #[test]
 fn golden_content_still_opens() {
     let link: RootLink = returns("manifest-link");
-    let root = link
-        .open(&read("manifest-root-sealed"), &Limits::granting(1 << 20))
-        .unwrap();
+    let root = link.open(&read("manifest-root-sealed"), &Limits::granting(1 << 20)).unwrap();
     assert_eq!((root.n_files, root.n_chunks, root.bytes), (2, 1, 2005));
     root.files.open(&read("manifest-files-sealed")).unwrap();
     root.tree.open(&read("manifest-chunks-sealed")).unwrap();

@@ -25,10 +25,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         let folder = mesh.folder().join(format!("run{run}"));
         fs::create_dir_all(&folder)?;
         let file = folder.join("texture.exr");
-        io::copy(
-            &mut File::open("/dev/urandom")?.take(BYTES),
-            &mut File::create(&file)?,
-        )?;
+        io::copy(&mut File::open("/dev/urandom")?.take(BYTES), &mut File::create(&file)?)?;
         File::open(&file)?.sync_all()?;
         mesh.wait_idle()?;
         let copy = plain_copy(&file)?;
@@ -40,16 +37,9 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     }
     table.add(Row::ratio("content.ingest", "MB/s", &ingest));
     table.add(Row::ratio("content.fetch", "MB/s", &fetch));
-    let together: Vec<_> = ingest
-        .iter()
-        .zip(&fetch)
-        .map(|((a, _), (b, _))| 1.0 / (1.0 / a + 1.0 / b))
-        .collect();
-    table.add(Row::alone(
-        "content.send",
-        percentile(&together, 50),
-        "MB/s",
-    ));
+    let together: Vec<_> =
+        ingest.iter().zip(&fetch).map(|((a, _), (b, _))| 1.0 / (1.0 / a + 1.0 / b)).collect();
+    table.add(Row::alone("content.send", percentile(&together, 50), "MB/s"));
     Ok(())
 }
 
@@ -68,11 +58,7 @@ fn plain_copy(file: &Path) -> Result<f64> {
 fn send(mesh: &Mesh, file: &Path) -> Result<(f64, f64)> {
     let output = file.with_extension("out");
     fs::create_dir_all(&output)?;
-    let text = |path: &Path| {
-        path.to_str()
-            .context("our paths are ASCII")
-            .map(str::to_owned)
-    };
+    let text = |path: &Path| path.to_str().context("our paths are ASCII").map(str::to_owned);
     let command = format!("Command=test -s {} && date +%s.%N > began", text(file)?);
     let began = Instant::now();
     let job = mesh[0].run(&[

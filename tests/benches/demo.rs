@@ -20,10 +20,8 @@ const WIDTH: u32 = 800;
 const HEIGHT: u32 = 600;
 
 /// Where Debian puts POV-Ray's examples, and where others do.
-const EXAMPLES: [&str; 2] = [
-    "/usr/share/doc/povray/examples/animations",
-    "/usr/share/povray/examples/animations",
-];
+const EXAMPLES: [&str; 2] =
+    ["/usr/share/doc/povray/examples/animations", "/usr/share/povray/examples/animations"];
 
 /// Lenders with one slot each.
 const LENDERS: [&str; 2] = ["lyon", "kyoto"];
@@ -40,11 +38,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     makespan(table, &mesh)?;
     let oslo = &mesh[0];
     let other = first_process(oslo, &mesh.folder().join("quick"), || mesh.wait_idle())?;
-    table.add(Row::alone(
-        "demo.first.other.p50",
-        percentile(&other, 50),
-        "ms",
-    ));
+    table.add(Row::alone("demo.first.other.p50", percentile(&other, 50), "ms"));
     let row = Row::alone("demo.first.other.p95", percentile(&other, 95), "ms");
     table.add(row.at_most(500.0));
     let sites: Vec<_> = mesh.iter().collect();
@@ -81,12 +75,7 @@ fn makespan(table: &mut Table, mesh: &Mesh) -> Result<()> {
         }
         for folder in [&through, &without] {
             let n = n_frames_in(folder)?;
-            ensure!(
-                n == N_FRAMES as usize,
-                "{} frames in {}",
-                n,
-                folder.display()
-            );
+            ensure!(n == N_FRAMES as usize, "{} frames in {}", n, folder.display());
         }
         pairs.push((times[0], times[1]));
     }
@@ -96,9 +85,7 @@ fn makespan(table: &mut Table, mesh: &Mesh) -> Result<()> {
 
 /// The animation in a folder of the artist; returns its settings file.
 fn artist_folder(show: &Path) -> Result<PathBuf> {
-    let mut examples = EXAMPLES
-        .iter()
-        .map(|folder| Path::new(folder).join(ANIMATION));
+    let mut examples = EXAMPLES.iter().map(|folder| Path::new(folder).join(ANIMATION));
     let from = examples
         .find(|folder| folder.is_dir())
         .context("POV-Ray's examples are missing: apt-get install povray povray-examples")?;
@@ -165,13 +152,8 @@ fn render_frame(settings: &Path, output: &Path, frame: u32) -> Result<()> {
         .args(["+FN", "-D", "-P", "-GA", "+WT1"])
         .args([format!("+W{WIDTH}"), format!("+H{HEIGHT}")])
         .args([format!("+SF{frame}"), format!("+EF{frame}")]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let ended = command
-        .status()
-        .context("povray is missing: apt-get install povray")?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let ended = command.status().context("povray is missing: apt-get install povray")?;
     ensure!(ended.success(), "{command:?} ended with {ended}");
     Ok(())
 }

@@ -28,10 +28,7 @@ const ROOMS: [(&str, Option<Room>); 8] = [
 
 fn main() -> ExitCode {
     // Cargo adds `--bench` to the arguments of every benchmark.
-    let asked: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| word != "--bench")
-        .collect();
+    let asked: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let rooms = match chosen(&asked) {
         Ok(rooms) => rooms,
         Err(why) => {
@@ -52,9 +49,7 @@ fn main() -> ExitCode {
 
 /// The rooms of these names; all that are built when none is named.
 fn chosen(asked: &[String]) -> Result<Vec<(&'static str, Room)>, String> {
-    let built = ROOMS
-        .iter()
-        .filter_map(|(name, room)| room.map(|room| (*name, room)));
+    let built = ROOMS.iter().filter_map(|(name, room)| room.map(|room| (*name, room)));
     if asked.is_empty() {
         return Ok(built.collect());
     }
@@ -63,10 +58,7 @@ fn chosen(asked: &[String]) -> Result<Vec<(&'static str, Room)>, String> {
         Some((known, None)) => Err(format!("{known} has no measurements yet")),
         None => {
             let names: Vec<_> = ROOMS.iter().map(|(name, _)| *name).collect();
-            Err(format!(
-                "{name} is no room to measure: there are {}",
-                names.join(", ")
-            ))
+            Err(format!("{name} is no room to measure: there are {}", names.join(", ")))
         }
     };
     asked.iter().map(find).collect()

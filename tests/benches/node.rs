@@ -40,12 +40,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
 /// Adds rows for the greatest memory and processor use of nodes to which nothing happens.
 pub(crate) fn rest(table: &mut Table, sites: &[&Site], names: [&'static str; 2]) -> Result<()> {
     thread::sleep(SETTLE);
-    let used = || {
-        sites
-            .iter()
-            .map(|site| threads(site))
-            .collect::<Result<Vec<_>>>()
-    };
+    let used = || sites.iter().map(|site| threads(site)).collect::<Result<Vec<_>>>();
     let (before, began) = (used()?, Instant::now());
     thread::sleep(REST);
     let (after, took) = (used()?, began.elapsed().as_secs_f64());
@@ -54,10 +49,7 @@ pub(crate) fn rest(table: &mut Table, sites: &[&Site], names: [&'static str; 2])
         // A thread that has ended in between was an idle one of the pool.
         let since = |(id, now): (&OsString, &f64)| now - before.get(id).unwrap_or(&0.0);
         let seconds: f64 = after.iter().map(since).sum();
-        most = (
-            most.0.max(resident_mib(site)?),
-            most.1.max(100.0 * seconds / took),
-        );
+        most = (most.0.max(resident_mib(site)?), most.1.max(100.0 * seconds / took));
     }
     let [memory, cpu] = names;
     table.add(Row::alone(memory, most.0, "MiB").at_most(50.0));
@@ -74,10 +66,7 @@ fn threads(site: &Site) -> Result<HashMap<OsString, f64>> {
         let Ok(stat) = fs::read_to_string(thread.path().join("schedstat")) else {
             continue;
         };
-        let first = stat
-            .split(' ')
-            .next()
-            .context("schedstat has three numbers")?;
+        let first = stat.split(' ').next().context("schedstat has three numbers")?;
         used.insert(thread.file_name(), first.parse::<f64>()? / 1e9);
     }
     Ok(used)
@@ -86,10 +75,6 @@ fn threads(site: &Site) -> Result<HashMap<OsString, f64>> {
 fn resident_mib(site: &Site) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{}/status", site.pid()?))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line
-        .context("a process has a size")?
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()?;
+    let kib: f64 = line.context("a process has a size")?.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
 }

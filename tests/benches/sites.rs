@@ -24,10 +24,7 @@ pub(crate) fn programs() -> Result<PathBuf> {
         return Ok(folder.into());
     }
     let me = std::env::current_exe()?;
-    let folder = me
-        .ancestors()
-        .nth(2)
-        .context("cargo puts benchmarks into deps/")?;
+    let folder = me.ancestors().nth(2).context("cargo puts benchmarks into deps/")?;
     ensure!(
         folder.join("meshfarm").exists(),
         "{} holds no meshfarm: use tests/bench.sh, which builds it",
@@ -53,16 +50,8 @@ impl Site {
     /// A home beneath `folder`. A site with slots lends them; one without sends everything away.
     pub(crate) fn init(folder: &Path, name: &str, slots: u32) -> Result<Self> {
         let program = programs()?.join("meshfarm");
-        let site = Self {
-            home: folder.join(name),
-            program,
-            node: None,
-        };
-        let (lend, place) = if slots > 0 {
-            ("--lend", "local")
-        } else {
-            ("--no-lend", "remote")
-        };
+        let site = Self { home: folder.join(name), program, node: None };
+        let (lend, place) = if slots > 0 { ("--lend", "local") } else { ("--no-lend", "remote") };
         let slots = slots.to_string();
         let listen = "/ip4/127.0.0.1/tcp/0";
         site.run(&[
@@ -85,10 +74,7 @@ impl Site {
     pub(crate) fn start(&mut self) -> Result<Duration> {
         let log = self.home.with_extension("log");
         let mut command = self.command();
-        command
-            .arg("node")
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log)?);
+        command.arg("node").stdout(Stdio::piped()).stderr(File::create(&log)?);
         let began = Instant::now();
         let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
         let mut said = BufReader::new(child.stdout.take().context("it is a pipe")?);
@@ -98,10 +84,7 @@ impl Site {
         self.node = Some((child, said));
         if !line.starts_with("ready") {
             let log = fs::read_to_string(log).unwrap_or_default();
-            bail!(
-                "the node of {} is not ready: {line}{log}",
-                self.home.display()
-            );
+            bail!("the node of {} is not ready: {line}{log}", self.home.display());
         }
         Ok(took)
     }
@@ -126,11 +109,7 @@ impl Site {
     pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
         let output = self.command().args(args).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "meshfarm {}: {said}",
-            args.join(" ")
-        );
+        ensure!(output.status.success(), "meshfarm {}: {said}", args.join(" "));
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -144,10 +123,7 @@ impl Site {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--home").arg(&self.home);
-        command
-            .env_remove("MESHFARM_HOME")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null());
+        command.env_remove("MESHFARM_HOME").env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }
 
@@ -176,11 +152,7 @@ fn terminate(pid: u32) -> Result<()> {
     #[expect(unsafe_code, reason = "the standard library only kills")]
     // SAFETY: the call takes two numbers, and the process is a child that was not waited for.
     let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
-    ensure!(
-        sent == 0,
-        "cannot end the node: {}",
-        std::io::Error::last_os_error()
-    );
+    ensure!(sent == 0, "cannot end the node: {}", std::io::Error::last_os_error());
     Ok(())
 }
 
@@ -214,16 +186,12 @@ impl Mesh {
             return Ok(());
         }
         let invited = founder.json(&["invite", "--uses", &others.len().to_string()])?;
-        let ticket = invited["ticket"]
-            .as_str()
-            .context("an invitation has a ticket")?;
+        let ticket = invited["ticket"].as_str().context("an invitation has a ticket")?;
         for site in others {
             site.run(&["join", ticket])?;
         }
         for site in &self.sites {
-            wait_until("the sites know each other", || {
-                Ok(site.n_known()? == others.len())
-            })?;
+            wait_until("the sites know each other", || Ok(site.n_known()? == others.len()))?;
         }
         Ok(())
     }

@@ -25,14 +25,7 @@ pub(crate) struct Row {
 impl Row {
     /// A value that stands for itself.
     pub(crate) fn alone(name: &'static str, value: f64, unit: &'static str) -> Self {
-        Self {
-            name,
-            value,
-            unit,
-            against: None,
-            ratio: None,
-            target: None,
-        }
+        Self { name, value, unit, against: None, ratio: None, target: None }
     }
 
     /// Two quantities of the same runs.
@@ -49,10 +42,7 @@ impl Row {
 
     /// The same with the most that is wanted.
     pub(crate) fn at_most(self, target: f64) -> Self {
-        Self {
-            target: Some(target),
-            ..self
-        }
+        Self { target: Some(target), ..self }
     }
 
     fn met(&self) -> Option<bool> {
@@ -89,10 +79,7 @@ impl Table {
             "{:<28} {:>10} {:>10} {:>7}  {:<14} met",
             "name", "value", "against", "ratio", "target"
         );
-        Self {
-            rows: Vec::new(),
-            began: Instant::now(),
-        }
+        Self { rows: Vec::new(), began: Instant::now() }
     }
 
     pub(crate) fn add(&mut self, row: Row) {
@@ -115,11 +102,7 @@ impl Table {
 
     /// One JSON line for each row.
     pub(crate) fn end(self) {
-        println!(
-            "took {:.0} s; {}",
-            self.began.elapsed().as_secs_f64(),
-            load()
-        );
+        println!("took {:.0} s; {}", self.began.elapsed().as_secs_f64(), load());
         for row in &self.rows {
             let line = json!({
                 "name": row.name,
@@ -146,18 +129,13 @@ fn short(n: f64) -> String {
 
 fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("unknown processor", |(_, model)| model);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib: u64 = memory
-        .and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
-        .unwrap_or(0);
+    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: u64 =
+        memory.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "{model}, {cores} cores, {} GiB, Linux {}; {}; others use {:.0} % of the machine",
@@ -187,11 +165,7 @@ fn busy() -> f64 {
 fn ticks() -> (f64, f64) {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let first = stat.lines().next().unwrap_or_default();
-    let fields: Vec<f64> = first
-        .split_whitespace()
-        .skip(1)
-        .take(8)
-        .filter_map(|n| n.parse().ok())
-        .collect();
+    let fields: Vec<f64> =
+        first.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
     (fields.iter().skip(3).take(2).sum(), fields.iter().sum())
 }

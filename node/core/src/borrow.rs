@@ -159,8 +159,12 @@ impl Borrow {
         Some((borrowed.job, borrowed.step))
     }
 
-    pub(crate) fn remove(&mut self, lease: LeaseId) {
-        self.leases.remove(&lease);
+    /// Let a lease go. Returns how many slots it held.
+    pub(crate) fn remove(&mut self, lease: LeaseId) -> u32 {
+        match self.leases.remove(&lease).map(|borrowed| borrowed.state) {
+            Some(State::Held(held)) => held.slots,
+            Some(State::Offered { .. }) | None => 0,
+        }
     }
 
     /// An offer came to nothing: to whom it was made. None when it is a lease by now.

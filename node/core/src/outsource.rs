@@ -52,7 +52,8 @@ impl Site {
         let session = self.session_spec(job, step);
         let held = self.borrow.held_mut(lease).filter(|held| !held.attempts.is_empty());
         let (Some(held), Some((root, _)), Some(session)) = (held, content, session) else {
-            self.borrow.remove(lease);
+            let slots = self.borrow.remove(lease);
+            self.sites.returned(from, slots);
             out.push(close);
             return;
         };
@@ -355,7 +356,8 @@ impl Site {
         for (lease, (job, step), lender) in idle {
             let landing = self.borrow.is_landing(|landing| landing.lease == lease);
             if !landing && !self.useful(lease, (job, step), lender, now) {
-                self.borrow.remove(lease);
+                let slots = self.borrow.remove(lease);
+                self.sites.returned(lender, slots);
                 put_delete(out, Key::Borrowed(lease));
                 out.push(Output::Send { to: lender, message: Message::Close { lease } });
             }

@@ -162,6 +162,16 @@ impl Sites {
         }
     }
 
+    /// We have given slots back: they are free again, whatever its last profile said. When that is wrong,
+    /// because it said so already or somebody was faster, it declines.
+    pub(crate) fn returned(&mut self, site: SiteId, slots: u32) {
+        if let Some(profile) = self.sites.get_mut(&site).and_then(|known| known.profile.as_mut()) {
+            let all = profile.hosts.iter().map(|host| host.count.saturating_mul(host.slots));
+            let all = all.fold(0, u32::saturating_add);
+            profile.free = profile.free.saturating_add(slots).min(all);
+        }
+    }
+
     pub(crate) fn is_shunned(&self, site: SiteId, now: Millis) -> bool {
         self.get(site).is_some_and(|known| known.shunned(now))
     }

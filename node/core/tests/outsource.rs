@@ -52,6 +52,19 @@ fn tasks_of_a_silent_lender_move_and_its_late_result_counts_once() {
 }
 
 #[test]
+fn a_slot_that_is_done_with_is_asked_for_again_at_once() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    mesh.advance(5_000);
+    for n in 0..8 {
+        mesh.submit(0, frames(1));
+        mesh.advance(100);
+        assert_eq!(mesh.n_running(1), 1, "job {n}");
+        mesh.finish(1, None);
+        mesh.advance(100);
+    }
+}
+
+#[test]
 fn a_late_result_stops_the_second_try() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1), ("graz", 1)]);
     let job = mesh.submit(0, frames(1));

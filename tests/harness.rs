@@ -203,6 +203,10 @@ pub(crate) fn alone(name: &'static str, slots: u32) -> Plan {
 pub(crate) struct Site {
     pub(crate) name: &'static str,
     pub(crate) home: PathBuf,
+    /// The home as this process sees it.
+    seen: PathBuf,
+    /// Beginning of the names of the files that keep what the node says.
+    said: PathBuf,
     /// Port and address, where the plan left them to us.
     pub(crate) port: u16,
     pub(crate) within: Vec<String>,
@@ -216,6 +220,8 @@ impl Site {
         let site = Self {
             name: plan.name,
             home: folder.join(plan.name),
+            seen: folder.join(plan.name),
+            said: folder.join(plan.name),
             port,
             within: plan.within,
             node: None,
@@ -231,7 +237,7 @@ impl Site {
     }
 
     fn log_file(&self) -> PathBuf {
-        self.home.with_extension("log")
+        self.said.with_extension("log")
     }
 
     /// Everything that the node has logged since the site was made.
@@ -259,7 +265,7 @@ impl Site {
     /// Starts the node and waits until it is ready, or has ended with an exit code.
     pub(crate) fn try_start(&mut self) -> Result<Value, i32> {
         assert!(self.node.is_none(), "{} runs", self.name);
-        let said = self.home.with_extension("ready");
+        let said = self.said.with_extension("ready");
         let ready = File::create(&said).expect("the folder is ours");
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.expect("the folder is ours");
@@ -366,7 +372,7 @@ impl Site {
     }
 
     fn ask(&self, path: &str) -> io::Result<(String, String)> {
-        let mut stream = UnixStream::connect(self.home.join("api.sock"))?;
+        let mut stream = UnixStream::connect(self.seen.join("api.sock"))?;
         stream.set_read_timeout(Some(SOON))?;
         // HTTP/1.0: the answer ends with the connection and has no pieces.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: meshfarm\r\n\r\n")?;
@@ -463,6 +469,16 @@ impl Mesh {
             site.start();
         }
         mesh
+    }
+
+    /// Adds a running site whose home lies in `folder`, which we see at `seen`.
+    #[track_caller]
+    pub(crate) fn add_on(&mut self, plan: Plan, folder: &Path, seen: PathBuf) {
+        let mut site = Site::init(folder, plan);
+        site.seen = seen.join(site.name);
+        site.said = self.folder.path().join(site.name);
+        site.start();
+        self.sites.push(site);
     }
 
     /// Makes the sites members of one mesh.

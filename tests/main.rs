@@ -2,6 +2,10 @@
 
 mod harness;
 
+mod bad_input;
+mod cli;
+mod namespaces;
+mod outsource;
 mod render;
 mod restart;
 

@@ -122,6 +122,8 @@ impl NodeBackend {
         );
         let (means, secret) = (Arc::clone(&self.means), self.tenant.clone());
         let ingest = move || {
+            let room = means.chunks.check_room();
+            room.map_err(|error| Problem::refused(causes(&error)))?;
             let ingest = Ingest {
                 chunks: &means.chunks,
                 secret: &secret,

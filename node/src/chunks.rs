@@ -218,6 +218,16 @@ impl Chunks {
         Ok(None)
     }
 
+    /// Looks at the disk now: something new should only be begun while there is room.
+    ///
+    /// # Errors
+    /// When the disk is nearly full or refuses.
+    pub fn check_room(&self) -> Result<(), ChunkError> {
+        let mut state = self.shared.lock();
+        state.free_was_asked = false;
+        self.shared.ask_space(&mut state, 0)
+    }
+
     /// Stores a chunk after checking its address, and says whether it was new. It can be read at
     /// once, and is durable after the next commit: at the latest when [`Chunks::flush`] returns.
     ///

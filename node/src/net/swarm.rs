@@ -476,7 +476,7 @@ fn listen(
 ) -> Result<(), StartError> {
     let failed = |source: io::Error| {
         let address = address.clone();
-        if source.kind() == io::ErrorKind::AddrInUse {
+        if is_in_use(&source) {
             StartError::PortInUse { address, source }
         } else {
             StartError::Listen { address, source }
@@ -491,6 +491,22 @@ fn listen(
             Err(failed(io::Error::new(io::ErrorKind::Unsupported, what)))
         }
     }
+}
+
+/// Whether an address is taken; libp2p wraps what the system said several times.
+fn is_in_use(error: &io::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        let said = cause.downcast_ref::<io::Error>();
+        if said.is_some_and(|said| said.kind() == io::ErrorKind::AddrInUse) {
+            return true;
+        }
+        next = match said.and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        };
+    }
+    false
 }
 
 /// Why a call failed, in words for a person.

@@ -1,7 +1,7 @@
 //! The real transport: TCP with Noise and Yamux, QUIC beside it, names looked up in the DNS.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
@@ -10,6 +10,7 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::{Multiaddr, Protocol};
 use libp2p::{PeerId, Transport, dns, noise, quic, tcp, yamux};
 use meshfarm_protocol::seal::SigningKey;
+use tokio::net::TcpSocket;
 
 use super::clock::BoxedTransport;
 use super::peer::keypair;
@@ -78,7 +79,12 @@ pub fn is_free(address: &Multiaddr) -> io::Result<()> {
     };
     match parts.next() {
         Some(Protocol::Tcp(port)) if port != 0 => {
-            TcpListener::bind(SocketAddr::new(ip, port)).map(drop)
+            let address = SocketAddr::new(ip, port);
+            let socket =
+                if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // Bound and not listened at: a member that calls us meanwhile would keep the port busy.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)
         }
         Some(Protocol::Udp(port)) if port != 0 => {
             UdpSocket::bind(SocketAddr::new(ip, port)).map(drop)
@@ -89,6 +95,8 @@ pub fn is_free(address: &Multiaddr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]

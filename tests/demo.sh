@@ -137,7 +137,7 @@ mkdir -p "$frames"
 
 # ---- the artist's folder ----
 
-artist="$work/artist"
+artist="$work/artist" support=()
 mkdir -p "$artist"
 if [ "$renderer" = povray ]; then
     examples=''
@@ -163,6 +163,7 @@ else
         --python "$here/demo_scene.py" -- "$artist" "${n_frames:-16}" >"$work/scene.log" 2>&1 ||
         fail 'Blender could not make the scene'
     scene="$artist/turntable.blend" first=1 last="${n_frames:-16}" resolution=400x300
+    support=(--input "$artist/textures")
 fi
 
 # ---- three sites ----
@@ -215,7 +216,7 @@ say "rendering frames $first to $last of $(basename "$scene") at $resolution"
 status=0
 # In the background, because bash looks at signals while it waits and not while it runs a command.
 at oslo submit "$scene" --frames "$first-$last" --resolution "$resolution" --output "$frames" \
-    --where remote --watch &
+    "${support[@]}" --where remote --watch &
 running=($!)
 wait "${running[0]}" || status=$?
 running=()

@@ -195,9 +195,7 @@ fn a_site_whose_disk_is_full_takes_no_job_in_and_loses_none_that_it_has() {
     let job = submit_from(oslo, &out, "1-30");
     assert_eq!(job.code, 0, "{job:?}");
     let id = job.out.trim();
-    wait_until("a frame is done", SOON, || {
-        (oslo.job(id)["done"].as_u64() > Some(0)).then_some(())
-    });
+    wait_until("a frame is done", SOON, || (oslo.job(id)["done"].as_u64() > Some(0)).then_some(()));
 
     // Not even the node's own records fit.
     disk.leave(16 << 10);

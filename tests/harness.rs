@@ -106,12 +106,17 @@ impl Running {
     /// Starts a command.
     pub(crate) fn start(command: &mut Command) -> Self {
         #[allow(unsafe_code, reason = "a process of a killed test must end too")]
-        // SAFETY: prctl is one system call and may be called between fork and exec.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+        let die_with_us = || {
+            // SAFETY: the call takes two numbers and touches no memory.
+            match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),
-            });
+            }
+        };
+        #[allow(unsafe_code, reason = "the standard library has no other way to do so")]
+        // SAFETY: what runs between fork and exec is one system call.
+        unsafe {
+            command.pre_exec(die_with_us);
         }
         Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }

@@ -13,7 +13,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use serde_json::Value;
 
-use crate::harness::{Mesh, Ran, SOON, Site, alone, borrower, folder, lender, list, names_in, text};
+use crate::harness::{
+    Mesh, Ran, SOON, Site, alone, borrower, folder, lender, list, names_in, text,
+};
 use crate::harness::{wait_until, write};
 use crate::render::{assert_frames, write_scene};
 
@@ -53,7 +55,10 @@ fn a_template_that_is_wrong_is_refused_with_its_file_and_element() {
     write(&odd, "?");
     submit_wrongly(oslo, &[odd.to_str().unwrap()], &["scene.xyz", "pov", "blend"]);
     let bundle = mesh.new_folder("policy");
-    write(&bundle.join("template.yaml"), fs::read(template(&mesh, "ok.yaml", VERSION, "")).unwrap());
+    write(
+        &bundle.join("template.yaml"),
+        fs::read(template(&mesh, "ok.yaml", VERSION, "")).unwrap(),
+    );
     write(&bundle.join("mesh.toml"), "priority = 'high'\n");
     submit_wrongly(oslo, &[bundle.to_str().unwrap()], &["mesh.toml", "priority"]);
 }
@@ -90,9 +95,8 @@ fn a_ticket_that_does_not_count_any_more_is_refused_and_changes_nothing() {
     let mesh = Mesh::apart(vec![borrower("oslo"), lender("lyon", 1), lender("kyoto", 1)]);
     let (oslo, lyon, kyoto) = (&mesh[0], &mesh[1], &mesh[2]);
     oslo.json(&["mesh", "create", "demo"]);
-    let ticket = |flags: &[&str]| {
-        text(&oslo.json(&[&["invite"][..], flags].concat())["ticket"]).to_owned()
-    };
+    let ticket =
+        |flags: &[&str]| text(&oslo.json(&[&["invite"][..], flags].concat())["ticket"]).to_owned();
     let nothing = || Value::Array(Vec::new());
     let brief = ticket(&["--expires", "1s"]);
     thread::sleep(Duration::from_millis(1100));

@@ -1,13 +1,13 @@
 //! The command line as people and scripts use it.
 
-use crate::harness::{Mesh, alone, borrower, lender, list, programs, text, wait_until};
 use crate::harness::{A_JOB, Site, finish, folder};
+use crate::harness::{Mesh, alone, borrower, lender, list, programs, text, wait_until};
 
 use std::process::Command;
 
 const COMMANDS: [&str; 16] = [
-    "init", "node", "doctor", "profile", "mesh", "invite", "join", "sites", "submit", "jobs", "job",
-    "watch", "logs", "cancel", "retry", "slots",
+    "init", "node", "doctor", "profile", "mesh", "invite", "join", "sites", "submit", "jobs",
+    "job", "watch", "logs", "cancel", "retry", "slots",
 ];
 
 #[test]
@@ -81,5 +81,8 @@ fn a_job_is_watched_to_its_end_and_seen_from_every_side() {
     assert_eq!(lyon.json(&["profile"])["name"], "lyon");
     let doctor = lyon.json(&["doctor"]);
     let checks = list(&doctor["checks"]);
-    assert!(checks.len() > 3 && checks.iter().all(|check| check["state"] != "broken"), "{doctor:#}");
+    assert!(
+        checks.len() > 3 && checks.iter().all(|check| check["state"] != "broken"),
+        "{doctor:#}"
+    );
 }

@@ -46,10 +46,7 @@ pub(crate) fn wait_until<T>(
         if let Some(found) = look() {
             return found;
         }
-        assert!(
-            Instant::now() < end,
-            "after {patience:?} still not so: {what}"
-        );
+        assert!(Instant::now() < end, "after {patience:?} still not so: {what}");
         thread::sleep(LOOK_EVERY);
     }
 }
@@ -60,23 +57,12 @@ pub(crate) fn programs() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let me = std::env::current_exe().expect("a process knows its program");
-        let beside = me
-            .ancestors()
-            .nth(2)
-            .expect("cargo puts tests into deps/")
-            .to_owned();
-        let all = [
-            "meshfarm",
-            "meshfarm-sandbox",
-            "meshfarm-session",
-            "libmeshfarm_preload.so",
-        ];
+        let beside = me.ancestors().nth(2).expect("cargo puts tests into deps/").to_owned();
+        let all = ["meshfarm", "meshfarm-sandbox", "meshfarm-session", "libmeshfarm_preload.so"];
         if all.iter().all(|name| beside.join(name).exists()) {
             return beside;
         }
-        let target = beside
-            .parent()
-            .expect("a profile's folder lies in the target folder");
+        let target = beside.parent().expect("a profile's folder lies in the target folder");
         build(target);
         target.join("release")
     })
@@ -85,21 +71,12 @@ pub(crate) fn programs() -> &'static Path {
 fn build(target: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    for flags in [
-        &["--release", "--bins"][..],
-        &["--profile", "preload", "--package", "meshfarm-preload"],
-    ] {
+    for flags in
+        [&["--release", "--bins"][..], &["--profile", "preload", "--package", "meshfarm-preload"]]
+    {
         let mut command = Command::new(&cargo);
-        command
-            .arg("build")
-            .args(flags)
-            .arg("--target-dir")
-            .arg(target)
-            .current_dir(&root);
-        assert!(
-            command.status().expect("cargo starts").success(),
-            "{command:?}"
-        );
+        command.arg("build").args(flags).arg("--target-dir").arg(target).current_dir(&root);
+        assert!(command.status().expect("cargo starts").success(), "{command:?}");
     }
     let library = "libmeshfarm_preload.so";
     let to = target.join("release").join(library);
@@ -129,20 +106,11 @@ impl Running {
     /// Starts a command.
     pub(crate) fn start(command: &mut Command) -> Self {
         #[allow(unsafe_code, reason = "a process of a killed test must end too")]
-        // SAFETY: prctl is one system call and may be called between fork and exec.
+        // SAFETY: what runs between fork and exec is one system call, which allocates and locks nothing.
         unsafe {
-            command.pre_exec(
-                || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                    0 => Ok(()),
-                    _ => Err(io::Error::last_os_error()),
-                },
-            );
+            command.pre_exec(die_with_the_test);
         }
-        Self(
-            command
-                .spawn()
-                .unwrap_or_else(|error| panic!("{command:?}: {error}")),
-        )
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -169,6 +137,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Have the kernel end this process when the thread that started it ends.
+fn die_with_the_test() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "the standard library has no such call")]
+    // SAFETY: it takes numbers and changes nothing but the calling process.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What a command of the command line said.
@@ -213,34 +189,18 @@ pub(crate) struct Plan {
 
 /// A site without slots, which sends all its work away.
 pub(crate) fn borrower(name: &'static str) -> Plan {
-    Plan {
-        slots: 0,
-        lend: false,
-        place: "remote",
-        ..lender(name, 0)
-    }
+    Plan { slots: 0, lend: false, place: "remote", ..lender(name, 0) }
 }
 
 /// A site that renders for others.
 pub(crate) fn lender(name: &'static str, slots: u32) -> Plan {
     let (within, listen) = (Vec::new(), None);
-    Plan {
-        name,
-        slots,
-        lend: true,
-        place: "local",
-        within,
-        mdns: false,
-        listen,
-    }
+    Plan { name, slots, lend: true, place: "local", within, mdns: false, listen }
 }
 
 /// A site for itself.
 pub(crate) fn alone(name: &'static str, slots: u32) -> Plan {
-    Plan {
-        lend: false,
-        ..lender(name, slots)
-    }
+    Plan { lend: false, ..lender(name, slots) }
 }
 
 /// One site: its home and, while it runs, its node.
@@ -271,18 +231,10 @@ impl Site {
             within: plan.within,
             node: None,
         };
-        let listen = plan
-            .listen
-            .unwrap_or_else(|| format!("/ip4/127.0.0.1/tcp/{port}"));
+        let listen = plan.listen.unwrap_or_else(|| format!("/ip4/127.0.0.1/tcp/{port}"));
         let slots = plan.slots.to_string();
-        let mut flags = vec![
-            "init", "--name", plan.name, "--slots", &slots, "--where", plan.place,
-        ];
-        flags.extend([
-            "--listen",
-            &listen,
-            if plan.lend { "--lend" } else { "--no-lend" },
-        ]);
+        let mut flags = vec!["init", "--name", plan.name, "--slots", &slots, "--where", plan.place];
+        flags.extend(["--listen", &listen, if plan.lend { "--lend" } else { "--no-lend" }]);
         flags.extend((!plan.mdns).then_some("--no-mdns"));
         let made = site.run(&flags);
         assert_eq!(made.code, 0, "{made:?}");
@@ -311,11 +263,7 @@ impl Site {
     #[track_caller]
     pub(crate) fn start(&mut self) {
         if let Err(ended) = self.try_start() {
-            panic!(
-                "the node of {} ended with {ended}:\n{}",
-                self.name,
-                self.log()
-            );
+            panic!("the node of {} ended with {ended}:\n{}", self.name, self.log());
         }
     }
 
@@ -324,16 +272,10 @@ impl Site {
         assert!(self.node.is_none(), "{} runs", self.name);
         let said = self.said.with_extension("ready");
         let ready = File::create(&said).expect("the folder is ours");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file());
+        let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.expect("the folder is ours");
         let mut command = self.program();
-        command
-            .args(["node", "--log-format", "json"])
-            .stdout(ready)
-            .stderr(log);
+        command.args(["node", "--log-format", "json"]).stdout(ready).stderr(log);
         let mut node = Running::start(&mut command);
         let what = format!("{} is ready", self.name);
         let line = wait_until(&what, SOON, || {
@@ -349,18 +291,12 @@ impl Site {
 
     /// What `kill -9` does.
     pub(crate) fn kill(&mut self) {
-        self.node
-            .take()
-            .unwrap_or_else(|| panic!("{} does not run", self.name))
-            .kill();
+        self.node.take().unwrap_or_else(|| panic!("{} does not run", self.name)).kill();
     }
 
     /// Ends the node as a service manager does.
     pub(crate) fn stop(&mut self) {
-        let mut node = self
-            .node
-            .take()
-            .unwrap_or_else(|| panic!("{} does not run", self.name));
+        let mut node = self.node.take().unwrap_or_else(|| panic!("{} does not run", self.name));
         signal(node.id(), libc::SIGTERM);
         let code = wait_until("the node stops", SOON, || node.has_ended());
         assert_eq!(code, 0, "{}", self.log());
@@ -373,9 +309,7 @@ impl Site {
 
     /// Whether the node has not ended by itself.
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.node
-            .as_mut()
-            .is_some_and(|node| node.has_ended().is_none())
+        self.node.as_mut().is_some_and(|node| node.has_ended().is_none())
     }
 
     /// Runs a command of the command line to its end.
@@ -437,9 +371,7 @@ impl Site {
     /// One answer of the local API, without starting a program.
     #[track_caller]
     pub(crate) fn api(&self, path: &str) -> Value {
-        let (head, body) = self
-            .ask(path)
-            .unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let (head, body) = self.ask(path).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         assert!(head.starts_with("HTTP/1.1 200"), "{path}: {head}\n{body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
@@ -461,11 +393,8 @@ impl Site {
         let there = |site: &&Value| {
             site["own"] == false && site["connected"] == true && site["profile"].is_object()
         };
-        let mut names: Vec<_> = list(&sites)
-            .iter()
-            .filter(there)
-            .map(|site| text(&site["name"]).to_owned())
-            .collect();
+        let mut names: Vec<_> =
+            list(&sites).iter().filter(there).map(|site| text(&site["name"]).to_owned()).collect();
         names.sort();
         names
     }
@@ -477,11 +406,7 @@ impl Drop for Site {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
-            eprintln!(
-                "--- the log of {} ends with:\n{}",
-                self.name,
-                shown.join("\n")
-            );
+            eprintln!("--- the log of {} ends with:\n{}", self.name, shown.join("\n"));
         }
     }
 }
@@ -494,17 +419,11 @@ pub(crate) fn finish(command: &mut Command) -> Ran {
     let (out, err) = (running.0.stdout.take(), running.0.stderr.take());
     let out = thread::spawn(move || read_all(out.expect("it is a pipe")));
     let err = thread::spawn(move || read_all(err.expect("it is a pipe")));
-    let code = wait_until(&format!("{command:?} has ended"), A_JOB, || {
-        running.has_ended()
-    });
+    let code = wait_until(&format!("{command:?} has ended"), A_JOB, || running.has_ended());
     let text = |bytes: thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&bytes.join().expect("reading does not panic")).into_owned()
     };
-    Ran {
-        code,
-        out: text(out),
-        err: text(err),
-    }
+    Ran { code, out: text(out), err: text(err) }
 }
 
 fn read_all(mut from: impl Read) -> Vec<u8> {
@@ -533,10 +452,7 @@ pub(crate) struct Mesh {
 
 /// A folder with a short path: that of a socket may have 107 bytes.
 pub(crate) fn folder() -> TempDir {
-    tempfile::Builder::new()
-        .prefix("mf")
-        .tempdir_in("/tmp")
-        .expect("/tmp can be written")
+    tempfile::Builder::new().prefix("mf").tempdir_in("/tmp").expect("/tmp can be written")
 }
 
 impl Mesh {
@@ -552,10 +468,7 @@ impl Mesh {
     #[track_caller]
     pub(crate) fn apart(plans: Vec<Plan>) -> Self {
         let folder = folder();
-        let sites = plans
-            .into_iter()
-            .map(|plan| Site::init(folder.path(), plan))
-            .collect();
+        let sites = plans.into_iter().map(|plan| Site::init(folder.path(), plan)).collect();
         let mut mesh = Self { folder, sites };
         for site in &mut mesh.sites {
             site.start();
@@ -634,28 +547,19 @@ pub(crate) fn text(value: &Value) -> &str {
 /// The items of a JSON value that is a list.
 #[track_caller]
 pub(crate) fn list(value: &Value) -> &[Value] {
-    value
-        .as_array()
-        .unwrap_or_else(|| panic!("no list: {value}"))
+    value.as_array().unwrap_or_else(|| panic!("no list: {value}"))
 }
 
 /// Every task of a job as `job --json` prints it.
 pub(crate) fn tasks(job: &Value) -> Vec<&Value> {
-    list(&job["steps"])
-        .iter()
-        .flat_map(|step| list(&step["tasks"]))
-        .collect()
+    list(&job["steps"]).iter().flat_map(|step| list(&step["tasks"])).collect()
 }
 
 /// Names of the files in a folder, in order.
 pub(crate) fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let name = |entry: io::Result<fs::DirEntry>| {
-        entry
-            .expect("the folder is ours")
-            .file_name()
-            .to_string_lossy()
-            .into_owned()
+        entry.expect("the folder is ours").file_name().to_string_lossy().into_owned()
     };
     let mut names: Vec<_> = entries.map(name).collect();
     names.sort();

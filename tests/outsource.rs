@@ -39,9 +39,8 @@ fn a_site_without_slots_gets_its_frames_from_two_others_that_share_no_disk_with_
     let out = mesh.new_folder("frames");
     let (source, folder) = (scene.to_str().unwrap(), out.to_str().unwrap());
 
-    let job = mesh[0].submit(&[
-        source, "--frames", "1-8", "--resolution", "160x120", "--output", folder,
-    ]);
+    let job =
+        mesh[0].submit(&[source, "--frames", "1-8", "--resolution", "160x120", "--output", folder]);
     let done = mesh[0].wait_done(&job);
 
     assert_frames(&scene, 8, &out);
@@ -218,9 +217,7 @@ fn canceling_a_job_ends_its_renderers_on_the_other_sites() {
     assert_eq!(mesh[0].job(&job)["phase"], "canceled");
     wait_until("the renderers are gone", SOON, || (processes_with(&sleeps) == 0).then_some(()));
     for site in &mesh[1..] {
-        wait_until("the slot is free", SOON, || {
-            (site.api("/v1/slots")["free"] == 1).then_some(())
-        });
+        wait_until("the slot is free", SOON, || (site.api("/v1/slots")["free"] == 1).then_some(()));
     }
     assert_eq!(names_in(&out).len(), 0);
     assert_eq!(mesh[0].run(&["watch", &job]).code, 1);

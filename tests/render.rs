@@ -40,9 +40,7 @@ pub(crate) fn render_natively(scene: &Path, frames: u32, to: &Path) {
     fs::create_dir_all(to).expect("the folder is ours");
     let folder = scene.parent().expect("a file lies in a folder");
     let mut command = Command::new("povray");
-    command
-        .arg(format!("+I{}", scene.display()))
-        .arg(format!("+L{}", folder.display()));
+    command.arg(format!("+I{}", scene.display())).arg(format!("+L{}", folder.display()));
     command.arg(format!("+O{}/ball.png", to.display()));
     command.args(["+FN", "-D", "-GA", "+W160", "+H120", "+Q9", "-A", "+KFI1"]);
     command.arg(format!("+KFF{frames}"));
@@ -71,24 +69,12 @@ fn a_site_renders_its_own_scene_in_the_sandbox_as_the_renderer_would_without_it(
     let oslo = &mesh[0];
 
     let (scene_text, out_text) = (scene.to_str().unwrap(), out.to_str().unwrap());
-    let flags = [
-        scene_text,
-        "--frames",
-        "1-4",
-        "--resolution",
-        "160x120",
-        "--output",
-        out_text,
-    ];
+    let flags = [scene_text, "--frames", "1-4", "--resolution", "160x120", "--output", out_text];
     let job = oslo.submit(&flags);
     let done = oslo.wait_done(&job);
 
     assert_eq!(tasks(&done).len(), 4);
-    assert!(
-        tasks(&done)
-            .iter()
-            .all(|task| task["site"] == "oslo" && task["failures"] == 0)
-    );
+    assert!(tasks(&done).iter().all(|task| task["site"] == "oslo" && task["failures"] == 0));
     assert_frames(&scene, 4, &out);
     let log = oslo.run(&["logs", &job, "Frame=2"]);
     assert!(log.out.contains("Persistence of Vision"), "{log:?}");

@@ -63,13 +63,7 @@ impl Draw {
         let late = Duration::from_millis(below(100));
         let pause = Duration::from_millis(below(300));
         let lender = usize::try_from(below(2)).expect("it is small");
-        Self {
-            moment,
-            late,
-            pause,
-            lender,
-            salt: seed,
-        }
+        Self { moment, late, pause, lender, salt: seed }
     }
 }
 
@@ -125,12 +119,9 @@ impl Counted {
     /// What was accepted: try and time by label of the task.
     fn accepted(&self, borrower: &crate::harness::Site) -> BTreeMap<String, (Value, Value)> {
         let job = borrower.api(&format!("/v1/jobs/{}?brief=false", self.id));
-        let done = tasks(&job)
-            .into_iter()
-            .filter(|task| task["state"] == "done");
+        let done = tasks(&job).into_iter().filter(|task| task["state"] == "done");
         let fact = |task: &Value| (task["attempt"].clone(), task["at"].clone());
-        done.map(|task| (text(&task["label"]).to_owned(), fact(task)))
-            .collect()
+        done.map(|task| (text(&task["label"]).to_owned(), fact(task))).collect()
     }
 
     /// The files of the output folder by the frame's number; each frame has at most one.
@@ -142,11 +133,7 @@ impl Counted {
             };
             let content = fs::read_to_string(self.out.join(&name)).expect("it is there");
             let other = files.insert(frame, (name.clone(), content));
-            assert!(
-                other.is_none(),
-                "frame {frame} came home twice: {:?}",
-                names_in(&self.out)
-            );
+            assert!(other.is_none(), "frame {frame} came home twice: {:?}", names_in(&self.out));
         }
         files
     }
@@ -154,25 +141,20 @@ impl Counted {
     /// Every frame is there once and whole, from the very run whose log was kept.
     fn check(&self, mesh: &Mesh) {
         let files = self.files();
-        assert_eq!(
-            names_in(&self.out).len(),
-            files.len(),
-            "{:?}",
-            names_in(&self.out)
-        );
+        assert_eq!(names_in(&self.out).len(), files.len(), "{:?}", names_in(&self.out));
         assert!(files.keys().copied().eq(1..=TASKS), "{files:?}");
-        let said = |frame: u32| {
-            mesh[0]
-                .run(&["logs", &self.id, &format!("Frame={frame}")])
-                .out
-        };
+        let said = |frame: u32| mesh[0].run(&["logs", &self.id, &format!("Frame={frame}")]).out;
         for (frame, (name, content)) in &files {
             let nonce = name[5..].trim_end_matches(".txt");
             assert_eq!(*content, format!("{frame} {} {nonce}\n", self.sum));
             let line = format!("run {frame} {nonce}\n");
             let end = Instant::now() + SOON;
             while said(*frame) != line {
-                assert!(Instant::now() < end, "the log of {frame} is {:?}, not {line:?}", said(*frame));
+                assert!(
+                    Instant::now() < end,
+                    "the log of {frame} is {:?}, not {line:?}",
+                    said(*frame)
+                );
                 thread::sleep(Duration::from_millis(100));
             }
         }
@@ -181,9 +163,7 @@ impl Counted {
 
 fn sent(borrower: &crate::harness::Site, job: &str) -> u64 {
     let transfers = borrower.api("/v1/transfers");
-    let ours = list(&transfers["jobs"])
-        .iter()
-        .find(|bytes| bytes["job"] == job);
+    let ours = list(&transfers["jobs"]).iter().find(|bytes| bytes["job"] == job);
     ours.and_then(|bytes| bytes["sent"].as_u64()).unwrap_or(0)
 }
 
@@ -228,10 +208,7 @@ fn kill_at_many_moments(victims: Victims, seeds: std::ops::Range<u64>) {
         mesh[0].wait_done(&job.id);
         let finally = job.accepted(&mesh[0]);
         for (label, fact) in &accepted {
-            assert_eq!(
-                &finally[label], fact,
-                "{label} was accepted and is rendered again"
-            );
+            assert_eq!(&finally[label], fact, "{label} was accepted and is rendered again");
         }
         for (frame, file) in files {
             assert_eq!(job.files()[&frame], file, "frame {frame} came home twice");
@@ -288,13 +265,6 @@ fn frames_of_a_renderer_survive_kills_of_everybody() {
 
 fn submit_scene(mesh: &Mesh, scene: &Path, out: &Path) -> String {
     let scene = scene.to_str().unwrap();
-    let flags = [
-        "--frames",
-        "1-6",
-        "--resolution",
-        "160x120",
-        "--output",
-        out.to_str().unwrap(),
-    ];
+    let flags = ["--frames", "1-6", "--resolution", "160x120", "--output", out.to_str().unwrap()];
     mesh[0].submit(&[&[scene][..], &flags].concat())
 }

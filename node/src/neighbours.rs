@@ -138,7 +138,9 @@ mod tests {
         }
         let all: Vec<_> = noted.all().collect();
         assert_eq!(all.len(), MAX_SITES);
-        assert!(all.iter().all(|(id, addresses)| *id != site(0) && addresses.len() == MAX_ADDRESSES));
+        assert!(
+            all.iter().all(|(id, addresses)| *id != site(0) && addresses.len() == MAX_ADDRESSES)
+        );
         let mut batch = Batch::new();
         noted.stage(&mut batch);
         assert_eq!(batch.len(), MAX_SITES + 1, "the one that made room is deleted");

@@ -80,8 +80,7 @@ pub fn is_free(address: &Multiaddr) -> io::Result<()> {
     match parts.next() {
         Some(Protocol::Tcp(port)) if port != 0 => {
             let address = SocketAddr::new(ip, port);
-            let socket =
-                if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             // Bound and not listened at: a member that calls us meanwhile would keep the port busy.
             socket.set_reuseaddr(true)?;
             socket.bind(address)

@@ -106,17 +106,9 @@ impl Running {
     /// Starts a command.
     pub(crate) fn start(command: &mut Command) -> Self {
         #[allow(unsafe_code, reason = "a process of a killed test must end too")]
-        let die_with_us = || {
-            // SAFETY: the call takes two numbers and touches no memory.
-            match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        };
-        #[allow(unsafe_code, reason = "the standard library has no other way to do so")]
-        // SAFETY: what runs between fork and exec is one system call.
+        // SAFETY: what runs between fork and exec is one system call, which allocates and locks nothing.
         unsafe {
-            command.pre_exec(die_with_us);
+            command.pre_exec(die_with_the_test);
         }
         Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
@@ -145,6 +137,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Have the kernel end this process when the thread that started it ends.
+fn die_with_the_test() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "the standard library has no such call")]
+    // SAFETY: it takes numbers and changes nothing but the calling process.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What a command of the command line said.

@@ -140,7 +140,7 @@ impl Disk {
     }
 
     /// The folder as everybody else sees it.
-    fn seen_from_outside(&self) -> PathBuf {
+    fn seen_by_others(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.space.0.id()));
         root.join(self.folder.strip_prefix("/").expect("it is absolute"))
     }
@@ -159,7 +159,7 @@ fn a_lender_whose_disk_is_full_takes_no_more_work_until_there_is_room_again() {
     let disk = Disk::at(&mesh.new_folder("d"));
     let mut plan = lender("lyon", 1);
     plan.within = disk.space.enter(&["--mount"]);
-    mesh.add_on(plan, &disk.folder, disk.seen_from_outside());
+    mesh.add_on(plan, &disk.folder, disk.seen_by_others());
     mesh.join();
     disk.leave(100 << 20);
     wait_until("lyon has seen it", SOON, || {
@@ -189,7 +189,7 @@ fn a_site_whose_disk_is_full_takes_no_job_in_and_loses_none_that_it_has() {
     let disk = Disk::at(&mesh.new_folder("d"));
     let mut plan = alone("oslo", 1);
     plan.within = disk.space.enter(&["--mount"]);
-    mesh.add_on(plan, &disk.folder, disk.seen_from_outside());
+    mesh.add_on(plan, &disk.folder, disk.seen_by_others());
     let out = mesh.new_folder("out");
     let oslo = &mesh[1];
     let job = submit_from(oslo, &out, "1-30");

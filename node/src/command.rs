@@ -78,7 +78,7 @@ impl Failure {
             Self::Client(ClientError::Problem(problem)) | Self::Problem(problem) => {
                 if (400..500).contains(&problem.status) { 2 } else { 1 }
             }
-            Self::Config(ConfigError::Taken { .. } | ConfigError::Io { .. }) => 1,
+            Self::Config(ConfigError::Io { .. }) => 1,
             Self::Config(_) => 2,
             Self::Client(ClientError::Broken(_)) | Self::Output(_) | Self::Said => 1,
         }

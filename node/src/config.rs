@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -205,6 +205,9 @@ impl Home {
             .mode(0o700)
             .create(&self.root)
             .map_err(failed("make", &self.root))?;
+        // The folder may have been there before, open to others.
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
+            .map_err(failed("close to others", &self.root))?;
         let path = self.config();
         let draft = self.root.join("meshfarm.toml.new");
         fs::write(&draft, config.to_text()).map_err(failed("write", &draft))?;

@@ -1,5 +1,4 @@
 //! Tests of the built programs as real processes, and of the source as a house.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::unwrap_used, reason = "there is nothing here but tests")]
 
 mod harness;

@@ -135,7 +135,10 @@ impl Disk {
     fn leave(&self, free: u64) {
         let at = self.folder.display();
         let used = format!("$(( $(df --output=used -B1 {at} | tail -n 1) + {free} ))");
-        let script = format!("mount -o remount,size={used} {at}");
+        // The node goes on writing, so what was used is more a moment later.
+        let mount = format!("mount --options-mode ignore -o remount,size={used} {at}");
+        let script =
+            format!("for try in $(seq 100); do {mount} 2>/dev/null && exit; done; {mount}");
         self.space.shell(&["--mount"], &script);
     }
 

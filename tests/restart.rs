@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::harness::{A_JOB, Mesh, SOON, borrower, finish, lender, list, names_in, tasks, text};
 use crate::harness::{wait_until, write};
+use crate::outsource::processes_with;
 use crate::render::{assert_frames, write_scene};
 
 /// Tasks of a job.
@@ -237,6 +238,29 @@ fn a_lender_that_is_killed_at_any_moment_costs_only_the_tasks_that_it_was_runnin
 #[test]
 fn a_mesh_that_is_killed_at_any_moment_goes_on_with_its_jobs() {
     kill_at_many_moments(Victims::Everybody, 300..310);
+}
+
+#[test]
+fn the_renderers_of_a_node_that_is_killed_end_with_it_and_run_elsewhere() {
+    let plans = vec![borrower("oslo"), lender("lyon", 1), lender("kyoto", 1)];
+    let mut mesh = Mesh::of(plans);
+    let out = mesh.new_folder("out");
+    // Nobody else sleeps for exactly so long.
+    let sleep = format!("sleep 900.{}", std::process::id());
+    let command = format!("Command=exec {sleep}");
+    let flags = ["bundle:command", "--frames", "1-2", "-p", &command, "-o"];
+    let job = mesh[0].submit(&[&flags[..], &[out.to_str().unwrap()]].concat());
+    let sleeps = sleep.replace(' ', "\0");
+    wait_until("both lenders run a task", SOON, || (processes_with(&sleeps) == 2).then_some(()));
+
+    mesh[1].kill();
+    wait_until("one renderer is left", SOON, || (processes_with(&sleeps) == 1).then_some(()));
+    mesh[1].start();
+    wait_until("it runs again", A_JOB, || (processes_with(&sleeps) == 2).then_some(()));
+    mesh[0].kill();
+    mesh[0].start();
+    mesh[0].json(&["cancel", &job]);
+    wait_until("the renderers are gone", SOON, || (processes_with(&sleeps) == 0).then_some(()));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::session::{self, Listen, Plan, Ran, Stop};
 const MAX_CONTENT: u64 = 1 << 40;
 
 /// First host uid of tenants, when the node runs as root: one for each session.
-const TENANT_UIDS: u32 = 3_000_001_000;
+pub(crate) const TENANT_UIDS: u32 = 3_000_001_000;
 
 /// So many tenant uids are used in turn.
 const N_TENANT_UIDS: u64 = 60_000;
@@ -83,7 +83,7 @@ pub struct Ground {
     pub programs: Programs,
     /// The isolation that the machine reaches.
     pub level: Level,
-    /// Whether the node runs as root.
+    /// Whether the node runs as root and may give sessions host users of their own.
     pub root: bool,
     /// A folder of our own for plaintext; whatever is in it is removed.
     pub folder: PathBuf,

@@ -26,7 +26,7 @@ use crate::doctor::{Found, Mechanism};
 use crate::gate::Gate;
 use crate::identity::{IdentityError, SecretFolder};
 use crate::job_bundle::Catalog;
-use crate::lending::{Ground, Lending};
+use crate::lending::{Ground, Lending, TENANT_UIDS};
 use crate::logs::Logs;
 use crate::machine::Machine;
 use crate::means::Means;
@@ -317,7 +317,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     let ground = Ground {
         programs: opened.programs.clone(),
         level: opened.level,
-        root: sys::is_root(),
+        root: sys::is_root() && sys::has_user(TENANT_UIDS),
         folder: home.work(),
     };
     let lending = Lending::new(Arc::clone(&means), Arc::clone(&logs), ground);

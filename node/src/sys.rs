@@ -31,6 +31,19 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Whether a user of the host exists in our user namespace: in a container without privileges only a few do.
+#[must_use]
+pub fn has_user(uid: u32) -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().any(|line| {
+        let numbers = line.split_whitespace().map_while(|number| number.parse::<u64>().ok());
+        match numbers.collect::<Vec<_>>()[..] {
+            [first, _, count] => (first..first.saturating_add(count)).contains(&u64::from(uid)),
+            _ => false,
+        }
+    })
+}
+
 /// Memory that this process has resident, in bytes; zero where the system does not say.
 #[must_use]
 pub fn resident_bytes() -> u64 {
@@ -49,5 +62,8 @@ mod tests {
         assert!(free_bytes(Path::new("/tmp")).unwrap() > 0);
         assert!(free_bytes(Path::new("/no/such/place")).is_err());
         assert!(resident_bytes() > 0);
+        // SAFETY: the call takes nothing and cannot fail.
+        assert!(has_user(unsafe { libc::geteuid() }));
+        assert!(!has_user(u32::MAX), "this number never names a user");
     }
 }

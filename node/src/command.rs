@@ -408,7 +408,11 @@ fn text_of(path: &Path) -> Result<String, Failure> {
 
 fn user() -> String {
     let set = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
-    set("USER").or_else(|| set("LOGNAME")).unwrap_or_else(|| "unknown".to_owned())
+    let known = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    set("USER")
+        .or_else(|| set("LOGNAME"))
+        .or_else(|| known().map(|user| user.name))
+        .unwrap_or_else(|| "unknown".to_owned())
 }
 
 async fn job(desk: &Desk, flags: &cli::Job) -> Done {

@@ -24,9 +24,13 @@ use crate::logs::Logs;
 use crate::means::{FetchError, Means};
 use crate::net::{self, LaneStream};
 use crate::session::{self, Listen, Plan, Ran, Stop};
+use crate::sys;
 
 /// The most bytes of content that one lease may bring.
 const MAX_CONTENT: u64 = 1 << 40;
+
+/// So many bytes of the disk stay free when content is laid out.
+const KEEP_FREE: u64 = 1 << 30;
 
 /// First host uid of tenants, when the node runs as root: one for each session.
 pub(crate) const TENANT_UIDS: u32 = 3_000_001_000;
@@ -193,14 +197,18 @@ impl Lending {
         }
         let cid = link.cid;
         let name = format!("content-{}", AttemptId(self.means.machine.random()).short());
-        let folder = self.folder.join(name);
+        let (home, folder) = (self.folder.clone(), self.folder.join(name));
         let chunks = Arc::clone(&self.means.chunks);
         let laid_out = self.means.machine.block(move || -> Result<_, PrepareError> {
-            let laid_out = LaidOut(folder);
             let files = Files { chunks: &chunks, link, limits };
-            files
-                .materialise(&laid_out.0, None)
-                .map_err(|error| prepare_error(FetchError::Content(error)))?;
+            let refused = |error| prepare_error(FetchError::Content(error));
+            // A manifest may name one small chunk a million times: what it unpacks to is looked at first.
+            let free = sys::free_bytes(&home).unwrap_or(0);
+            if files.bytes().map_err(refused)? > free.saturating_sub(KEEP_FREE) {
+                return Err(PrepareError::Full);
+            }
+            let laid_out = LaidOut(folder);
+            files.materialise(&laid_out.0, None).map_err(refused)?;
             prepare_mount_points(&laid_out.0, &layout)
                 .map_err(|error| PrepareError::Broken(error.to_string()))?;
             Ok(Arc::new(laid_out))

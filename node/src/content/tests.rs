@@ -198,6 +198,15 @@ fn a_plan_asks_again_for_what_did_not_arrive_and_for_nodes_before_chunks() {
 }
 
 #[test]
+fn what_little_content_unpacks_to_is_known_before_anything_is_written() {
+    let site = Site::new();
+    let same = noise(7, 300_000);
+    let files = ["r0/a", "r0/b", "r0/c"].map(|path| bytes(path, same.clone()));
+    let built = site.ingest(files.to_vec()).unwrap();
+    assert_eq!(site.files(&built.link).bytes().unwrap(), 900_000);
+}
+
+#[test]
 fn a_manifest_beyond_the_grant_is_refused_after_its_root() {
     let (from, to) = (Site::new(), Site::new());
     let built = from.ingest(inputs(&scene())).unwrap();

@@ -87,6 +87,14 @@ impl Files<'_> {
         Ok(written)
     }
 
+    /// Bytes of all files together, as the manifest's head says; the reader refuses files that are more.
+    ///
+    /// # Errors
+    /// When the root is missing or refused.
+    pub fn bytes(&self) -> Result<u64, ContentError> {
+        Ok(self.reader()?.root().bytes)
+    }
+
     /// The paths of all files, in order.
     ///
     /// # Errors

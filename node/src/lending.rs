@@ -21,7 +21,7 @@ use meshfarm_sandbox::{self as sandbox, CollectLimits, Level, Programs};
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::content::tree::Files;
 use crate::logs::Logs;
-use crate::means::{FetchError, Means};
+use crate::means::{FetchError, From, Means};
 use crate::net::{self, LaneStream};
 use crate::session::{self, Listen, Plan, Ran, Stop};
 use crate::sys;
@@ -174,7 +174,8 @@ impl Lending {
         secrets.session.layout.check().map_err(PrepareError::Bad)?;
         let link = RootLink { cid: root, key: secrets.root_key };
         let limits = Limits::granting(MAX_CONTENT);
-        means.fetch(&link, limits, (borrower, lease, None)).await.map_err(prepare_error)?;
+        let from = From { source: borrower, lease, job: None };
+        means.fetch(&link, limits, from).await.map_err(prepare_error)?;
         let content = self.lay_out(link, limits, secrets.session.layout.clone()).await?;
         let environments = secrets.session.environments;
         let outputs =

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod archive;
+pub mod arrivals;
 pub mod backend;
 pub mod beneath;
 pub mod chunks;

@@ -1,6 +1,7 @@
 //! What lending and returning both work with: keys, store, chunks, network, and how chunks are fetched.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -15,6 +16,7 @@ use meshfarm_protocol::seal::{
     SigningKey,
 };
 
+use crate::arrivals::Arrivals;
 use crate::chunks::{ChunkError, Chunks};
 use crate::content::ContentError;
 use crate::content::plan::Plan;
@@ -59,6 +61,17 @@ pub enum FetchError {
     /// A thread of this node panicked.
     #[error("a thread of this node ended unexpectedly")]
     Thread,
+}
+
+/// Where content is fetched from.
+#[derive(Clone, Copy, Debug)]
+pub struct From {
+    /// Who has it.
+    pub source: SiteId,
+    /// The lease that gives the right to it.
+    pub lease: LeaseId,
+    /// The job of ours that it belongs to, when it is one.
+    pub job: Option<JobId>,
 }
 
 /// What the data rooms work with. Shared by all of them.
@@ -167,9 +180,53 @@ impl Means {
         &self,
         link: &RootLink,
         limits: Limits,
-        (source, lease, job): (SiteId, LeaseId, Option<JobId>),
+        from: From,
     ) -> Result<(), FetchError> {
-        let mut plan = Plan::new(link.clone(), limits);
+        self.fetch_chunks(link, limits, from, (Vec::new(), &Arrivals::default())).await
+    }
+
+    /// Fetch the nodes of a manifest. What has come is in the store when this returns, perhaps not durable.
+    /// Dropping it midway is safe.
+    ///
+    /// # Errors
+    /// As [`Means::fetch`].
+    pub async fn fetch_manifest(
+        &self,
+        link: &RootLink,
+        limits: Limits,
+        from: From,
+    ) -> Result<(), FetchError> {
+        let plan = Plan::new(link.clone(), limits).only_nodes();
+        self.follow(plan, from, &Arrivals::default()).await
+    }
+
+    /// Fetch what is missing of some content from `source`: the chunks of `first`, which are ranges in the
+    /// manifest's flattened list of chunks, in their order before all others. `arrivals` is told of what is
+    /// in the store, and that nothing more will come, however this ends. What has come is durable when this
+    /// returns. Dropping it midway is safe.
+    ///
+    /// # Errors
+    /// As [`Means::fetch`].
+    pub async fn fetch_chunks(
+        &self,
+        link: &RootLink,
+        limits: Limits,
+        from: From,
+        (first, arrivals): (Vec<Range<u64>>, &Arrivals),
+    ) -> Result<(), FetchError> {
+        let _ends = Ends(arrivals);
+        self.follow(Plan::new(link.clone(), limits).preferring(first), from, arrivals).await?;
+        let chunks = Arc::clone(&self.chunks);
+        let flushed = self.machine.block(move || chunks.flush()).await;
+        Ok(flushed.ok_or(FetchError::Thread)??)
+    }
+
+    async fn follow(
+        &self,
+        mut plan: Plan,
+        from: From,
+        arrivals: &Arrivals,
+    ) -> Result<(), FetchError> {
         loop {
             let chunks = Arc::clone(&self.chunks);
             let next = move || {
@@ -180,11 +237,9 @@ impl Means {
             plan = same;
             let wanted = wanted?;
             if wanted.is_empty() {
-                let chunks = Arc::clone(&self.chunks);
-                let flushed = self.machine.block(move || chunks.flush()).await;
-                return Ok(flushed.ok_or(FetchError::Thread)??);
+                return Ok(());
             }
-            self.fetch_some(&wanted, (source, lease, job)).await?;
+            self.fetch_some(&wanted, from, arrivals).await?;
             wanted.iter().for_each(|cid| plan.stored(cid));
         }
     }
@@ -192,7 +247,8 @@ impl Means {
     async fn fetch_some(
         &self,
         wanted: &[ChunkId],
-        (source, lease, job): (SiteId, LeaseId, Option<JobId>),
+        From { source, lease, job }: From,
+        arrivals: &Arrivals,
     ) -> Result<(), FetchError> {
         let request = LaneRequest { lease, chunks: wanted.to_vec() };
         let lane = self.net.lane(source, request).await;
@@ -216,11 +272,21 @@ impl Means {
                 let write =
                     move || pieces.iter().try_for_each(|(cid, b)| chunks.put(cid, b).map(drop));
                 self.machine.block(write).await.ok_or(FetchError::Thread)??;
+                arrivals.some();
             }
             if over {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Tells that nothing more comes, also when the fetch is dropped.
+struct Ends<'a>(&'a Arrivals);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

@@ -16,7 +16,7 @@ use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use crate::content::ContentError;
 use crate::content::merge::merge;
 use crate::content::tree::Files;
-use crate::means::{FetchError, Means};
+use crate::means::{FetchError, From, Means};
 use crate::store::{Batch, Family};
 
 /// The most bytes that one task may return.
@@ -86,10 +86,8 @@ impl Returning {
         let key: Result<ChunkKey, _> = self.means.open(&outputs.envelope, lender, cid);
         let link = RootLink { cid, key: key.map_err(CollectError::Bad)? };
         let limits = Limits::granting(MAX_OUTPUTS);
-        self.means
-            .fetch(&link, limits, (lender, lease, Some(task.job)))
-            .await
-            .map_err(collect_error)?;
+        let from = From { source: lender, lease, job: Some(task.job) };
+        self.means.fetch(&link, limits, from).await.map_err(collect_error)?;
         let roots = layout.roots.into_iter().filter(|root| root.access == Access::Out);
         let places = roots.map(|root| (root.id, PathBuf::from(root.source))).collect();
         let means = Arc::clone(&self.means);

@@ -258,6 +258,18 @@ impl RootLink {
 }
 
 impl NodeRef {
+    /// Files or chunks beneath it, as its parent says.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Which of the two trees it belongs to.
+    #[must_use]
+    pub const fn tree(&self) -> Tree {
+        self.tree
+    }
+
     /// Opens the node from its sealed bytes, and checks it against what its parent said. The order
     /// of paths, which spans nodes, is checked by [`Reader`].
     ///

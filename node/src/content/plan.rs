@@ -1,6 +1,7 @@
 //! What of a manifest is still to be fetched: first its nodes, then the chunks of its files.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 
 use meshfarm_protocol::id::ChunkId;
 use meshfarm_protocol::manifest::{Entry, Limits, Meter, Node, NodeRef, Root, RootLink};
@@ -19,26 +20,34 @@ pub struct Plan {
     nodes: VecDeque<Want>,
     /// Nodes that were asked for, with every place that wants them.
     waiting: HashMap<ChunkId, Vec<Want>>,
-    /// Nodes that were read and list chunks.
-    leaves: VecDeque<NodeRef>,
+    /// Nodes that were read and list chunks, with the place of their first chunk in the flattened list.
+    leaves: Vec<(u64, NodeRef)>,
+    /// Whether the leaves stand in order and their chunks are being asked for.
+    sorted: bool,
+    /// Leaves whose chunks are asked for next: of each, those in some ranges, or all.
+    steps: VecDeque<(usize, Option<Range<u64>>)>,
     entries: std::vec::IntoIter<Entry>,
     /// Everything that was asked for and not stored yet.
     asked: HashSet<ChunkId>,
     /// To be asked for once more.
     again: VecDeque<ChunkId>,
+    /// Chunks that come before the others, as ranges in the flattened list.
+    first: Vec<Range<u64>>,
+    only_nodes: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Want {
     Root(RootLink),
-    Node(NodeRef),
+    /// With the place of its first file or chunk.
+    Node(u64, NodeRef),
 }
 
 impl Want {
     fn cid(&self) -> ChunkId {
         match self {
             Self::Root(link) => link.cid,
-            Self::Node(node) => node.cid,
+            Self::Node(_, node) => node.cid,
         }
     }
 }
@@ -53,11 +62,29 @@ impl Plan {
             root: None,
             nodes: VecDeque::from([Want::Root(link)]),
             waiting: HashMap::new(),
-            leaves: VecDeque::new(),
+            leaves: Vec::new(),
+            sorted: false,
+            steps: VecDeque::new(),
             entries: Vec::new().into_iter(),
             asked: HashSet::new(),
             again: VecDeque::new(),
+            first: Vec::new(),
+            only_nodes: false,
         }
+    }
+
+    /// The same without the chunks of files.
+    #[must_use]
+    pub const fn only_nodes(mut self) -> Self {
+        self.only_nodes = true;
+        self
+    }
+
+    /// The same with some chunks before all others: ranges in the manifest's flattened list of chunks.
+    #[must_use]
+    pub fn preferring(mut self, first: Vec<Range<u64>>) -> Self {
+        self.first = first;
+        self
     }
 
     /// At most `max` chunks to be fetched now, none of them twice. An empty answer means that those
@@ -79,7 +106,8 @@ impl Plan {
         }
         self.next_nodes(chunks, max, &mut wanted)?;
         // Chunks wait until all nodes are here: a manifest that is refused costs no more than itself.
-        if self.nodes.is_empty() && self.waiting.is_empty() {
+        if self.nodes.is_empty() && self.waiting.is_empty() && !self.only_nodes {
+            self.sort();
             self.next_chunks(chunks, max, &mut wanted)?;
         }
         Ok(wanted)
@@ -117,7 +145,7 @@ impl Plan {
     pub fn is_done(&self) -> bool {
         self.root.is_some()
             && self.nodes.is_empty()
-            && self.leaves.is_empty()
+            && (self.only_nodes || (self.sorted && self.steps.is_empty()))
             && self.entries.as_slice().is_empty()
             && self.asked.is_empty()
     }
@@ -153,16 +181,43 @@ impl Plan {
         match want {
             Want::Root(link) => {
                 let root = link.open(sealed, &self.limits)?;
-                self.nodes.extend([&root.files, &root.tree].map(|node| Want::Node(node.clone())));
+                let tops = [&root.files, &root.tree];
+                self.nodes.extend(tops.map(|node| Want::Node(0, node.clone())));
                 self.root = Some(root);
             }
-            Want::Node(node) => match node.open(sealed)? {
-                Node::Nodes(below) => self.nodes.extend(below.into_iter().map(Want::Node)),
+            Want::Node(start, node) => match node.open(sealed)? {
+                Node::Nodes(below) => {
+                    let mut start = start;
+                    for node in below {
+                        let count = node.count();
+                        self.nodes.push_back(Want::Node(start, node));
+                        // The parent's sums were checked, so this cannot overflow.
+                        start += count;
+                    }
+                }
                 Node::Files(_) => {}
-                Node::Chunks(_) => self.leaves.push_back(node),
+                Node::Chunks(_) => self.leaves.push((start, node)),
             },
         }
         Ok(())
+    }
+
+    /// Puts the leaves in order, once all of them are known, and says in which order they are used.
+    fn sort(&mut self) {
+        if self.sorted {
+            return;
+        }
+        self.sorted = true;
+        self.leaves.sort_by_key(|(start, _)| *start);
+        self.leaves.dedup_by_key(|(start, leaf)| (*start, leaf.cid));
+        self.steps.clear();
+        for range in self.first.iter().filter(|range| !range.is_empty()) {
+            let from =
+                self.leaves.partition_point(|(start, leaf)| start + leaf.count() <= range.start);
+            let to = self.leaves.partition_point(|(start, _)| *start < range.end);
+            self.steps.extend((from..to).map(|leaf| (leaf, Some(range.clone()))));
+        }
+        self.steps.extend((0..self.leaves.len()).map(|leaf| (leaf, None)));
     }
 
     fn next_chunks(
@@ -179,15 +234,24 @@ impl Plan {
                 }
                 continue;
             }
-            let Some(leaf) = self.leaves.pop_front() else {
+            let Some((leaf, range)) = self.steps.pop_front() else {
                 break;
             };
+            let (start, leaf) = self.leaves[leaf].clone();
             let Some(sealed) = chunks.get(&leaf.cid)? else {
                 // It was read before and is damaged now.
-                self.nodes.push_back(Want::Node(leaf));
+                self.nodes.push_back(Want::Node(start, leaf));
+                self.sorted = false;
                 return self.next_nodes(chunks, max, wanted);
             };
-            if let Node::Chunks(entries) = leaf.open(&sealed)? {
+            if let Node::Chunks(mut entries) = leaf.open(&sealed)? {
+                if let Some(range) = range {
+                    let within = |at: u64| {
+                        usize::try_from(at.saturating_sub(start))
+                            .map_or(entries.len(), |at| at.min(entries.len()))
+                    };
+                    entries = entries[within(range.start)..within(range.end)].to_vec();
+                }
                 self.entries = entries.into_iter();
             }
         }

@@ -356,10 +356,18 @@ pub struct JobBytes {
     pub job: JobId,
     /// Bytes sent to lenders.
     pub sent: u64,
-    /// Bytes that lenders have asked for, sent or not, once that is known.
+    /// Bytes that lenders want of it, sent or not, once that is known.
     pub wanted: Option<u64>,
-    /// Bytes of outputs and logs received.
+    /// Bytes of outputs received.
     pub received: u64,
+    /// Bytes per second on their way out now.
+    pub sending: u64,
+    /// Bytes per second on their way in now.
+    pub receiving: u64,
+    /// Seconds until everything that is wanted was sent, at this speed.
+    pub seconds_left: Option<u64>,
+    /// The same for each lender.
+    pub peers: Vec<SiteBytes>,
 }
 
 /// Bytes moved between us and a site.
@@ -373,6 +381,12 @@ pub struct SiteBytes {
     pub sent: u64,
     /// Bytes received from it.
     pub received: u64,
+    /// Bytes per second on their way out now.
+    pub sending: u64,
+    /// Bytes per second on their way in now.
+    pub receiving: u64,
+    /// About how many bytes it still lacks, as it said last.
+    pub left: u64,
 }
 
 /// Where the outputs of a job go.

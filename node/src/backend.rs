@@ -1,6 +1,6 @@
 //! What a node does for people beyond the decisions of its core: taking jobs in, meshes, logs, figures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use meshfarm_core::{Ask, Reply};
-use meshfarm_protocol::id::{AttemptId, JobId, Millis};
+use meshfarm_protocol::id::{AttemptId, JobId, Millis, SiteId};
 use meshfarm_protocol::job::{Access, JobSpec, MeshPolicy};
 use meshfarm_protocol::manifest::Limits;
 use meshfarm_protocol::matching::fit;
@@ -34,6 +34,7 @@ use crate::job_bundle::{self, Catalog, Defaults, LoadedJob, PolicyChanges, Submi
 use crate::logs::Logs;
 use crate::means::Means;
 use crate::mesh::{MeshError, Meshes};
+use crate::meter::Moved;
 use crate::node::{DEFAULT_PROJECT, Node};
 use crate::store::Batch;
 use crate::sys;
@@ -272,25 +273,38 @@ impl NodeBackend {
     }
 
     async fn figures(&self) -> Result<Transfers, Problem> {
-        let (jobs, sites) = (self.means.meter.jobs(), self.means.meter.sites());
-        let ids: Vec<_> = sites.keys().copied().collect();
-        let names = self
+        let now = self.means.machine.clock.now();
+        let (jobs, sites) = (self.means.meter.jobs(now), self.means.meter.sites(now));
+        let ids: BTreeSet<_> = sites.keys().chain(jobs.values().flat_map(BTreeMap::keys)).collect();
+        let ids: Vec<SiteId> = ids.into_iter().copied().collect();
+        let names: BTreeMap<SiteId, String> = self
             .gate
-            .look(move |core, _| ids.iter().map(|site| core.name_of(*site)).collect::<Vec<_>>())
+            .look(move |core, _| ids.into_iter().map(|site| (site, core.name_of(site))).collect())
             .await?;
-        let jobs = jobs.into_iter().map(|(job, moved)| JobBytes {
-            job,
-            sent: moved.sent,
-            wanted: None,
-            received: moved.received,
-        });
-        let sites = sites.into_iter().zip(names).map(|((site, moved), name)| SiteBytes {
+        let bytes = |(site, moved): (SiteId, Moved)| SiteBytes {
             site,
-            name,
+            name: names.get(&site).cloned().unwrap_or_else(|| site.short()),
             sent: moved.sent,
             received: moved.received,
+            sending: moved.sending,
+            receiving: moved.receiving,
+            left: moved.left,
+        };
+        let jobs = jobs.into_iter().map(|(job, peers)| {
+            let sum = |of: fn(&Moved) -> u64| peers.values().map(of).sum::<u64>();
+            let (sent, left, sending) = (sum(|m| m.sent), sum(|m| m.left), sum(|m| m.sending));
+            JobBytes {
+                job,
+                sent,
+                wanted: (left > 0).then_some(sent + left),
+                received: sum(|m| m.received),
+                sending,
+                receiving: sum(|m| m.receiving),
+                seconds_left: (left > 0).then(|| left.checked_div(sending)).flatten(),
+                peers: peers.into_iter().map(bytes).collect(),
+            }
         });
-        Ok(Transfers { jobs: jobs.collect(), sites: sites.collect() })
+        Ok(Transfers { jobs: jobs.collect(), sites: sites.into_iter().map(bytes).collect() })
     }
 
     async fn folders(&self, job: JobId) -> Result<Outputs, Problem> {

@@ -7,9 +7,10 @@
 mod commit;
 mod place;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -144,14 +145,14 @@ struct State {
     active: Option<(u32, Arc<File>)>,
     tail: u64,
     /// Appended since the last commit began.
-    pending: HashMap<ChunkId, Place>,
+    pending: BTreeMap<ChunkId, Place>,
     pending_bytes: u64,
     /// When the first of them was appended.
     since: Option<Instant>,
     /// Segments that grew since the last commit began.
     dirty: HashMap<u32, Arc<File>>,
     /// Being committed now.
-    committing: Option<HashMap<ChunkId, Place>>,
+    committing: Option<BTreeMap<ChunkId, Place>>,
     /// How many commits have begun.
     begun: u64,
     /// The last one that was not refused by the index.
@@ -216,6 +217,23 @@ impl Chunks {
             self.remove(&[*cid])?;
         }
         Ok(None)
+    }
+
+    /// The address of a chunk that is here and begins so; the first, should there be several.
+    ///
+    /// # Errors
+    /// When the index refuses.
+    pub fn find(&self, beginning: &[u8]) -> Result<Option<ChunkId>, ChunkError> {
+        let found = self.shared.lock().find_beginning(beginning);
+        if found.is_some() {
+            return Ok(found);
+        }
+        let mut found = None;
+        self.shared.store.scan(Family::Chunk, beginning, |key, _| {
+            found = key.try_into().ok().map(ChunkId);
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
     }
 
     /// Looks at the disk now: something new should only be begun while there is room.
@@ -318,6 +336,16 @@ impl Drop for Chunks {
 }
 
 impl State {
+    fn find_beginning(&self, beginning: &[u8]) -> Option<ChunkId> {
+        let mut from = [0; 32];
+        from.get_mut(..beginning.len())?.copy_from_slice(beginning);
+        let first = |places: &BTreeMap<ChunkId, Place>| {
+            let (cid, _) = places.range(ChunkId(from)..).next()?;
+            cid.0.starts_with(beginning).then_some(*cid)
+        };
+        first(&self.pending).or_else(|| first(self.committing.as_ref()?))
+    }
+
     fn find(&self, cid: &ChunkId) -> Option<Place> {
         let committing = self.committing.as_ref().and_then(|places| places.get(cid));
         self.pending.get(cid).or(committing).copied()

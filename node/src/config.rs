@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::membership::{MAX_NAME, is_name};
 
+use crate::pace::RateSettings;
+
 /// Longest path of a Unix socket, in bytes: the kernel's field has 108 with a closing zero.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -324,6 +326,9 @@ pub struct Config {
     /// How the log is written; `--log-format` overrides it.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// How fast content may go to and from other sites.
+    #[serde(default)]
+    pub rates: RateSettings,
 }
 
 fn everywhere() -> Vec<String> {
@@ -351,6 +356,7 @@ impl Config {
             bootstrap: Vec::new(),
             mdns: true,
             log_format: LogFormat::Text,
+            rates: RateSettings::default(),
         }
     }
 
@@ -416,7 +422,18 @@ impl Config {
              # Whether to look for members on the local network.\n\
              mdns = {mdns}\n\n\
              # The log: \"text\" or \"json\".\n\
-             log_format = \"{log_format}\"\n",
+             log_format = \"{log_format}\"\n\n\
+             # How fast content may go, such as \"50 MB/s\" or \"200 Mbit/s\": to or from all sites together, and each.\n\
+             [rates]\n\
+             # send = \"50 MB/s\"\n\
+             # receive = \"50 MB/s\"\n\
+             # send_each = \"20 MB/s\"\n\
+             # receive_each = \"20 MB/s\"\n\
+             # Other rates for some hours of the day; what is not named there is as fast as it goes.\n\
+             # [[rates.hours]]\n\
+             # from = 8\n\
+             # to = 20\n\
+             # send = \"5 MB/s\"\n",
             name = string(&self.name),
             listen = strings(&self.listen),
             lend = self.lend,
@@ -444,6 +461,9 @@ impl Config {
             if let Err(problem) = check_address(address, true) {
                 return wrong("bootstrap", format!("{address}: {problem}"));
             }
+        }
+        if let Some(problem) = self.rates.problem() {
+            return wrong("rates", problem);
         }
         if self.slots.is_some_and(|n| n > MAX_SLOTS) {
             return wrong("slots", format!("at most {MAX_SLOTS} are possible"));

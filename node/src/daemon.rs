@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use meshfarm_core::{Event, Input, Output, Reply, Request, Site};
 use meshfarm_protocol::id::{Millis, SiteId};
-use meshfarm_protocol::message::{Answer, LogPart, Request as Asked, SignedProfile};
+use meshfarm_protocol::message::{
+    Answer, LaneHello, LogPart, Message, Pass, Request as Asked, SignedProfile,
+};
 use meshfarm_protocol::profile::Profile;
 use meshfarm_protocol::seal::{self, SigningKey};
 
@@ -21,11 +23,13 @@ use crate::gate::{Gate, Happened, Look, Question};
 use crate::lending::Lending;
 use crate::logs::Logs;
 use crate::machine::Machine;
+use crate::means::Means;
 use crate::mesh::Meshes;
 use crate::neighbours::Neighbours;
-use crate::net::{self, Multiaddr, Net};
+use crate::net::{self, LaneStream, Multiaddr, Net};
 use crate::records;
 use crate::returning::Returning;
+use crate::sharing::Sharer;
 use crate::store::{Batch, Store, StoreError};
 
 /// So many inputs are decided together at most.
@@ -64,6 +68,8 @@ pub struct Rooms {
     pub meshes: Arc<Meshes>,
     /// Who we are.
     pub key: SigningKey,
+    /// What the data rooms share.
+    pub means: Arc<Means>,
     /// Other sites' tasks on our slots, and our own.
     pub lending: Arc<Lending>,
     /// Our tasks' results.
@@ -237,14 +243,36 @@ impl Daemon {
                 self.remember(profile.site, addresses.collect()).await;
                 Some(Input::Profile(*profile))
             }
-            net::Event::Lane { from, request, stream } => {
-                if self.site.may_read(from, request.lease) {
-                    let job = self.site.job_of(request.lease);
-                    self.rooms.lending.serve(stream, request, from, job);
-                } else {
-                    tracing::warn!(site = %from.short(), "a lane without a lease was refused");
-                }
+            net::Event::Lane { from, hello, stream } => {
+                self.serve(from, &hello, stream);
                 None
+            }
+        }
+    }
+
+    /// Send content to a site that has a lease with us, or a pass of one that has.
+    fn serve(&self, from: SiteId, hello: &LaneHello, stream: LaneStream) {
+        let means = &self.rooms.means;
+        let now = self.rooms.machine.clock.now();
+        let Some(pass) = &hello.pass else {
+            if self.site.may_read(from, hello.lease) {
+                means.serve(stream, (from, self.site.job_of(hello.lease)), None);
+            } else {
+                tracing::warn!(site = %from.short(), "a lane without a lease was refused");
+            }
+            return;
+        };
+        let right = pass.open(from, now).filter(|body| body.root == hello.root);
+        match right.filter(|body| self.site.may_share(body)) {
+            Some(body) => {
+                // Before the first chunk is here, there is nothing to say and nothing to send.
+                let here = means.sharing.here(body.lease, body.root);
+                if here.is_some() {
+                    means.serve(stream, (from, None), here);
+                }
+            }
+            None => {
+                tracing::warn!(site = %from.short(), "a lane with a worthless pass was refused")
             }
         }
     }
@@ -321,6 +349,13 @@ impl Daemon {
                     Ok(message) => rooms.net.send(to, message).await,
                     Err(error) => tracing::error!(%lease, %error, "the commit was not sealed"),
                 }
+            }
+            Output::Introduce { to, lease, source, pass } => {
+                let pass = Box::new(Pass::sign(&pass, &rooms.key));
+                rooms.net.send(to, Message::Source { lease, source, pass }).await;
+            }
+            Output::Share { lease, source, pass } => {
+                rooms.means.sharing.add(lease, Sharer { site: source, pass });
             }
             Output::Prepare { lease, borrower, root, content } => {
                 Arc::clone(&rooms.lending).prepare(lease, borrower, root, content);

@@ -13,7 +13,6 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, SiteId, TenantId
 use meshfarm_protocol::job::{Access, Layout, PathFormat, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, LeaseSecrets, Outcome, Outputs};
 use meshfarm_protocol::manifest::{Limits, RootLink};
-use meshfarm_protocol::message::LaneRequest;
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
 use meshfarm_sandbox::{self as sandbox, CollectLimits, Level, Programs};
@@ -22,7 +21,6 @@ use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::content::tree::Files;
 use crate::logs::Logs;
 use crate::means::{FetchError, From, Means};
-use crate::net::{self, LaneStream};
 use crate::session::{self, Listen, Plan, Ran, Stop};
 use crate::sys;
 
@@ -116,21 +114,6 @@ impl Lending {
             sessions: Mutex::default(),
             laid_out: Mutex::default(),
         })
-    }
-
-    /// Send chunks to a site that has the right to them.
-    pub fn serve(&self, stream: LaneStream, request: LaneRequest, to: SiteId, job: Option<JobId>) {
-        let (chunks, meter) = (Arc::clone(&self.means.chunks), Arc::clone(&self.means.meter));
-        tokio::spawn(async move {
-            let get = move |cid: &ChunkId| {
-                let bytes = chunks.get(cid).ok().flatten()?;
-                meter.sent(to, job, bytes.len() as u64);
-                Some(bytes)
-            };
-            if let Err(error) = net::serve(stream, request, get).await {
-                tracing::debug!(%error, "a lane ended early");
-            }
-        });
     }
 
     /// Fetch and lay out the content of a lease, and say so to the loop.
@@ -365,6 +348,7 @@ impl Lending {
 
     /// A lease is over: drop its keys, and its content unless another lease uses it.
     pub fn release(&self, lease: LeaseId) {
+        self.means.sharing.forget(lease);
         let lease = lock(&self.leases).remove(&lease);
         self.means.machine.blocking.run(Box::new(move || drop(lease)));
     }

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use meshfarm_core::Input;
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{ChunkId, JobId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::manifest::{Limits, RootLink};
-use meshfarm_protocol::message::LaneRequest;
 use meshfarm_protocol::seal::{
     self, Address, ChunkKey, Envelope, EnvelopeError, EnvelopeSeed, SealingKey, SealingSecret,
     SigningKey,
@@ -19,23 +18,25 @@ use meshfarm_protocol::seal::{
 use crate::arrivals::Arrivals;
 use crate::chunks::{ChunkError, Chunks};
 use crate::content::ContentError;
-use crate::content::plan::Plan;
 use crate::machine::Machine;
 use crate::meter::Meter;
 use crate::net::{LaneError, Net, NetError};
+use crate::pace::Pace;
+use crate::sharing::Sharing;
 use crate::store::{Batch, Family, Store, StoreError};
+use crate::transfer::{self, Fetch};
 
 /// How long an envelope can be opened.
 const ENVELOPE_LIFE: Millis = Millis::seconds(24 * 3600);
 
-/// So many chunks are asked for on one lane.
-const WANTED: usize = 1024;
+/// Bytes that one permit of [`Means::received`] stands for.
+const UNIT: usize = 16 << 10;
+
+/// The permits of all pieces together: 64 MiB of them may wait to be written.
+pub const MAX_UNITS: u32 = 4096;
 
 /// A longer list of kept inputs was not written by us.
 const MAX_KEPT: usize = 256 << 20;
-
-/// So many bytes of pieces are gathered before they are written together.
-const GATHER: usize = 8 << 20;
 
 /// Why content did not come.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,12 @@ pub struct Means {
     pub net: Net,
     /// Bytes moved.
     pub meter: Arc<Meter>,
+    /// Lenders of one job as sources for each other.
+    pub sharing: Sharing,
+    /// How fast content may go.
+    pub pace: Pace,
+    /// Bounds the bytes of pieces that have come and are not written yet.
+    pub received: Arc<Semaphore>,
     /// Where the loop hears what has come of its outputs.
     pub input_tx: mpsc::Sender<Input>,
 }
@@ -177,12 +184,13 @@ impl Means {
     /// # Errors
     /// When the source or the content fails, or the disk is full.
     pub async fn fetch(
-        &self,
+        self: &Arc<Self>,
         link: &RootLink,
         limits: Limits,
         from: From,
     ) -> Result<(), FetchError> {
-        self.fetch_chunks(link, limits, from, (Vec::new(), &Arrivals::default())).await
+        self.fetch_chunks(link, limits, from, (Vec::new(), Arc::default())).await?;
+        self.flush().await
     }
 
     /// Fetch the nodes of a manifest. What has come is in the store when this returns, perhaps not durable.
@@ -191,93 +199,62 @@ impl Means {
     /// # Errors
     /// As [`Means::fetch`].
     pub async fn fetch_manifest(
-        &self,
+        self: &Arc<Self>,
         link: &RootLink,
         limits: Limits,
         from: From,
     ) -> Result<(), FetchError> {
-        let plan = Plan::new(link.clone(), limits).only_nodes();
-        self.follow(plan, from, &Arrivals::default()).await
+        Fetch { means: self, link, limits, from }.nodes().await.map(drop)
     }
 
     /// Fetch what is missing of some content from `source`: the chunks of `first`, which are ranges in the
     /// manifest's flattened list of chunks, in their order before all others. `arrivals` is told of what is
-    /// in the store, and that nothing more will come, however this ends. What has come is durable when this
-    /// returns. Dropping it midway is safe.
+    /// in the store, and that nothing more will come, however this ends. What has come is durable after
+    /// [`Means::flush`]. Dropping it midway is safe.
     ///
     /// # Errors
     /// As [`Means::fetch`].
     pub async fn fetch_chunks(
-        &self,
+        self: &Arc<Self>,
         link: &RootLink,
         limits: Limits,
         from: From,
-        (first, arrivals): (Vec<Range<u64>>, &Arrivals),
+        (first, arrivals): (Vec<Range<u64>>, Arc<Arrivals>),
     ) -> Result<(), FetchError> {
-        let _ends = Ends(arrivals);
-        self.follow(Plan::new(link.clone(), limits).preferring(first), from, arrivals).await?;
+        let _ends = Ends(&arrivals);
+        let fetch = Fetch { means: self, link, limits, from };
+        let mut fetched = Err(FetchError::Nonsense);
+        // A node that rotted on our disk was forgotten when it was read, and a second plan fetches it again.
+        for _ in 0..2 {
+            let contents = fetch.nodes().await?;
+            fetched = fetch.chunks(contents, &first, &arrivals).await;
+            if !fetched.as_ref().is_err_and(transfer::is_damage) {
+                break;
+            }
+        }
+        fetched
+    }
+
+    /// Make everything durable that has come.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn flush(&self) -> Result<(), FetchError> {
         let chunks = Arc::clone(&self.chunks);
         let flushed = self.machine.block(move || chunks.flush()).await;
         Ok(flushed.ok_or(FetchError::Thread)??)
     }
 
-    async fn follow(
-        &self,
-        mut plan: Plan,
-        from: From,
-        arrivals: &Arrivals,
-    ) -> Result<(), FetchError> {
-        loop {
-            let chunks = Arc::clone(&self.chunks);
-            let next = move || {
-                let wanted = plan.next(&chunks, WANTED);
-                (plan, wanted)
-            };
-            let (same, wanted) = self.machine.block(next).await.ok_or(FetchError::Thread)?;
-            plan = same;
-            let wanted = wanted?;
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            self.fetch_some(&wanted, from, arrivals).await?;
-            wanted.iter().for_each(|cid| plan.stored(cid));
-        }
+    /// Waits until so many bytes of pieces may be held in memory.
+    pub(crate) async fn receiving(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(MAX_UNITS);
+        Arc::clone(&self.received).acquire_many_owned(units).await.ok()
     }
 
-    async fn fetch_some(
-        &self,
-        wanted: &[ChunkId],
-        From { source, lease, job }: From,
-        arrivals: &Arrivals,
-    ) -> Result<(), FetchError> {
-        let request = LaneRequest { lease, chunks: wanted.to_vec() };
-        let lane = self.net.lane(source, request).await;
-        let mut lane = lane.map_err(FetchError::Unreachable)?;
-        let mut gathered = Vec::new();
-        let mut size = 0;
-        loop {
-            let piece = lane.next().await.map_err(FetchError::Broken)?;
-            let over = piece.is_none();
-            if let Some(piece) = piece {
-                let index = usize::try_from(piece.index).unwrap_or(usize::MAX);
-                let cid = *wanted.get(index).ok_or(FetchError::Nonsense)?;
-                let bytes = piece.bytes.ok_or(FetchError::Missing(cid))?;
-                size += bytes.len();
-                self.meter.received(source, job, bytes.len() as u64);
-                gathered.push((cid, bytes));
-            }
-            if size >= GATHER || over {
-                let (chunks, pieces) = (Arc::clone(&self.chunks), std::mem::take(&mut gathered));
-                size = 0;
-                let write =
-                    move || pieces.iter().try_for_each(|(cid, b)| chunks.put(cid, b).map(drop));
-                self.machine.block(write).await.ok_or(FetchError::Thread)??;
-                arrivals.some();
-            }
-            if over {
-                return Ok(());
-            }
-        }
+    /// Where this site begins with content that several lenders fetch at once: elsewhere for each of them.
+    pub(crate) fn start_of(&self, lease: LeaseId) -> u64 {
+        let hash = seal::content_hash(&[&self.me.0[..], &lease.0].concat());
+        u64::from_be_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| hash[at]))
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use meshfarm_protocol::id::{MeshId, Millis, SiteId};
 use meshfarm_protocol::membership::{Certificate, Refused, Ticket};
-use meshfarm_protocol::message::{Answer, Join, LaneRequest, Message, Request, SignedProfile};
+use meshfarm_protocol::message::{Answer, Join, LaneHello, Message, Request, SignedProfile};
 use meshfarm_protocol::profile::Profile;
 use meshfarm_protocol::seal::SigningKey;
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +27,7 @@ mod membership;
 pub mod peer;
 mod profiles;
 mod requests;
+mod streams;
 mod swarm;
 pub mod transport;
 
@@ -34,12 +35,11 @@ pub mod transport;
 mod tests;
 
 pub use clock::{Clock, Outside, SystemClock};
-pub use lanes::{Lane, LaneError, LaneStream, Piece, serve};
+pub use lanes::{AskedId, Lane, LaneError, LaneStream, Piece, Shelf, serve};
 pub use libp2p::multiaddr::Multiaddr;
 pub use membership::Membership;
 
 use lanes::Lane as OpenLane;
-use peer::peer_of;
 
 /// Commands that wait for the task.
 const COMMANDS: usize = 256;
@@ -153,8 +153,8 @@ pub enum Event {
     Lane {
         /// Who.
         from: SiteId,
-        /// Which, and with what right: to be checked.
-        request: LaneRequest,
+        /// Of which content, and with what right: to be checked.
+        hello: LaneHello,
         /// Where they go.
         stream: LaneStream,
     },
@@ -296,7 +296,8 @@ enum Command {
     Join(SiteId, Join, oneshot::Sender<Result<Answer, NetError>>),
     Send(SiteId, Box<Message>),
     Publish(MeshId, Box<SignedProfile>),
-    Lane(SiteId, oneshot::Sender<Result<libp2p_stream::Control, NetError>>),
+    Lane(SiteId, streams::Opened),
+    Widen(SiteId, usize, oneshot::Sender<Result<(), String>>),
     Dial(Vec<Multiaddr>),
     Connect(SiteId, Multiaddr, oneshot::Sender<Result<(), String>>),
     AddMesh(MeshId, Box<Certificate>),
@@ -366,16 +367,38 @@ impl Net {
         self.tell(Command::Publish(mesh, Box::new(profile))).await;
     }
 
-    /// Asks a member for chunks. Dropping it midway is safe.
+    /// Opens a lane to a member, on the direct connection that has carried the fewest. Dropping it midway is safe.
     ///
     /// # Errors
     /// When the site is not up or the stream does not open.
-    pub async fn lane(&self, site: SiteId, request: LaneRequest) -> Result<Lane, NetError> {
-        let control = self.ask(site, |reply| Command::Lane(site, reply)).await?;
-        let peer = peer_of(&site).ok_or(NetError::NotConnected(site))?;
-        OpenLane::open(control, peer, request)
-            .await
-            .map_err(|source| NetError::Lane { site, source })
+    pub async fn lane(&self, site: SiteId, hello: &LaneHello) -> Result<Lane, NetError> {
+        let (opened, stream) = oneshot::channel();
+        self.tell(Command::Lane(site, opened)).await;
+        let opened = tokio::time::timeout(REQUEST_LIMIT, stream).await;
+        let failed = |source| NetError::Lane { site, source: LaneError::Open(source) };
+        match opened {
+            Err(_elapsed) => Err(NetError::Timeout(site)),
+            Ok(Err(_dropped)) => Err(NetError::NotConnected(site)),
+            Ok(Ok(Err(error))) if error.kind() == io::ErrorKind::NotConnected => {
+                Err(NetError::NotConnected(site))
+            }
+            Ok(Ok(Err(error))) => Err(failed(error)),
+            Ok(Ok(Ok(stream))) => OpenLane::greet(stream, hello)
+                .await
+                .map_err(|source| NetError::Lane { site, source }),
+        }
+    }
+
+    /// Opens another direct connection to a member when there are fewer than `n`, so that the next lane has one of
+    /// its own. Returns when it is there, or when there will be none. Dropping it midway is safe.
+    pub async fn widen(&self, site: SiteId, n: usize) {
+        let (reply, widened) = oneshot::channel();
+        self.tell(Command::Widen(site, n, reply)).await;
+        match tokio::time::timeout(CONNECT_LIMIT, widened).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(why))) => tracing::debug!(site = %site.short(), why, "no further connection"),
+            Ok(Err(_)) | Err(_) => {}
+        }
     }
 
     /// Calls these addresses now and whenever the connection is lost, like bootstrap addresses.

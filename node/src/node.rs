@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use meshfarm_core::{self as core, Input, Record, Site};
 use meshfarm_protocol::codec;
@@ -29,14 +29,16 @@ use crate::job_bundle::Catalog;
 use crate::lending::{Ground, Lending, TENANT_UIDS};
 use crate::logs::Logs;
 use crate::machine::Machine;
-use crate::means::Means;
+use crate::means::{MAX_UNITS, Means};
 use crate::mesh::Meshes;
 use crate::meter::Meter;
 use crate::neighbours::Neighbours;
 use crate::net::{self, Outside, transport};
+use crate::pace::Pace;
 use crate::probe;
 use crate::records;
 use crate::returning::Returning;
+use crate::sharing::Sharing;
 use crate::store::{Batch, Family, Store};
 use crate::{sys, web};
 
@@ -245,7 +247,7 @@ impl Opened {
         Site::new(config, started, records)
     }
 
-    fn means(&self, net: &net::Net, input_tx: &mpsc::Sender<Input>) -> Means {
+    fn means(&self, config: &Config, net: &net::Net, input_tx: &mpsc::Sender<Input>) -> Means {
         Means {
             me: self.keys.key.site(),
             key: self.keys.key.clone(),
@@ -255,6 +257,9 @@ impl Opened {
             chunks: Arc::clone(&self.chunks),
             net: net.clone(),
             meter: Arc::new(Meter::default()),
+            sharing: Sharing::default(),
+            pace: Pace::new(&config.rates),
+            received: Arc::new(Semaphore::new(MAX_UNITS as usize)),
             input_tx: input_tx.clone(),
         }
     }
@@ -310,7 +315,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     }
     let site = opened.site(&config, host, (started, records));
     let (gate, question_rx) = Gate::new();
-    let means = Arc::new(opened.means(&net, &input_tx));
+    let means = Arc::new(opened.means(&config, &net, &input_tx));
     let logs = Logs::open(home.logs()).map_err(|error| Problem::broken(&error))?;
     let logs = Arc::new(logs);
     logs.resume(&net).map_err(|error| Problem::broken(&error))?;
@@ -329,6 +334,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         net: net.clone(),
         meshes: Arc::clone(&opened.meshes),
         key: opened.keys.key.clone(),
+        means: Arc::clone(&means),
         lending,
         returning,
         neighbours,

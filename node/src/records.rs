@@ -67,7 +67,7 @@ pub fn load(store: &Store) -> Result<Vec<Record>, RecordsError> {
 }
 
 /// Kinds of records: their family, and the first byte of their keys where kinds share a family.
-const KINDS: [(Family, u8); 7] = [
+const KINDS: [(Family, u8); 8] = [
     (Family::Job, b's'),
     (Family::Job, b'j'),
     (Family::Task, b't'),
@@ -75,6 +75,7 @@ const KINDS: [(Family, u8); 7] = [
     (Family::Lease, b'l'),
     (Family::Attempt, b'f'),
     (Family::Membership, b'i'),
+    (Family::Receipt, b'e'),
 ];
 
 fn place(key: Key) -> (Family, Vec<u8>) {
@@ -86,6 +87,7 @@ fn place(key: Key) -> (Family, Vec<u8>) {
         Key::Lent(_) => 4,
         Key::Finished(_) => 5,
         Key::Invite(_) => 6,
+        Key::Evidence(_) => 7,
     }];
     let mut bytes = vec![tag];
     bytes.extend(key.to_bytes());

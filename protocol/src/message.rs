@@ -2,22 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AttemptId, ChunkId, LeaseId, Millis};
+use crate::codec;
+use crate::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId};
 use crate::lease::{Commit, Declined, Done, Grant, Offer, Status, Want};
 use crate::membership::{Certificate, Role};
 use crate::profile::Profile;
-use crate::seal::Signature;
+use crate::seal::{self, Signature, SigningKey};
 
 /// Wire versions. A change of any byte in `tests/wire_golden.rs` needs a new one.
 ///
 /// 1: the first.
-pub const WIRE_VERSION: u16 = 1;
+///
+/// 2: a lane carries many requests and says what its source has; lenders of one job serve each other by passes.
+pub const WIRE_VERSION: u16 = 2;
 
 /// Control protocol: one request and one answer on a stream, each CBOR after a big-endian `u32` length.
 pub const CONTROL_PROTOCOL: &str = "/meshfarm/ctl/1";
 
-/// Bulk protocol: one [`LaneRequest`] one way, pieces the other way.
-pub const LANE_PROTOCOL: &str = "/meshfarm/lane/1";
+/// Bulk protocol: one [`LaneHello`] and then [`Ask`]s one way, pieces the other way.
+pub const LANE_PROTOCOL: &str = "/meshfarm/lane/2";
 
 /// A control message longer than this is refused before it is read.
 pub const MAX_CONTROL_BYTES: usize = 1024 * 1024;
@@ -118,6 +121,15 @@ pub enum Message {
         /// The lease.
         lease: LeaseId,
     },
+    /// Borrower: another lender has some of this lease's content, and here is your right to ask it.
+    Source {
+        /// The lease that the content is for.
+        lease: LeaseId,
+        /// Who has some of it.
+        source: SiteId,
+        /// What to show there.
+        pass: Box<Pass>,
+    },
 }
 
 /// A piece of a task's log, in order.
@@ -152,29 +164,123 @@ pub const PROFILE_CONTEXT: &str = "meshfarm v1 profile";
 impl SignedProfile {
     /// Sign `profile` with its site's key.
     #[must_use]
-    pub fn sign(
-        profile: &Profile,
-        certificate: Certificate,
-        key: &crate::seal::SigningKey,
-    ) -> Self {
-        let body = crate::codec::encode(profile);
-        let signature = crate::seal::sign(key, PROFILE_CONTEXT, &body);
+    pub fn sign(profile: &Profile, certificate: Certificate, key: &SigningKey) -> Self {
+        let body = codec::encode(profile);
+        let signature = seal::sign(key, PROFILE_CONTEXT, &body);
         Self { certificate, body, signature }
     }
 }
 
-/// Asks a source for chunks; it sends them as pieces in this order.
+/// A borrower's word that one of its lenders may take the content of a job from another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LaneRequest {
-    /// The lease that gives the right to them.
-    pub lease: LeaseId,
-    /// At most [`MAX_WANTED`].
-    pub chunks: Vec<ChunkId>,
+pub struct Pass {
+    /// An encoded [`PassBody`].
+    #[serde(with = "serde_bytes")]
+    pub body: Vec<u8>,
+    /// By the borrower's key, over `body`.
+    pub signature: Signature,
 }
 
-/// More chunks than this in one lane request are refused.
-pub const MAX_WANTED: usize = 4096;
+/// What a [`Pass`] says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassBody {
+    /// The borrower who gives it.
+    pub borrower: SiteId,
+    /// The lease that the source has from it.
+    pub lease: LeaseId,
+    /// Who may ask.
+    pub to: SiteId,
+    /// Root of the content.
+    pub root: ChunkId,
+    /// From when on it is worthless.
+    pub expires: Millis,
+}
+
+/// Signing context of passes.
+pub const PASS_CONTEXT: &str = "meshfarm v1 pass";
+
+/// A longer encoded pass body is refused.
+const MAX_PASS_BYTES: usize = 512;
+
+impl Pass {
+    /// Sign `body` with the borrower's key.
+    #[must_use]
+    pub fn sign(body: &PassBody, key: &SigningKey) -> Self {
+        let body = codec::encode(body);
+        let signature = seal::sign(key, PASS_CONTEXT, &body);
+        Self { body, signature }
+    }
+
+    /// What it says to `to` at `now`; none when it is somebody else's, too old, or not signed by its borrower.
+    #[must_use]
+    pub fn open(&self, to: SiteId, now: Millis) -> Option<PassBody> {
+        let body: PassBody = codec::decode(&self.body, MAX_PASS_BYTES).ok()?;
+        let signed = seal::verify(&body.borrower.0, PASS_CONTEXT, &self.body, &self.signature);
+        (signed.is_ok() && body.to == to && now < body.expires).then_some(body)
+    }
+}
+
+/// Opens a lane: who asks with which right, and about what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneHello {
+    /// The lease that gives the right to the chunks: one between the two ends, unless there is a pass.
+    pub lease: LeaseId,
+    /// Root of the content that is asked for.
+    pub root: ChunkId,
+    /// The right of a lender to ask another one.
+    pub pass: Option<Pass>,
+}
+
+/// The longest encoded [`LaneHello`].
+pub const MAX_LANE_HELLO_BYTES: usize = 1024;
+
+/// Asks for chunks on a lane. They come as pieces in this order; each lane counts its chunks from zero.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// The first [`ASKED_ID_BYTES`] of each chunk's address, at most [`MAX_ASKED`] of them.
+    ///
+    /// Half an address is enough to find a chunk among any number, also when somebody chooses addresses; the
+    /// receiver checks the whole one.
+    #[serde(with = "serde_bytes")]
+    pub chunks: Vec<u8>,
+    /// About how many bytes of this content the receiver still lacks, for people to look at.
+    pub left: u64,
+}
+
+/// Bytes of an address by which a chunk is asked for.
+pub const ASKED_ID_BYTES: usize = 16;
+
+/// More chunks than this in one [`Ask`] are refused.
+pub const MAX_ASKED: usize = 4096;
+
+/// The longest encoded [`Ask`].
+pub const MAX_ASK_BYTES: usize = MAX_ASKED * ASKED_ID_BYTES + 64;
+
+/// More chunks than this may not be asked for on one lane before the first of them has come.
+pub const MAX_UNDER_WAY: usize = 2 * MAX_ASKED;
+
+impl Ask {
+    /// Asks for these chunks.
+    #[must_use]
+    pub fn of(chunks: &[ChunkId], left: u64) -> Self {
+        let chunks = chunks.iter().flat_map(|cid| &cid.0[..ASKED_ID_BYTES]).copied().collect();
+        Self { chunks, left }
+    }
+
+    /// The beginnings of the addresses; none when they are too many or not whole.
+    #[must_use]
+    pub fn ids(&self) -> Option<impl ExactSizeIterator<Item = [u8; ASKED_ID_BYTES]> + '_> {
+        let (ids, rest) = self.chunks.as_chunks::<ASKED_ID_BYTES>();
+        (rest.is_empty() && (1..=MAX_ASKED).contains(&ids.len())).then(|| ids.iter().copied())
+    }
+}
+
+/// The longest bitmap in which a source says what it has: 4 million chunks.
+pub const MAX_HAVE_BYTES: usize = 16 * 1024;
 
 /// Longest body of a piece: a chunk is at most 1 MiB and its seal.
 pub const MAX_PIECE_BYTES: usize = 4 * 1024 * 1024 + 64;
@@ -189,7 +295,7 @@ pub struct PieceHeader {
     pub len: u32,
     /// What the body is.
     pub kind: PieceKind,
-    /// Index of the chunk in the request.
+    /// Number of the chunk among those that were asked for on this lane.
     pub index: u32,
 }
 
@@ -200,6 +306,8 @@ pub enum PieceKind {
     Chunk,
     /// Nothing: the source does not have the chunk.
     Missing,
+    /// A bitmap of the runs of the content that the source has, at most [`MAX_HAVE_BYTES`]. It answers no ask.
+    Have,
 }
 
 impl PieceHeader {
@@ -211,6 +319,7 @@ impl PieceHeader {
         bytes[4] = match self.kind {
             PieceKind::Chunk => 1,
             PieceKind::Missing => 2,
+            PieceKind::Have => 3,
         };
         bytes[8..].copy_from_slice(&self.index.to_be_bytes());
         bytes
@@ -223,10 +332,16 @@ impl PieceHeader {
         let len = u32::from_be_bytes([a, b, c, d]);
         let kind = match kind {
             1 => PieceKind::Chunk,
-            2 if len == 0 => PieceKind::Missing,
+            2 => PieceKind::Missing,
+            3 => PieceKind::Have,
             _ => return None,
         };
-        let fits = usize::try_from(len).is_ok_and(|len| len <= MAX_PIECE_BYTES);
+        let most = match kind {
+            PieceKind::Chunk => MAX_PIECE_BYTES,
+            PieceKind::Missing => 0,
+            PieceKind::Have => MAX_HAVE_BYTES,
+        };
+        let fits = usize::try_from(len).is_ok_and(|len| len <= most);
         (fits && [flags, r0, r1] == [0; 3]).then_some(Self {
             len,
             kind,

@@ -14,8 +14,8 @@ use meshfarm_protocol::manifest::{Limits, Reader, RootLink};
 use meshfarm_protocol::matching::fit;
 use meshfarm_protocol::membership::{Certificate, Ticket};
 use meshfarm_protocol::message::{
-    Answer, LaneRequest, MAX_CONTROL_BYTES, MAX_WANTED, Message, PieceHeader, Request,
-    SignedProfile, WIRE_VERSION,
+    Answer, Ask, LaneHello, MAX_ASK_BYTES, MAX_CONTROL_BYTES, MAX_LANE_HELLO_BYTES, Message,
+    PassBody, PieceHeader, Request, SignedProfile, WIRE_VERSION,
 };
 use meshfarm_protocol::profile::{HostClass, Level, MAX_PROFILE_BYTES, Profile, Requirement};
 use meshfarm_protocol::seal::{
@@ -107,7 +107,7 @@ const fn door(name: &'static str, max: usize, read: fn(&[u8])) -> Door {
     Door { name, max, times: TIMES, read }
 }
 
-const DOORS: [Door; 16] = [
+const DOORS: [Door; 18] = [
     Door { name: "request", max: MAX_CONTROL_BYTES, times: TIMES_MATCHED, read: read_request },
     door("request", MAX_CONTROL_BYTES, decode::<Request>),
     door("answer", MAX_CONTROL_BYTES, read_answer),
@@ -118,7 +118,9 @@ const DOORS: [Door; 16] = [
     door("lease-secrets", MAX_CONTENTS, read_secrets),
     door("chunk-key", MAX_CONTENTS, decode::<ChunkKey>),
     door("manifest-link", MAX_CONTENTS, decode::<RootLink>),
-    door("lane-request", MAX_WANTED * 34 + 256, decode::<LaneRequest>),
+    door("lane-hello", MAX_LANE_HELLO_BYTES, read_lane_hello),
+    door("lane-pass", MAX_LANE_HELLO_BYTES, decode::<PassBody>),
+    door("lane-ask", MAX_ASK_BYTES, read_ask),
     door("piece", 12, read_piece),
     door("ticket-text", 1 << 20, read_ticket),
     door("manifest", MAX_PLAIN, read_manifest),
@@ -227,6 +229,18 @@ fn read_secrets(bytes: &[u8]) {
     if let Some(secrets) = decoded::<LeaseSecrets>(bytes) {
         let _ = secrets.session.layout.check();
         let _ = session::path_rules(&secrets.session.layout);
+    }
+}
+
+fn read_lane_hello(bytes: &[u8]) {
+    if let Some(LaneHello { pass: Some(pass), .. }) = decoded(bytes) {
+        let _ = pass.open(SiteId([1; 32]), Millis(0));
+    }
+}
+
+fn read_ask(bytes: &[u8]) {
+    if let Some(ask) = decoded::<Ask>(bytes) {
+        let _ = ask.ids().map(Iterator::count);
     }
 }
 

@@ -21,8 +21,8 @@ use meshfarm_protocol::manifest::build::Builder;
 use meshfarm_protocol::manifest::{Body, Entry, File, Limits, RootLink};
 use meshfarm_protocol::membership::{Certificate, CertificateBody, Role, Ticket};
 use meshfarm_protocol::message::{
-    Answer, Hello, Join, LaneRequest, LogPart, Message, PieceHeader, PieceKind, Request,
-    SignedProfile, WIRE_VERSION,
+    Answer, Ask, Hello, Join, LaneHello, LogPart, Message, Pass, PassBody, PieceHeader, PieceKind,
+    Request, SignedProfile, WIRE_VERSION,
 };
 use meshfarm_protocol::profile::{
     Amount, AmountNeed, AttributeNeed, HostClass, Level, MEMORY, PROFILE_VERSION, Profile,
@@ -238,6 +238,7 @@ fn messages() -> Vec<Message> {
         done(Outcome::Failed("the renderer ended with 1".into()), None),
         Message::Accepted { lease: lease(), attempt: attempt(1) },
         Message::Close { lease: lease() },
+        Message::Source { lease: lease(), source: lender().site(), pass: Box::new(pass()) },
     ]
 }
 
@@ -267,7 +268,21 @@ fn message_name(message: &Message) -> String {
         },
         Message::Accepted { .. } => "accepted".into(),
         Message::Close { .. } => "close".into(),
+        Message::Source { .. } => "source".into(),
     }
+}
+
+fn pass_body() -> PassBody {
+    let (borrower, to, root) = (borrower().site(), lender().site(), ChunkId([10; 32]));
+    PassBody { borrower, lease: lease(), to, root, expires: Millis(1_800_000_000_000) }
+}
+
+fn pass() -> Pass {
+    Pass::sign(&pass_body(), &borrower())
+}
+
+fn lane_hello(pass: Option<Pass>) -> LaneHello {
+    LaneHello { lease: lease(), root: ChunkId([10; 32]), pass }
 }
 
 fn hello() -> Hello {
@@ -325,6 +340,7 @@ fn piece(kind: PieceKind) -> (String, Vec<u8>) {
     let (name, len) = match kind {
         PieceKind::Chunk => ("piece-chunk", 70_016),
         PieceKind::Missing => ("piece-missing", 0),
+        PieceKind::Have => ("piece-have", 900),
     };
     (name.into(), PieceHeader { len, kind, index: 258 }.to_bytes().into())
 }
@@ -382,17 +398,15 @@ fn wire() -> Vec<(String, Vec<u8>)> {
             "signed-profile".into(),
             encode(&SignedProfile::sign(&profile(), certificate(), &lender())),
         ),
-        (
-            "lane-request".into(),
-            encode(&LaneRequest {
-                lease: lease(),
-                chunks: vec![ChunkId([10; 32]), ChunkId([13; 32])],
-            }),
-        ),
+        ("lane-hello".into(), encode(&lane_hello(None))),
+        ("lane-hello-pass".into(), encode(&lane_hello(Some(pass())))),
+        ("lane-pass".into(), encode(&pass_body())),
+        ("lane-ask".into(), encode(&Ask::of(&[ChunkId([10; 32]), ChunkId([13; 32])], 1 << 40))),
         ("ticket-text".into(), ticket().to_text().into()),
         ("job-file".into(), serde_json::to_vec(&job_file()).unwrap()),
         piece(PieceKind::Chunk),
         piece(PieceKind::Missing),
+        piece(PieceKind::Have),
     ];
     all.extend(requests().iter().map(|request| (request_name(request), encode(request))));
     all.extend(answers().iter().map(|answer| (answer_name(answer).into(), encode(answer))));
@@ -468,7 +482,14 @@ fn golden_bytes_still_mean_what_they_meant() {
     assert_eq!((said.name.as_str(), said.serial), ("lyon", 42));
     assert_eq!(returns::<Profile>("profile"), profile());
     assert_eq!(returns::<LeaseSecrets>("lease-secrets").session, secrets().session);
-    assert_eq!(returns::<LaneRequest>("lane-request").chunks.len(), 2);
+    assert_eq!(returns::<LaneHello>("lane-hello").pass, None);
+    let shown = returns::<LaneHello>("lane-hello-pass").pass.unwrap();
+    assert_eq!(shown.open(lender().site(), Millis(0)), Some(pass_body()));
+    assert_eq!(shown.open(borrower().site(), Millis(0)), None);
+    assert_eq!(shown.open(lender().site(), pass_body().expires), None);
+    assert_eq!(returns::<PassBody>("lane-pass"), pass_body());
+    let asked: Vec<_> = returns::<Ask>("lane-ask").ids().unwrap().collect();
+    assert_eq!(asked, [[10; 16], [13; 16]]);
     let signed: SignedProfile = returns("signed-profile");
     let context = meshfarm_protocol::message::PROFILE_CONTEXT;
     seal::verify(&lender().site().0, context, &signed.body, &signed.signature).unwrap();
@@ -477,7 +498,7 @@ fn golden_bytes_still_mean_what_they_meant() {
     let text = String::from_utf8(read("ticket-text")).unwrap();
     assert_eq!(Ticket::from_text(&text), Ok(ticket()));
     assert_eq!(serde_json::from_slice::<JobFile>(&read("job-file")).unwrap(), job_file());
-    for name in ["piece-chunk", "piece-missing"] {
+    for name in ["piece-chunk", "piece-missing", "piece-have"] {
         let header = PieceHeader::from_bytes(read(name).try_into().unwrap()).unwrap();
         assert_eq!((header.index, header.to_bytes().to_vec()), (258, read(name)));
     }

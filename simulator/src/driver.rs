@@ -7,7 +7,8 @@ use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Want};
-use meshfarm_protocol::message::Message;
+use meshfarm_protocol::message::{Message, Pass};
+use meshfarm_protocol::seal::Signature;
 
 use crate::workload;
 use crate::world::{Event, World};
@@ -49,6 +50,11 @@ impl World<'_> {
             Output::Commit { to, root, want, session, .. } => {
                 self.commit(at, (to, root), want, &session);
             }
+            Output::Introduce { to, lease, source, pass } => {
+                let (body, signature) = (codec::encode(&pass), Signature([0; 64]));
+                let pass = Box::new(Pass { body, signature });
+                self.send(at, to, Message::Source { lease, source, pass });
+            }
             Output::Prepare { lease, borrower, root, content } => {
                 self.prepare(at, (lease, borrower), root, content);
             }
@@ -74,7 +80,12 @@ impl World<'_> {
                 }
             }
             Output::Answer(request, Reply::Submitted(job)) => self.submitted(request, job),
-            Output::Answer(..) | Output::Tell(_) | Output::Admit(..) | Output::Refuse(..) => {}
+            // Content comes from the borrower alone here.
+            Output::Share { .. }
+            | Output::Answer(..)
+            | Output::Tell(_)
+            | Output::Admit(..)
+            | Output::Refuse(..) => {}
         }
     }
 

@@ -47,7 +47,8 @@ impl Oracle {
                 | Record::Borrowed(_)
                 | Record::Lent(_)
                 | Record::Finished(_)
-                | Record::Invite(_) => {}
+                | Record::Invite(_)
+                | Record::Evidence(_) => {}
             },
             Change::Delete(Key::Task(at)) if self.accepted.contains_key(at) => {
                 self.blame(format!("the accepted result of {at:?} was dropped"));

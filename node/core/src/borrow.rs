@@ -39,6 +39,8 @@ pub(crate) struct Held {
     pub(crate) heard: Millis,
     /// Whether the lender ever had the content in place.
     prepared: bool,
+    /// Leases of other lenders that it was told of, as sources of its content.
+    told_of: BTreeSet<LeaseId>,
     version: u64,
     said: Millis,
     /// What was last said, to see whether it has changed.
@@ -70,6 +72,9 @@ const LANDING_GRACE: Millis = LENDER_GRACE;
 
 /// How long outputs are asked for that a connected lender does not hand out: it has lost them, or never had them.
 const REFUSED_GRACE: Millis = LENDER_GRACE.times(10);
+
+/// So many other lenders a lender is told of: enough to fill its line, few enough to ask.
+const MAX_TOLD_OF: usize = 4;
 
 /// So many attempts that were given up are remembered, in case that their results arrive after all.
 const MAX_GIVEN_UP: usize = 10_000;
@@ -227,6 +232,34 @@ impl Borrow {
         let task = held.attempts.remove(at).task;
         held.running.remove(&done.attempt);
         Some(TaskRef { job: borrowed.job, step: borrowed.step, task })
+    }
+
+    /// For every lease whose content is still on its way, leases of other lenders for the same step that it has not
+    /// been told of: at most [`MAX_TOLD_OF`] each.
+    pub(crate) fn strangers(&self, me: SiteId) -> Vec<(LeaseId, LeaseId)> {
+        let held = |b: &Borrowed| match &b.state {
+            State::Held(held) => held.phase != Phase::Gone && b.lender != me,
+            State::Offered { .. } => false,
+        };
+        let mut strangers = Vec::new();
+        for (lease, borrowed) in self.all().filter(|(_, b)| held(b)) {
+            let State::Held(Held { prepared: false, told_of, .. }) = &borrowed.state else {
+                continue;
+            };
+            let room = MAX_TOLD_OF.saturating_sub(told_of.len());
+            let others = self.of_step(borrowed.job, borrowed.step).filter(|(other, b)| {
+                held(b) && b.lender != borrowed.lender && !told_of.contains(other)
+            });
+            strangers.extend(others.take(room).map(|(other, _)| (lease, other)));
+        }
+        strangers
+    }
+
+    /// A lender was told of another one's lease.
+    pub(crate) fn told_of(&mut self, lease: LeaseId, other: LeaseId) {
+        if let Some(held) = self.held_mut(lease) {
+            held.told_of.insert(other);
+        }
     }
 
     /// Outputs shall be fetched, at the next opportunity.
@@ -412,6 +445,7 @@ impl Held {
             phase: Phase::Preparing,
             heard: now,
             prepared: false,
+            told_of: BTreeSet::new(),
             // A node that restarts goes on above what it said before: see `Borrow::restore`.
             version: now.0,
             said: Millis(0),

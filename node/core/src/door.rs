@@ -8,7 +8,7 @@ use meshfarm_protocol::id::{
 use meshfarm_protocol::job::{JobSpec, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, Outcome, Outputs, Usage, Want};
 use meshfarm_protocol::membership::{CertificateBody, Role};
-use meshfarm_protocol::message::Message;
+use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{HostClass, Profile};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
@@ -112,6 +112,17 @@ pub enum Input {
     },
     /// Our machine offers something else than before.
     Host(Box<HostClass>),
+    /// A source has sent bytes that are not those of the chunk that it was asked for. Their hash was checked.
+    WrongChunk {
+        /// Who.
+        site: SiteId,
+        /// Under which lease it was asked.
+        lease: LeaseId,
+        /// For which chunk.
+        chunk: ChunkId,
+        /// The address that what came has.
+        came: ChunkId,
+    },
     /// The store has room again, or none.
     Disk {
         /// Whether it is full.
@@ -259,6 +270,26 @@ pub enum Output {
         want: Want,
         /// What the jail is built from.
         session: SessionSpec,
+    },
+    /// Sign this pass and send it: another lender of ours has content of this lease.
+    Introduce {
+        /// The lender that still fetches.
+        to: SiteId,
+        /// Its lease.
+        lease: LeaseId,
+        /// The lender that has some of it.
+        source: SiteId,
+        /// What the pass says.
+        pass: PassBody,
+    },
+    /// Another lender has content of a lent lease: fetch from it too.
+    Share {
+        /// The lease.
+        lease: LeaseId,
+        /// Who has some of its content.
+        source: SiteId,
+        /// What to show there.
+        pass: Pass,
     },
     /// Fetch and lay out the content of a lent lease; answered by [`Input::Prepared`].
     Prepare {

@@ -61,6 +61,18 @@ impl Lend {
         self.leases.get(&lease).is_some_and(|lent| lent.borrower == borrower)
     }
 
+    /// Whether `borrower` has a lease here whose content is on its way.
+    pub(crate) fn is_preparing(&self, borrower: SiteId, lease: LeaseId) -> bool {
+        let preparing = |lent: &Lent| lent.borrower == borrower && lent.state == State::Preparing;
+        self.leases.get(&lease).is_some_and(preparing)
+    }
+
+    /// Whether content of a lease that `borrower` has here may go to whoever shows its pass.
+    pub(crate) fn shares(&self, borrower: SiteId, lease: LeaseId, root: ChunkId) -> bool {
+        let shares = |lent: &Lent| lent.borrower == borrower && lent.root == Some(root);
+        self.leases.get(&lease).is_some_and(shares)
+    }
+
     pub(crate) fn on_offer(&mut self, from: SiteId, offer: &Offer, now: Millis) -> Message {
         let lease = offer.lease;
         let decline = |reason, retry_after| Message::Decline { lease, reason, retry_after };
@@ -122,6 +134,7 @@ impl Lend {
         };
         if let Some(lent) = self.leases.get_mut(&lease).filter(reserved) {
             lent.state = State::Preparing;
+            lent.root = Some(root);
             let record = LentRecord { lease, borrower: from, tenant: lent.tenant };
             put(out, Record::Lent(record));
             out.push(Output::Prepare { lease, borrower: from, root, content });

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use meshfarm_protocol::id::{AttemptId, LeaseId, Millis, SiteId, TenantId};
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
 use meshfarm_protocol::lease::{Assignment, Done, Phase, Status};
 
 use crate::door::{Output, Session};
@@ -17,6 +17,8 @@ pub(crate) struct Lent {
     /// Slots that it has of them now.
     pub(crate) slots: u32,
     pub(crate) state: State,
+    /// Root of its content, once the borrower has committed.
+    pub(crate) root: Option<ChunkId>,
     pub(crate) heard: Millis,
     /// Version of the last `Want` that counted.
     pub(crate) version: u64,
@@ -73,6 +75,7 @@ impl Lent {
             granted: slots,
             slots,
             state,
+            root: None,
             heard: now,
             version: 0,
             more: true,

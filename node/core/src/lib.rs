@@ -15,11 +15,13 @@ mod lent;
 mod membership;
 mod outsource;
 mod place;
+pub mod rate;
 mod record;
 mod seek;
 mod site;
 mod sites;
 mod step;
+pub mod transfer;
 mod view;
 
 pub use door::{
@@ -28,7 +30,8 @@ pub use door::{
 };
 pub use job::{JobPhase, Task};
 pub use record::{
-    BorrowedRecord, Change, FinishedRecord, InviteRecord, JobRecord, Key, LentRecord, Record,
+    BorrowedRecord, Change, EvidenceRecord, FinishedRecord, InviteRecord, JobRecord, Key,
+    LentRecord, Record,
 };
 pub use site::{Config, Site};
 pub use view::{JobView, LeaseView, SiteView, SlotsView, StepView, TaskView, Why};

@@ -1,9 +1,9 @@
 //! How leases begin and end and how results find home: the borrower's decisions, on top of its leases.
 
-use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
+use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Done, Grant, MAX_REASON, Outcome, Phase, Status, Usage, Want};
-use meshfarm_protocol::message::Message;
+use meshfarm_protocol::message::{Message, PassBody};
 
 use crate::borrow::Landing;
 use crate::door::{CollectError, Content, Event, Output, TaskRef};
@@ -18,6 +18,9 @@ const FETCH_AGAIN: Millis = Millis::seconds(2);
 
 /// When outputs are placed again that could not be written.
 const WRITE_AGAIN: Millis = Millis::seconds(10);
+
+/// How long a lender may fetch from another one: longer than content takes, and the clocks of sites differ.
+const PASS_LIFE: Millis = Millis::seconds(24 * 3600);
 
 /// How long our own slots are left alone after a session could not be prepared here.
 const OWN_PAUSE: Millis = Millis::seconds(5);
@@ -347,6 +350,32 @@ impl Site {
                 outputs: landing.outputs.clone(),
             });
         }
+    }
+
+    /// Tell lenders that still fetch content of others that have some of it, or will soon: this site is the tracker
+    /// of its own jobs.
+    pub(crate) fn introduce(&mut self, now: Millis, out: &mut Vec<Output>) {
+        for (lease, other) in self.borrow.strangers(self.config.me) {
+            self.borrow.told_of(lease, other);
+            let (Some((to, root)), Some((source, same))) =
+                (self.content_of(lease), self.content_of(other))
+            else {
+                continue;
+            };
+            if root != same || self.sites.is_blamed(source) {
+                continue;
+            }
+            let expires = now.plus(PASS_LIFE);
+            let pass = PassBody { borrower: self.config.me, lease: other, to, root, expires };
+            out.push(Output::Introduce { to, lease, source, pass });
+        }
+    }
+
+    /// Who has a lease of ours, and the root of the content that it is for.
+    fn content_of(&self, lease: LeaseId) -> Option<(SiteId, ChunkId)> {
+        let (_, borrowed) = self.borrow.all().find(|(id, _)| *id == lease)?;
+        let (root, _) = self.jobs.get(borrowed.job)?.content(borrowed.step)?;
+        Some((borrowed.lender, root))
     }
 
     /// Say what has changed, renew what is due, close what is not needed.

@@ -43,6 +43,8 @@ pub enum Record {
     Finished(FinishedRecord),
     /// An invitation that we gave.
     Invite(InviteRecord),
+    /// What a site has sent that it should not have.
+    Evidence(EvidenceRecord),
 }
 
 /// Names a record.
@@ -62,6 +64,8 @@ pub enum Key {
     Finished(AttemptId),
     /// Of [`Record::Invite`]: the hash of its secret.
     Invite([u8; 32]),
+    /// Of [`Record::Evidence`].
+    Evidence(SiteId),
 }
 
 impl Record {
@@ -76,6 +80,7 @@ impl Record {
             Self::Lent(record) => Key::Lent(record.lease),
             Self::Finished(record) => Key::Finished(record.done.attempt),
             Self::Invite(record) => Key::Invite(record.secret_hash),
+            Self::Evidence(record) => Key::Evidence(record.site),
         }
     }
 }
@@ -92,6 +97,7 @@ impl Key {
             Self::Borrowed(lease) | Self::Lent(lease) => lease.0.to_vec(),
             Self::Finished(attempt) => attempt.0.to_vec(),
             Self::Invite(hash) => hash.to_vec(),
+            Self::Evidence(site) => site.0.to_vec(),
         }
     }
 }
@@ -169,4 +175,22 @@ pub struct InviteRecord {
     pub uses_left: u32,
     /// Who has used it: asking again after a lost answer costs no further use.
     pub used_by: Vec<(SiteId, String)>,
+}
+
+/// Chunks that a site has sent in place of others: the last one, and how many there were. Whoever has the bytes can
+/// hash them again; that they came from this site is our word, because pieces are not signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceRecord {
+    /// Who sent them.
+    pub site: SiteId,
+    /// How often.
+    pub n: u32,
+    /// When the last one came.
+    pub at: Millis,
+    /// Under which lease it was asked for.
+    pub lease: LeaseId,
+    /// The chunk that was asked for.
+    pub chunk: ChunkId,
+    /// The address that what came has.
+    pub came: ChunkId,
 }

@@ -7,17 +7,17 @@ use rand_core::{Rng, SeedableRng};
 
 use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::job::JobSpec;
-use meshfarm_protocol::message::Message;
+use meshfarm_protocol::message::{Message, PassBody};
 use meshfarm_protocol::profile::{HostClass, PROFILE_VERSION, Profile};
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
 use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef, Tasks};
 use crate::job::{Job, JobPhase, Task};
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, put};
 use crate::lend::Lend;
 use crate::membership::{Asking, Membership};
-use crate::record::{InviteRecord, JobRecord, Record};
+use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record};
 use crate::sites::Sites;
 
 /// How often a profile is told when nothing has changed, and how long it counts: three times that.
@@ -103,7 +103,11 @@ impl Site {
         // What others refer to comes first.
         records.sort_by_key(|record| match record {
             Record::Spec(..) => 0,
-            Record::Job(_) | Record::Borrowed(_) | Record::Lent(_) | Record::Invite(_) => 1,
+            Record::Job(_)
+            | Record::Borrowed(_)
+            | Record::Lent(_)
+            | Record::Invite(_)
+            | Record::Evidence(_) => 1,
             Record::Task(..) | Record::Finished(_) => 2,
         });
         let mut specs: BTreeMap<JobId, JobSpec> = BTreeMap::new();
@@ -119,6 +123,7 @@ impl Site {
                 Record::Lent(record) => self.lend.restore_lease(&record),
                 Record::Finished(record) => self.lend.restore_finished(record),
                 Record::Invite(record) => self.membership.restore(record),
+                Record::Evidence(record) => self.sites.restore_evidence(record),
                 Record::Task(at, task) => self.restore_task(at, task),
             }
         }
@@ -188,6 +193,12 @@ impl Site {
             Input::Host(host) => {
                 self.lend.host = *host;
                 self.published = None;
+            }
+            Input::WrongChunk { site, lease, chunk, came } => {
+                let evidence = EvidenceRecord { site, n: 1, at: now, lease, chunk, came };
+                put(out, Record::Evidence(self.sites.blamed(evidence, now)));
+                let what = format!("it sent {} in place of chunk {}", came.short(), chunk.short());
+                out.push(Output::Tell(Event::Blame { site, what }));
             }
             Input::Disk { full } => self.lend.full = full,
         }
@@ -274,6 +285,11 @@ impl Site {
                 self.lend.on_accepted(from, (lease, attempt), out);
             }
             Message::Close { lease } => self.lend.on_close(from, lease, out),
+            Message::Source { lease, source, pass } => {
+                if self.lend.is_preparing(from, lease) && !self.sites.is_blamed(source) {
+                    out.push(Output::Share { lease, source, pass: *pass });
+                }
+            }
             Message::Grant(grant) => self.on_grant(from, &grant, now, out),
             Message::Decline { lease, reason, retry_after } => {
                 if self.borrow.declined(lease, from) {
@@ -296,6 +312,7 @@ impl Site {
         self.place_jobs(now, out);
         loop {
             self.say_wishes(now, out);
+            self.introduce(now, out);
             self.lend.fill(out);
             if !self.hear_ourselves(now, out) {
                 break;
@@ -410,6 +427,12 @@ impl Site {
     #[must_use]
     pub fn may_read(&self, peer: SiteId, lease: LeaseId) -> bool {
         self.borrow.get(lease, peer).is_some() || self.lend.serves(peer, lease)
+    }
+
+    /// Whether content that `pass` names may go from here to whoever shows it.
+    #[must_use]
+    pub fn may_share(&self, pass: &PassBody) -> bool {
+        self.lend.shares(pass.borrower, pass.lease, pass.root)
     }
 
     /// Where this site listens has changed.

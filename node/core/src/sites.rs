@@ -7,6 +7,7 @@ use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::profile::Profile;
 
 use crate::door::{Event, Output};
+use crate::record::EvidenceRecord;
 
 /// More sites than this are not remembered; the one heard of longest ago makes room.
 const MAX_SITES: usize = 2000;
@@ -39,6 +40,8 @@ pub(crate) struct Known {
     /// Roots of content that it has fetched lately, the newest last.
     pub(crate) warm: VecDeque<ChunkId>,
     failures: u32,
+    /// It has sent wrong chunks.
+    pub(crate) evidence: Option<EvidenceRecord>,
 }
 
 impl Known {
@@ -57,6 +60,8 @@ impl Known {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sites {
     sites: BTreeMap<SiteId, Known>,
+    /// Of sites that have not been heard of since the start.
+    evidence: BTreeMap<SiteId, EvidenceRecord>,
 }
 
 impl Sites {
@@ -130,6 +135,7 @@ impl Sites {
                 declined: None,
                 warm: VecDeque::new(),
                 failures: 0,
+                evidence: self.evidence.remove(&site),
             }
         });
         known.heard = now;
@@ -203,6 +209,33 @@ impl Sites {
         }
     }
 
+    /// A site has sent wrong bytes. It is left alone for a while, and what it did is remembered.
+    pub(crate) fn blamed(&mut self, mut evidence: EvidenceRecord, now: Millis) -> EvidenceRecord {
+        let site = evidence.site;
+        let known = self.sites.get_mut(&site).and_then(|known| known.evidence.take());
+        let before = known.or_else(|| self.evidence.remove(&site));
+        evidence.n = before.map_or(0, |before| before.n).saturating_add(1);
+        match self.sites.get_mut(&site) {
+            Some(known) => known.evidence = Some(evidence),
+            None => drop(self.evidence.insert(site, evidence)),
+        }
+        for _ in 0..FAILURES_IN_A_ROW {
+            self.failed(site, now);
+        }
+        evidence
+    }
+
+    /// What a site did before the restart.
+    pub(crate) fn restore_evidence(&mut self, evidence: EvidenceRecord) {
+        self.evidence.insert(evidence.site, evidence);
+    }
+
+    /// Whether a site has sent wrong bytes.
+    pub(crate) fn is_blamed(&self, site: SiteId) -> bool {
+        let known = self.get(site).is_some_and(|known| known.evidence.is_some());
+        known || self.evidence.contains_key(&site)
+    }
+
     /// Forget profiles that have expired and sites that are gone.
     pub(crate) fn expire(&mut self, now: Millis, out: &mut Vec<Output>) {
         self.sites.retain(|site, known| {
@@ -211,6 +244,7 @@ impl Sites {
                 return true;
             }
             out.push(Output::Tell(Event::SiteLost { site: *site, name: known.name.clone() }));
+            self.evidence.extend(known.evidence.map(|evidence| (*site, evidence)));
             false
         });
     }

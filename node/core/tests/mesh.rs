@@ -6,10 +6,11 @@ use meshfarm_core::{
     Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Output,
     PrepareError, Record, Reply, Request, Session, Site, TaskRef,
 };
+use meshfarm_protocol::codec::{decode, encode};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Outputs, Usage};
-use meshfarm_protocol::message::Message;
+use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
 use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
 
@@ -34,6 +35,8 @@ pub(crate) struct Peer {
     pub(crate) stopped: Vec<Session>,
     pub(crate) told: Vec<Event>,
     pub(crate) released: Vec<LeaseId>,
+    /// Other lenders that content of a lease is fetched from, and that let us.
+    pub(crate) shared: Vec<(LeaseId, SiteId)>,
     pub(crate) collects: VecDeque<(AttemptId, TaskRef)>,
     pub(crate) replies: Vec<Reply>,
     pub(crate) admitted: Vec<Result<String, String>>,
@@ -56,6 +59,8 @@ pub(crate) struct Mesh {
     pub(crate) collected: VecDeque<CollectError>,
     /// Outputs are not fetched until a test says so.
     pub(crate) hold_collects: bool,
+    /// Contents stay on their way.
+    pub(crate) hold_prepares: bool,
     /// Whether every step is followed by a look at all invariants.
     pub(crate) checks: bool,
 }
@@ -141,6 +146,7 @@ impl Mesh {
             stopped: Vec::new(),
             told: Vec::new(),
             released: Vec::new(),
+            shared: Vec::new(),
             collects: VecDeque::new(),
             replies: Vec::new(),
             admitted: Vec::new(),
@@ -157,6 +163,7 @@ impl Mesh {
             prepares: VecDeque::new(),
             collected: VecDeque::new(),
             hold_collects: false,
+            hold_prepares: false,
             checks: true,
         };
         for at in 0..N {
@@ -272,6 +279,19 @@ impl Mesh {
                 let commit = Commit { want, root, envelope };
                 self.send(at, to, Message::Commit(Box::new(commit)));
             }
+            Output::Introduce { to, lease, source, pass } => {
+                assert_eq!(pass.to, to, "a pass is for whom it is sent to");
+                let pass = Box::new(Pass { body: encode(&pass), signature: Signature([0; 64]) });
+                self.send(at, to, Message::Source { lease, source, pass });
+            }
+            Output::Share { lease, source, pass } => {
+                let body: Result<PassBody, _> = decode(&pass.body, 512);
+                let there = self.peers[usize::from(source.0[0]) - 1].site.as_ref();
+                if body.is_ok_and(|body| there.is_some_and(|there| there.may_share(&body))) {
+                    self.peers[at].shared.push((lease, source));
+                }
+            }
+            Output::Prepare { .. } if self.hold_prepares => {}
             Output::Prepare { lease, .. } => {
                 let result = self.prepares.pop_front().map_or(Ok(false), Err);
                 self.answer(at, Input::Prepared { lease, result });

@@ -9,9 +9,9 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, StepNo, 
 use meshfarm_protocol::lease::{
     Assignment, Commit, Declined, Done, Grant, Offer, Outcome, Outputs, Phase, Status, Usage, Want,
 };
-use meshfarm_protocol::message::Message;
+use meshfarm_protocol::message::{Message, Pass};
 use meshfarm_protocol::profile::{Level, Requirement};
-use meshfarm_protocol::seal::SealingKey;
+use meshfarm_protocol::seal::{SealingKey, Signature};
 
 use crate::mesh::{Mesh, envelope, frames, id, spec, step};
 
@@ -52,9 +52,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (n.clone(), pick).prop_map(|(a, b)| Act::Retry(a, b)),
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Lend(a, b)),
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Disk(a, b)),
-        8 => (n.clone(), n.clone(), 0..12u8, 0..8u8, any::<u8>())
+        8 => (n.clone(), n.clone(), 0..13u8, 0..8u8, any::<u8>())
             .prop_map(|(a, b, c, d, e)| Act::Hostile(a, b, c, d, e)),
-        2 => (n, 0..5u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
+        2 => (n, 0..6u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
     ]
 }
 
@@ -121,6 +121,11 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
         8 => done(Outcome::Done, Some(outputs)),
         9 => done(Outcome::Failed("x".repeat(usize::from(any) * 100)), None),
         10 => Message::Accepted { lease, attempt },
+        11 => {
+            let (body, signature) = (vec![any; usize::from(any)], Signature([any; 64]));
+            let pass = Box::new(Pass { body, signature });
+            Message::Source { lease, source: id(usize::from(pick % 3)), pass }
+        }
         _ => Message::Close { lease },
     }
 }
@@ -130,6 +135,12 @@ fn answer(mesh: &mut Mesh, at: usize, kind: u8, pick: u8) {
     let input = match kind {
         0 => Input::Prepared { lease, result: Err(PrepareError::Broken("no room".into())) },
         1 => Input::AttemptStarted { attempt },
+        4 => Input::WrongChunk {
+            site: id(usize::from(pick % 3)),
+            lease,
+            chunk: ChunkId([pick; 32]),
+            came: ChunkId([0; 32]),
+        },
         2 => Input::Collected { attempt, result: Err(CollectError::Bad("forged".into())) },
         3 => Input::SessionEnded {
             session: Session(u64::from(pick) + 1000),

@@ -8,4 +8,5 @@ mod outsource;
 mod random_walk;
 mod restart;
 mod scheduler;
+mod sharing;
 mod speed;

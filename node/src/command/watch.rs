@@ -92,7 +92,7 @@ impl Bars {
         if let Some(moved) = moved {
             self.transfer.set_length(moved.wanted.unwrap_or(moved.sent).max(moved.sent));
             self.transfer.set_position(moved.sent);
-            self.transfer.set_message(format!("out, {} in", print::bytes(moved.received)));
+            self.transfer.set_message(pages::speed(moved));
         }
         let Some(last) = &mut self.line else { return };
         let line = pages::counts(job);

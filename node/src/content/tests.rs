@@ -1,6 +1,6 @@
 //! Trees that travel: taken, planned, fetched, written and landed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meshfarm_core::transfer::{RUN, Run};
 use meshfarm_protocol::id::{Millis, TenantId};
 use meshfarm_protocol::manifest::build::Built;
 use meshfarm_protocol::manifest::{Limits, RootLink};
@@ -64,19 +65,33 @@ impl Site {
     fn fetch(&self, from: &Self, link: &RootLink, max: usize) -> usize {
         let mut plan = Plan::new(link.clone(), LIMITS);
         let mut asked = HashSet::new();
-        loop {
-            let wanted = plan.next(&self.chunks, 7.min(max - asked.len())).unwrap();
+        let mut bring = |cid| {
+            assert!(asked.insert(cid), "asked twice");
+            let bytes = from.chunks.get(&cid).unwrap().expect("the source has all of it");
+            assert!(self.chunks.put(&cid, &bytes).unwrap());
+            asked.len()
+        };
+        let mut n = 0;
+        while n < max {
+            let wanted = plan.next(&self.chunks, 7.min(max - n)).unwrap();
             if wanted.is_empty() {
-                assert!(plan.is_done() || asked.len() == max);
-                return asked.len();
+                break;
             }
             for cid in wanted {
-                assert!(asked.insert(cid), "asked twice");
-                let bytes = from.chunks.get(&cid).unwrap().expect("the source has all of it");
-                assert!(self.chunks.put(&cid, &bytes).unwrap());
+                n = bring(cid);
                 plan.stored(&cid);
             }
         }
+        let Some(contents) = plan.contents() else {
+            return n;
+        };
+        for run in 0..contents.n_runs() {
+            let lacking = contents.lacking(&self.chunks, Run(run)).unwrap();
+            for (cid, _) in lacking.into_iter().take(max - n) {
+                n = bring(cid);
+            }
+        }
+        n
     }
 }
 
@@ -193,8 +208,35 @@ fn a_plan_asks_again_for_what_did_not_arrive_and_for_nodes_before_chunks() {
     let sealed = from.chunks.get(&built.link.cid).unwrap().unwrap();
     to.chunks.put(&built.link.cid, &sealed).unwrap();
     plan.stored(&built.link.cid);
-    assert_eq!(plan.next(&to.chunks, 10).unwrap().len(), 2, "the tops of both trees");
-    assert_eq!(plan.root().unwrap().n_files, 9);
+    let tops = plan.next(&to.chunks, 10).unwrap();
+    assert_eq!(tops.len(), 2, "the tops of both trees");
+    plan.retry_all();
+    let mut again = plan.next(&to.chunks, 10).unwrap();
+    again.sort();
+    assert_eq!(again, BTreeSet::from_iter(tops).into_iter().collect::<Vec<_>>());
+    assert!(plan.contents().is_none(), "nodes are missing");
+}
+
+#[test]
+fn the_runs_of_some_files_are_found_and_only_what_they_lack_is_listed() {
+    let (from, to) = (Site::new(), Site::new());
+    let files = inputs(&[("r0/a", noise(1, 9_000_000)), ("r0/b", noise(2, 30_000_000))]);
+    let built = from.ingest(files).unwrap();
+    to.fetch(&from, &built.link, 5);
+    let mut plan = Plan::new(built.link.clone(), LIMITS);
+    while plan.next(&from.chunks, 10).unwrap().len() > 0 {}
+    let contents = plan.contents().unwrap();
+    assert_eq!(contents.bytes(), 39_000_000);
+    let n_chunks = built.n_chunks;
+    assert_eq!(u64::from(contents.n_runs()), n_chunks.div_ceil(RUN));
+    let last = n_chunks - 1;
+    let runs = contents.runs_of(&[last..last + 9, 0..1, 0..40, 7..7]);
+    assert_eq!(runs, [contents.n_runs() - 1, 0, 1].map(Run));
+    let lacking = |site: &Site, run| contents.lacking(&site.chunks, run).unwrap();
+    assert!(lacking(&from, runs[0]).is_empty());
+    let all: u64 =
+        (0..contents.n_runs()).map(|run| lacking(&Site::new(), Run(run)).len() as u64).sum();
+    assert_eq!(all, n_chunks);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use meshfarm_protocol::message::CONTROL_PROTOCOL;
 
 use super::codec::ControlCodec;
 use super::gossip::Gossip;
+use super::streams::Streams;
 
 /// Parallel lanes, a QUIC and a TCP path and both directions at once still fit.
 const MAX_PER_PEER: u32 = 10;
@@ -36,7 +37,7 @@ pub(crate) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     pub(crate) control: request_response::Behaviour<ControlCodec>,
     pub(crate) gossip: Gossip,
-    pub(crate) lanes: libp2p_stream::Behaviour,
+    pub(crate) lanes: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -71,7 +72,7 @@ impl Behaviour {
             memory: memory_connection_limits::Behaviour::with_max_percentage(MAX_MEMORY),
             control,
             gossip: Gossip::default(),
-            lanes: libp2p_stream::Behaviour::new(),
+            lanes: Streams::default(),
             identify: identify::Behaviour::new(about),
             ping: ping::Behaviour::new(ping::Config::new()),
             mdns: Toggle::from(mdns),

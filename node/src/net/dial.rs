@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use libp2p::PeerId;
-use libp2p::multiaddr::Multiaddr;
+use libp2p::multiaddr::{Multiaddr, Protocol};
 use libp2p::swarm::ConnectionId;
 use meshfarm_protocol::id::Millis;
 use rand_chacha::ChaCha8Rng;
@@ -122,6 +122,18 @@ impl Book {
         if entry.addresses.is_empty() {
             self.entries.remove(&Target::Peer(peer));
         }
+    }
+
+    /// Where else to call a peer that is connected: TCP first, or QUIC first when it is `far` away.
+    pub(crate) fn direct_addresses(&self, peer: &PeerId, far: bool) -> Vec<Multiaddr> {
+        let Some(entry) = self.entries.get(&Target::Peer(*peer)) else {
+            return Vec::new();
+        };
+        let relayed = |address: &Multiaddr| address.iter().any(|p| p == Protocol::P2pCircuit);
+        let direct = entry.addresses.iter().filter(|address| !relayed(address));
+        let (tcp, rest): (Vec<_>, Vec<_>) = direct.cloned().partition(is_tcp);
+        let (first, second) = if far { (rest, tcp) } else { (tcp, rest) };
+        if first.is_empty() { second } else { first }
     }
 
     /// Calls `peer` at once if it is known and neither connected nor being called.

@@ -1,58 +1,71 @@
-//! Bulk lanes: one request for chunks one way, pieces the other way, at most two pieces in memory at each end.
+//! Bulk lanes: one end asks for chunks, as many as it can take; the other sends them as pieces in that order.
+//!
+//! Asking is the only credit: a source sends nothing that it was not asked for, and reads no further ahead than
+//! one batch. Both ends hold a few megabytes of each lane, whatever the other one does.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::{PeerId, Stream, StreamProtocol};
-use libp2p_stream::{Control, OpenStreamError};
+use libp2p::{Stream, StreamProtocol};
 use meshfarm_protocol::id::ChunkId;
 use meshfarm_protocol::message::{
-    LANE_PROTOCOL, LaneRequest, MAX_PIECE_BYTES, MAX_WANTED, PIECE_HEADER_BYTES, PieceHeader,
-    PieceKind,
+    ASKED_ID_BYTES, Ask, LANE_PROTOCOL, LaneHello, MAX_ASK_BYTES, MAX_LANE_HELLO_BYTES,
+    MAX_UNDER_WAY, PIECE_HEADER_BYTES, PieceHeader, PieceKind,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use meshfarm_protocol::seal::MAX_SEALED;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::codec;
 
-/// The other end must move at least one piece in this time.
+/// The other end must begin with the next piece, or take some bytes of one, in this time.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// A lane must have said what it wants by then.
-const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// A piece that has begun must be whole by then: slower than 9 KB/s is no source.
+const PIECE_LIMIT: Duration = Duration::from_secs(120);
+
+/// A lane must have said who it is for by then.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
 /// Opening a stream takes two round trips; longer than this is a dead link.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
-/// The longest encoded lane request: every id with its own length, and the names of the fields.
-const MAX_REQUEST_BYTES: usize = MAX_WANTED * 34 + 256;
+/// A lane on which nothing is asked for is closed after this.
+const UNUSED: Duration = Duration::from_secs(300);
 
-/// Space for a body is first taken so far, then as its bytes arrive.
-const FIRST_BYTES: usize = 256 * 1024;
+/// Pieces that have come and wait to be taken.
+const READ_AHEAD: usize = 4;
 
-/// A lane that ends before its first piece is opened so many times again: the other end drops lanes that come
-/// faster than it can look at them.
-const REOPENINGS: u32 = 5;
+/// What a source reads from disk and writes to the line at once, in bytes; a piece more may follow.
+const BATCH_BYTES: usize = 1 << 20;
 
-/// The pause before the first of those, doubled by each one that follows.
-const REOPEN_AFTER: Duration = Duration::from_millis(20);
+/// What waits for its turn under a rate at once, in bytes: small, so that a slow lane never seems dead.
+const SLICE: usize = 64 << 10;
+
+/// The most chunks of one batch: many small ones travel together.
+const BATCH_CHUNKS: usize = 256;
 
 /// The protocol's name as libp2p wants it.
 pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new(LANE_PROTOCOL);
 
+/// The beginning of a chunk's address, as it is asked for.
+pub type AskedId = [u8; ASKED_ID_BYTES];
+
 /// Why no more pieces come, or went. Those that came whole are good; ask for the rest anew.
 #[derive(Debug, thiserror::Error)]
 pub enum LaneError {
-    /// More chunks were asked for than one request may name.
-    #[error("a lane carries at most {MAX_WANTED} chunks, {0} were asked for")]
-    TooMany(usize),
     /// The stream could not be opened: the site is gone, or it is no longer a member.
     #[error("cannot open a lane")]
     Open(#[source] io::Error),
-    /// Nothing moved for half a minute.
+    /// Nothing moved for half a minute, or a piece took two minutes.
     #[error("the lane stood still")]
     Idle,
     /// The other end closed it early, or the connection broke.
@@ -67,137 +80,163 @@ pub enum LaneError {
     /// What came is no piece, or not the next one. Blame the source.
     #[error("the source sent what is no piece")]
     Garbled,
+    /// More was asked for than a lane may have under way. Blame who asks.
+    #[error("more was asked for than one lane carries")]
+    Greedy,
     /// The task that reads chunks from disk panicked or was stopped.
     #[error("cannot read chunks")]
     Reader(#[source] tokio::task::JoinError),
 }
 
-/// One chunk as a source sent it. The caller checks that the bytes belong to the id.
+/// What comes on a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Its place in the request.
-    pub index: u32,
-    /// The ciphertext; none when the source does not have it.
-    pub bytes: Option<Vec<u8>>,
+pub enum Piece {
+    /// A chunk that was asked for. The caller checks that the bytes belong to the address.
+    Chunk {
+        /// Its number among those that were asked for on this lane.
+        index: u32,
+        /// The ciphertext; none when the source does not have it.
+        bytes: Option<Vec<u8>>,
+    },
+    /// A bitmap of the runs that the source has.
+    Have(Vec<u8>),
 }
 
 /// The receiving end of a lane.
 pub struct Lane {
-    control: Control,
-    peer: PeerId,
-    request: LaneRequest,
-    stream: Stream,
+    writer: WriteHalf<Stream>,
+    pieces: mpsc::Receiver<Result<Piece, LaneError>>,
+    asked: Arc<AtomicU32>,
     received: u32,
-    reopenings: u32,
+    _reading: Ending<()>,
 }
 
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = self.request.chunks.len();
-        write!(f, "Lane({} of {of} pieces)", self.received)
+        write!(f, "Lane({} of {:?} pieces)", self.received, self.asked)
     }
 }
 
 impl Lane {
-    /// Opens a lane to `peer` and asks for chunks. Dropping it midway is safe.
-    pub(crate) async fn open(
-        mut control: Control,
-        peer: PeerId,
-        request: LaneRequest,
-    ) -> Result<Self, LaneError> {
-        if request.chunks.len() > MAX_WANTED {
-            return Err(LaneError::TooMany(request.chunks.len()));
+    /// Says on a new stream who asks. Dropping it midway is safe.
+    pub(crate) async fn greet(mut stream: Stream, hello: &LaneHello) -> Result<Self, LaneError> {
+        let said = codec::write(&mut stream, hello, MAX_LANE_HELLO_BYTES);
+        match timeout(OPEN_LIMIT, said).await {
+            Ok(said) => said.map_err(LaneError::Open)?,
+            Err(_elapsed) => return Err(LaneError::Open(io::ErrorKind::TimedOut.into())),
         }
-        let stream = ask(&mut control, peer, &request).await?;
-        Ok(Self { control, peer, request, stream, received: 0, reopenings: 0 })
+        let (reader, writer) = stream.split();
+        let (pieces_tx, pieces) = mpsc::channel(READ_AHEAD);
+        let asked = Arc::new(AtomicU32::new(0));
+        let pieces_of = Pieces { reader, asked: Arc::clone(&asked), received: 0 };
+        let reading = Ending(tokio::spawn(pieces_of.read_all(pieces_tx)));
+        Ok(Self { writer, pieces, asked, received: 0, _reading: reading })
     }
 
-    /// The next piece, in the order of the request; none after the last. Dropping it midway breaks the lane.
+    /// Asks for chunks, at most [`MAX_ASKED`](meshfarm_protocol::message::MAX_ASKED), and never more than
+    /// [`MAX_UNDER_WAY`] before they have come. They are numbered on. Dropping it midway breaks the lane.
+    ///
+    /// # Errors
+    /// When the source is gone or takes nothing.
+    pub async fn ask(&mut self, chunks: &[ChunkId], left: u64) -> Result<(), LaneError> {
+        let n = u32::try_from(chunks.len()).map_err(|_many| LaneError::Greedy)?;
+        let after = self.received;
+        let broken = |source| LaneError::Broken { after, source };
+        // Before it is said, because the answer may be read before this returns.
+        self.asked.fetch_add(n, Ordering::AcqRel);
+        let ask = Ask::of(chunks, left);
+        let said = codec::write(&mut self.writer, &ask, MAX_ASK_BYTES);
+        timeout(IDLE, said).await.map_err(|_elapsed| LaneError::Idle)?.map_err(broken)
+    }
+
+    /// The next piece, in the order in which chunks were asked for; what the source has comes in between. Waits
+    /// for ever when nothing was asked for. Dropping it midway is safe.
     ///
     /// # Errors
     /// When the source is silent, gone or talks nonsense. The lane is of no more use then.
-    pub async fn next(&mut self) -> Result<Option<Piece>, LaneError> {
-        if usize::try_from(self.received).is_ok_and(|n| n >= self.request.chunks.len()) {
-            return Ok(None);
+    pub async fn next(&mut self) -> Result<Piece, LaneError> {
+        let broken = || LaneError::Broken {
+            after: self.received,
+            source: io::ErrorKind::UnexpectedEof.into(),
+        };
+        let piece = self.pieces.recv().await.unwrap_or_else(|| Err(broken()))?;
+        if let Piece::Chunk { .. } = piece {
+            self.received += 1;
         }
+        Ok(piece)
+    }
+
+    /// The next piece, if it is here already.
+    pub fn ready(&mut self) -> Option<Result<Piece, LaneError>> {
+        let piece = self.pieces.try_recv().ok()?;
+        if let Ok(Piece::Chunk { .. }) = piece {
+            self.received += 1;
+        }
+        Some(piece)
+    }
+}
+
+/// Reads a lane's pieces on a task of its own, so that waiting for the next one can be given up.
+struct Pieces {
+    reader: ReadHalf<Stream>,
+    asked: Arc<AtomicU32>,
+    received: u32,
+}
+
+impl Pieces {
+    async fn read_all(mut self, pieces: mpsc::Sender<Result<Piece, LaneError>>) {
         loop {
-            match timeout(IDLE, self.read_piece()).await {
-                Err(_elapsed) => return Err(LaneError::Idle),
-                Ok(Ok(piece)) => {
-                    self.received += 1;
-                    return Ok(Some(piece));
-                }
-                Ok(Err(LaneError::Broken { after: 0, source })) if self.may_reopen(&source) => {
-                    tokio::time::sleep(REOPEN_AFTER * (1 << self.reopenings)).await;
-                    self.reopenings += 1;
-                    self.stream = ask(&mut self.control, self.peer, &self.request).await?;
-                }
-                Ok(Err(error)) => return Err(error),
+            let piece = self.read().await;
+            let failed = piece.is_err();
+            if pieces.send(piece).await.is_err() || failed {
+                return;
             }
         }
     }
 
-    fn may_reopen(&self, why: &io::Error) -> bool {
-        let dropped = matches!(
-            why.kind(),
-            io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::WriteZero
-        );
-        dropped && self.reopenings < REOPENINGS
-    }
-
-    async fn read_piece(&mut self) -> Result<Piece, LaneError> {
+    async fn read(&mut self) -> Result<Piece, LaneError> {
         let after = self.received;
         let broken = |source| LaneError::Broken { after, source };
         let mut head = [0; PIECE_HEADER_BYTES];
-        self.stream.read_exact(&mut head).await.map_err(broken)?;
-        let header = PieceHeader::from_bytes(head)
-            .filter(|header| header.index == after)
-            .ok_or(LaneError::Garbled)?;
-        let bytes = match header.kind {
-            PieceKind::Missing => None,
-            PieceKind::Chunk => {
-                let len = usize::try_from(header.len).map_err(|_wide| LaneError::Garbled)?;
-                let mut bytes = Vec::with_capacity(len.min(FIRST_BYTES));
-                let mut body = (&mut self.stream).take(u64::from(header.len));
-                body.read_to_end(&mut bytes).await.map_err(broken)?;
-                if bytes.len() < len {
-                    return Err(broken(io::ErrorKind::UnexpectedEof.into()));
-                }
-                Some(bytes)
+        let asked = Arc::clone(&self.asked);
+        let waits_for_some = || asked.load(Ordering::Acquire) != after;
+        let mut heading = pin!(self.reader.read_exact(&mut head));
+        loop {
+            let waited_before = waits_for_some();
+            match timeout(IDLE, &mut heading).await {
+                Ok(read) => break read.map_err(broken)?,
+                Err(_elapsed) if waited_before => return Err(LaneError::Idle),
+                Err(_elapsed) => {}
             }
-        };
-        Ok(Piece { index: header.index, bytes })
-    }
-}
-
-/// A stream on which `request` was said.
-async fn ask(
-    control: &mut Control,
-    peer: PeerId,
-    request: &LaneRequest,
-) -> Result<Stream, LaneError> {
-    let opening = async {
-        let mut stream =
-            control.open_stream(peer, PROTOCOL).await.map_err(|error| match error {
-                OpenStreamError::Io(source) => source,
-                other => io::Error::other(other),
-            })?;
-        // A stream that is dropped at once fails here or at the first piece; the latter knows what to do.
-        match codec::write(&mut stream, request, MAX_REQUEST_BYTES).await {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
-            Err(_) | Ok(()) => Ok(stream),
         }
-    };
-    match timeout(OPEN_LIMIT, opening).await {
-        Ok(opened) => opened.map_err(LaneError::Open),
-        Err(_elapsed) => Err(LaneError::Open(io::ErrorKind::TimedOut.into())),
+        let header = PieceHeader::from_bytes(head).ok_or(LaneError::Garbled)?;
+        let len = usize::try_from(header.len).map_err(|_wide| LaneError::Garbled)?;
+        let answers = header.kind != PieceKind::Have;
+        if len > MAX_SEALED || (answers && (header.index != after || !waits_for_some())) {
+            return Err(LaneError::Garbled);
+        }
+        let mut bytes = vec![0; len];
+        let body = timeout(PIECE_LIMIT, self.reader.read_exact(&mut bytes));
+        body.await.map_err(|_elapsed| LaneError::Idle)?.map_err(broken)?;
+        if !answers {
+            return Ok(Piece::Have(bytes));
+        }
+        self.received = self.received.wrapping_add(1);
+        let bytes = (header.kind == PieceKind::Chunk).then_some(bytes);
+        Ok(Piece::Chunk { index: header.index, bytes })
     }
 }
 
-/// The sending end of a lane, after its request was read.
+/// A task that ends with the value.
+struct Ending<T>(JoinHandle<T>);
+
+impl<T> Drop for Ending<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The sending end of a lane, after its hello was read.
 pub struct LaneStream {
     stream: Stream,
     /// Counts the lane against its peer's and the node's limits while it lives.
@@ -210,72 +249,192 @@ impl fmt::Debug for LaneStream {
     }
 }
 
-/// Reads what the other end wants, within time and size. Dropping it midway is safe.
+/// Reads who the other end is, within time and size. Dropping it midway is safe.
 pub(crate) async fn accept(
     mut stream: Stream,
     permits: [OwnedSemaphorePermit; 2],
-) -> io::Result<(LaneRequest, LaneStream)> {
-    let reading = codec::read(&mut stream, MAX_REQUEST_BYTES);
-    let request: LaneRequest = timeout(REQUEST_LIMIT, reading).await??;
-    if request.chunks.len() > MAX_WANTED {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let stream = LaneStream { stream, _permits: permits };
-    Ok((request, stream))
+) -> io::Result<(LaneHello, LaneStream)> {
+    let reading = codec::read(&mut stream, MAX_LANE_HELLO_BYTES);
+    let hello: LaneHello = timeout(HELLO_LIMIT, reading).await??;
+    Ok((hello, LaneStream { stream, _permits: permits }))
 }
 
-/// Sends every chunk of `request` in order; `get` reads one from disk, on a thread that may wait, or says that
-/// it is not there. While one piece is sent the next is read. Dropping it midway breaks the lane.
+/// What a source serves from.
+pub trait Shelf: Send + Sync + 'static {
+    /// The sealed bytes of a chunk whose address begins so; none when it is not here. On a thread that may wait.
+    fn get(&self, id: &AskedId) -> Option<Vec<u8>>;
+
+    /// So many bytes are about to be sent: when they may be.
+    fn admit(&self, bytes: u64) -> impl Future<Output = ()> + Send;
+
+    /// The receiver says how many bytes it still lacks.
+    fn left(&self, bytes: u64);
+}
+
+/// Sends what is asked for until the other end is done, and what `have` says whenever it changes. Dropping it
+/// midway breaks the lane.
 ///
 /// # Errors
-/// When the other end is gone or takes nothing, or a chunk is longer than a piece may be.
-pub async fn serve<G>(lane: LaneStream, request: LaneRequest, get: G) -> Result<u64, LaneError>
-where
-    G: Fn(&ChunkId) -> Option<Vec<u8>> + Send + Sync + 'static,
-{
-    let LaneStream { mut stream, _permits: permits } = lane;
-    let get = Arc::new(get);
-    let read = |id: ChunkId| {
-        let get = Arc::clone(&get);
-        tokio::task::spawn_blocking(move || get(&id))
-    };
-    let mut chunks = request.chunks.into_iter();
-    let mut coming = chunks.next().map(&read);
+/// When the other end is gone, takes nothing, asks for too much or asks nothing for long.
+pub async fn serve<S: Shelf>(
+    lane: LaneStream,
+    shelf: Arc<S>,
+    mut have: Option<watch::Receiver<Arc<[u8]>>>,
+) -> Result<u64, LaneError> {
+    let LaneStream { stream, _permits: permits } = lane;
+    let (reader, mut writer) = stream.split();
+    let (asks_tx, mut asks_rx) = mpsc::channel(MAX_UNDER_WAY);
+    let mut listening = Ending(tokio::spawn(listen(reader, Arc::clone(&shelf), asks_tx)));
+    let mut asked: VecDeque<AskedId> = VecDeque::new();
+    let mut next_index = 0;
     let mut sent = 0;
-    for index in 0.. {
-        let Some(reading) = coming.take() else {
-            break;
-        };
-        let bytes = reading.await.map_err(LaneError::Reader)?;
-        coming = chunks.next().map(&read);
-        let piece = Piece { index, bytes };
-        match timeout(IDLE, send(&mut stream, &piece)).await {
-            Ok(Ok(n)) => sent += n,
-            Ok(Err(source)) => {
-                return Err(LaneError::Broken { after: index, source });
-            }
-            Err(_elapsed) => return Err(LaneError::Idle),
+    let mut coming = None;
+    loop {
+        while asked.len() < BATCH_CHUNKS
+            && let Ok(id) = asks_rx.try_recv()
+        {
+            asked.push_back(id);
         }
+        if coming.is_none() && !asked.is_empty() {
+            coming = Some(read_ahead(&shelf, &mut asked, next_index));
+        }
+        if let Some(has_changed) = have.as_mut().filter(|have| have.has_changed().unwrap_or(false))
+        {
+            let bitmap = Arc::clone(&has_changed.borrow_and_update());
+            let after = next_index;
+            send(&mut writer, &have_piece(&bitmap), after).await?;
+        }
+        let Some(reading) = coming.take() else {
+            match wait(&mut asks_rx, &mut have).await {
+                Some(ids) => asked.extend(ids),
+                None => break,
+            }
+            continue;
+        };
+        let batch: Batch = reading.await.map_err(LaneError::Reader)?;
+        // What was not read is asked for again, with the next batch on its way while this one is sent.
+        for id in batch.left.into_iter().rev() {
+            asked.push_front(id);
+        }
+        next_index = batch.next_index;
+        if !asked.is_empty() {
+            coming = Some(read_ahead(&shelf, &mut asked, next_index));
+        }
+        for slice in batch.bytes.chunks(SLICE) {
+            shelf.admit(slice.len() as u64).await;
+            send(&mut writer, slice, next_index).await?;
+        }
+        sent += batch.bytes.len() as u64;
     }
     // The reader has counted its pieces and may be gone already, so a failed farewell is no failure.
-    let _gone = timeout(IDLE, stream.close()).await;
+    let _gone = timeout(IDLE, writer.close()).await;
+    (&mut listening.0).await.unwrap_or(Ok(()))?;
     drop(permits);
     Ok(sent)
 }
 
-async fn send(stream: &mut Stream, piece: &Piece) -> io::Result<u64> {
-    let body = piece.bytes.as_deref().unwrap_or_default();
-    let len = u32::try_from(body.len())
-        .ok()
-        .filter(|_| body.len() <= MAX_PIECE_BYTES)
-        .ok_or(io::ErrorKind::InvalidData)?;
-    let kind = match piece.bytes {
-        Some(_) => PieceKind::Chunk,
-        None => PieceKind::Missing,
+/// Takes asks from the line. Ends when the receiver is done, or asks for more than may be under way.
+async fn listen<S: Shelf>(
+    mut reader: ReadHalf<Stream>,
+    shelf: Arc<S>,
+    asks: mpsc::Sender<AskedId>,
+) -> Result<(), LaneError> {
+    loop {
+        let reading = codec::read(&mut reader, MAX_ASK_BYTES);
+        let ask: Ask = match timeout(UNUSED, reading).await {
+            Err(_elapsed) => return Err(LaneError::Idle),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(LaneError::Garbled);
+            }
+            // It has closed its end, or is gone.
+            Ok(Err(_)) => return Ok(()),
+            Ok(Ok(ask)) => ask,
+        };
+        shelf.left(ask.left);
+        for id in ask.ids().ok_or(LaneError::Garbled)? {
+            asks.try_send(id).map_err(|_full| LaneError::Greedy)?;
+        }
+    }
+}
+
+/// Waits for something to do. None when the receiver is done; nothing when what is here has changed.
+async fn wait(
+    asks: &mut mpsc::Receiver<AskedId>,
+    have: &mut Option<watch::Receiver<Arc<[u8]>>>,
+) -> Option<Option<AskedId>> {
+    let changed = async {
+        match have {
+            Some(have) => match have.changed().await {
+                // So that it is sent, and not just seen.
+                Ok(()) => have.mark_changed(),
+                Err(_gone) => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
     };
-    let header = PieceHeader { len, kind, index: piece.index };
-    stream.write_all(&header.to_bytes()).await?;
-    stream.write_all(body).await?;
-    stream.flush().await?;
-    Ok(u64::from(len))
+    tokio::select! {
+        biased;
+        id = asks.recv() => id.map(Some),
+        () = changed => Some(None),
+    }
+}
+
+/// Pieces as they go over the line, one behind the other.
+struct Batch {
+    bytes: Vec<u8>,
+    /// What did not fit.
+    left: VecDeque<AskedId>,
+    next_index: u32,
+}
+
+fn read_ahead<S: Shelf>(
+    shelf: &Arc<S>,
+    asked: &mut VecDeque<AskedId>,
+    mut next_index: u32,
+) -> JoinHandle<Batch> {
+    let mut left: VecDeque<_> = asked.drain(..asked.len().min(BATCH_CHUNKS)).collect();
+    let shelf = Arc::clone(shelf);
+    tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        while bytes.len() < BATCH_BYTES {
+            let Some(id) = left.pop_front() else {
+                break;
+            };
+            // A chunk that is longer than one may be is not in any store.
+            let body = shelf.get(&id).filter(|body| body.len() <= MAX_SEALED);
+            let kind = if body.is_some() { PieceKind::Chunk } else { PieceKind::Missing };
+            let body = body.unwrap_or_default();
+            let len = u32::try_from(body.len()).unwrap_or(0);
+            let header = PieceHeader { len, kind, index: next_index };
+            bytes.reserve(PIECE_HEADER_BYTES + body.len());
+            bytes.extend_from_slice(&header.to_bytes());
+            bytes.extend_from_slice(&body);
+            next_index = next_index.wrapping_add(1);
+        }
+        Batch { bytes, left, next_index }
+    })
+}
+
+fn have_piece(bitmap: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(bitmap.len()).unwrap_or(0);
+    let header = PieceHeader { len, kind: PieceKind::Have, index: 0 };
+    [&header.to_bytes()[..], bitmap].concat()
+}
+
+/// Writes all bytes as long as some of them are taken now and then.
+async fn send(
+    writer: &mut WriteHalf<Stream>,
+    mut bytes: &[u8],
+    after: u32,
+) -> Result<(), LaneError> {
+    let broken = |source| LaneError::Broken { after, source };
+    while !bytes.is_empty() {
+        match timeout(IDLE, writer.write(bytes)).await {
+            Err(_elapsed) => return Err(LaneError::Idle),
+            Ok(Ok(0)) => return Err(broken(io::ErrorKind::WriteZero.into())),
+            Ok(Ok(n)) => bytes = &bytes[n..],
+            Ok(Err(source)) => return Err(broken(source)),
+        }
+    }
+    timeout(IDLE, writer.flush()).await.map_err(|_elapsed| LaneError::Idle)?.map_err(broken)
 }

@@ -1,6 +1,7 @@
 //! Control requests both ways: greetings, what members and strangers ask, and messages that wait to be sent.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 
 use libp2p::PeerId;
 use libp2p::gossipsub::PublishError;
@@ -104,13 +105,18 @@ impl Task {
             Command::Join(site, join, reply) => self.ask_to_join(site, join, reply),
             Command::Send(site, message) => self.send(site, *message),
             Command::Publish(mesh, profile) => self.publish(mesh, &profile),
-            Command::Lane(site, reply) => {
-                let control = match self.member(&site) {
-                    Some(_) => Ok(self.swarm.behaviour().lanes.new_control()),
-                    None => Err(NetError::NotConnected(site)),
-                };
-                let _gone = reply.send(control);
-            }
+            Command::Lane(site, opened) => match self.member(&site) {
+                Some(peer) => self.swarm.behaviour_mut().lanes.open(peer, opened),
+                None => {
+                    let _gone = opened.send(Err(io::ErrorKind::NotConnected.into()));
+                }
+            },
+            Command::Widen(site, n, reply) => match self.member(&site) {
+                Some(peer) => self.widen(peer, n, reply),
+                None => {
+                    let _gone = reply.send(Err("it is not connected".into()));
+                }
+            },
             Command::Dial(addresses) => {
                 let now = self.clock.now();
                 for address in &addresses {

@@ -13,7 +13,6 @@ use libp2p::request_response::ResponseChannel;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{PeerId, Stream, Swarm, TransportError, mdns, ping};
-use libp2p_stream::IncomingStreams;
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::message::Answer;
 use meshfarm_protocol::seal::SigningKey;
@@ -29,6 +28,7 @@ use super::membership::{Connection, Members, Peer, Standing};
 use super::peer::keypair;
 use super::profiles::{Profiles, Verdict};
 use super::requests::Requests;
+use super::streams::Inbound;
 use super::{
     Command, Counters, Event, Multiaddr, PeerUp, Settings, StartError, count, earlier, lanes,
 };
@@ -47,6 +47,10 @@ const FAREWELL: Millis = Millis(500);
 
 /// How long to wait for the ports: QUIC lets the last packets drain before it lets go.
 const PORTS: Millis = Millis::seconds(3);
+
+/// A peer at least so far away is called over QUIC first when lanes want another connection: lost packets hold
+/// back one stream there, not all of them.
+const FAR: Duration = Duration::from_millis(30);
 
 /// Lanes that this node serves at one moment.
 const MAX_LANES: usize = 256;
@@ -77,9 +81,10 @@ pub(super) struct Task {
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     outbox: VecDeque<Event>,
-    incoming: IncomingStreams,
     lanes: Arc<Semaphore>,
     lanes_of: HashMap<PeerId, Arc<Semaphore>>,
+    /// The last round trip to each connected peer.
+    rtts: HashMap<PeerId, Duration>,
     connecting: HashMap<ConnectionId, oneshot::Sender<Result<(), String>>>,
     is_free: fn(&Multiaddr) -> io::Result<()>,
 }
@@ -96,11 +101,6 @@ impl Task {
         let peer = public.to_peer_id();
         let behaviour = Behaviour::new(public, settings.max_connections, settings.mdns)
             .map_err(StartError::Mdns)?;
-        let incoming = behaviour
-            .lanes
-            .new_control()
-            .accept(lanes::PROTOCOL)
-            .expect("the protocol is registered once for each swarm");
         let config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
         let mut swarm = Swarm::new(outside.transport, behaviour, peer, config);
@@ -125,9 +125,9 @@ impl Task {
             commands: ends.commands,
             events: ends.events,
             outbox: VecDeque::new(),
-            incoming,
             lanes: Arc::new(Semaphore::new(MAX_LANES)),
             lanes_of: HashMap::new(),
+            rtts: HashMap::new(),
             connecting: HashMap::new(),
             is_free: outside.is_free,
         })
@@ -161,7 +161,6 @@ impl Task {
                     None => break None,
                 },
                 () = &mut timer => wake = Millis(0),
-                Some((peer, stream)) = self.incoming.next() => self.on_lane(peer, stream),
                 event = self.swarm.select_next_some(), if self.outbox.len() < OUTBOX => {
                     self.on_swarm(event);
                 }
@@ -239,6 +238,36 @@ impl Task {
             .addresses(vec![address])
             .allocate_new_port()
             .build();
+        self.dial_for(opts, reply);
+    }
+
+    /// Opens direct connections to `peer` until there are `n`, one at a time; `reply` hears when the first of
+    /// those that were missing is there, or that there will be none.
+    pub(super) fn widen(
+        &mut self,
+        peer: PeerId,
+        n: usize,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) {
+        if self.swarm.behaviour().lanes.n_direct(peer) >= n {
+            let _gone = reply.send(Ok(()));
+            return;
+        }
+        let far = self.rtts.get(&peer).is_some_and(|rtt| *rtt >= FAR);
+        let addresses = self.book.direct_addresses(&peer, far);
+        if addresses.is_empty() {
+            let _gone = reply.send(Err("it cannot be called".into()));
+            return;
+        }
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(addresses)
+            .allocate_new_port()
+            .build();
+        self.dial_for(opts, reply);
+    }
+
+    fn dial_for(&mut self, opts: DialOpts, reply: oneshot::Sender<Result<(), String>>) {
         let id = opts.connection_id();
         match self.swarm.dial(opts) {
             Ok(()) => {
@@ -310,6 +339,10 @@ impl Task {
         match event {
             BehaviourEvent::Control(event) => self.on_control(event),
             BehaviourEvent::Gossip(message) => self.on_gossip(&message),
+            BehaviourEvent::Lanes(Inbound { peer, stream }) => self.on_lane(peer, stream),
+            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => {
+                self.rtts.insert(peer, rtt);
+            }
             BehaviourEvent::Ping(ping::Event {
                 connection,
                 result: Err(ping::Failure::Timeout),
@@ -325,8 +358,7 @@ impl Task {
             }
             BehaviourEvent::Ping(_)
             | BehaviourEvent::Mdns(mdns::Event::Expired(_))
-            | BehaviourEvent::Identify(_)
-            | BehaviourEvent::Lanes(()) => {}
+            | BehaviourEvent::Identify(_) => {}
         }
     }
 
@@ -359,6 +391,7 @@ impl Task {
         self.book.on_lost(peer, self.clock.now());
         self.requests.on_lost(peer, &self.counters);
         self.lanes_of.remove(peer);
+        self.rtts.remove(peer);
         let was_up = match gone.standing {
             Standing::Member(_) => true,
             Standing::Leaving { was_member } => was_member,
@@ -420,13 +453,13 @@ impl Task {
         let (events, counters) = (self.events.clone(), Arc::clone(&self.counters));
         tokio::spawn(async move {
             match lanes::accept(stream, [own, all]).await {
-                Ok((request, stream)) => {
-                    let lane = Event::Lane { from, request, stream };
+                Ok((hello, stream)) => {
+                    let lane = Event::Lane { from, hello, stream };
                     let _stopped = events.send(lane).await;
                 }
                 Err(error) => {
                     count(&counters.lanes_dropped);
-                    tracing::debug!(%error, from = %from.short(), "no proper lane request");
+                    tracing::debug!(%error, from = %from.short(), "no proper lane hello");
                 }
             }
         });

@@ -11,7 +11,7 @@ use super::{Cell, Page, Tone, bytes, faint, moment, plain, span, strong};
 
 mod jobs;
 
-pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, submitted, summary};
+pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, speed, submitted, summary};
 
 fn role(role: Role) -> &'static str {
     match role {

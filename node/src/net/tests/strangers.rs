@@ -8,6 +8,7 @@ use libp2p::{StreamProtocol, Swarm};
 use meshfarm_protocol::message::{CONTROL_PROTOCOL, Hello, WIRE_VERSION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::super::peer::peer_of;
 use super::*;
 
 /// A node that does not keep to the rules: plain gossipsub, and requests of its own choice.

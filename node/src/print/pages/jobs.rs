@@ -267,6 +267,22 @@ impl Summary {
     }
 }
 
+/// How fast a job's content moves, to how many sites, and how long that will take: the words beside a bar.
+#[must_use]
+pub fn speed(moved: &JobBytes) -> String {
+    let busy = moved.peers.iter().filter(|peer| peer.sending + peer.receiving > 0).count();
+    let mut words = vec![format!("out, {} in", bytes(moved.received))];
+    if moved.sending + moved.receiving > 0 {
+        let sites = if busy == 1 { "site" } else { "sites" };
+        let rates = format!("{}/s out, {}/s in", bytes(moved.sending), bytes(moved.receiving));
+        words.push(format!("now {rates}, {busy} {sites}"));
+    }
+    if let Some(seconds) = moved.seconds_left {
+        words.push(format!("{} left", span(Millis(seconds.saturating_mul(1000)))));
+    }
+    words.join("; ")
+}
+
 /// How a watched job has ended, for people.
 #[must_use]
 pub fn summary(job: &JobView, summary: &Summary) -> Page {

@@ -58,7 +58,20 @@ fn a_summary_says_who_rendered_what_and_how_long() {
     ];
     let view = view(JobPhase::Done, tasks, Vec::new());
     let outputs = Outputs { folders: vec!["/show/frames".into()] };
-    let moved = JobBytes { job: view.job, sent: 8192, wanted: None, received: 1 << 20 };
+    let mut moved = JobBytes {
+        job: view.job,
+        sent: 8192,
+        wanted: None,
+        received: 1 << 20,
+        sending: 0,
+        receiving: 0,
+        seconds_left: None,
+        peers: Vec::new(),
+    };
+    assert_eq!(speed(&moved), "out, 1.0 MiB in");
+    (moved.sending, moved.seconds_left) = (2048, Some(61));
+    let now = "now 2.0 KiB/s out, 0 B/s in, 0 sites";
+    assert_eq!(speed(&moved), format!("out, 1.0 MiB in; {now}; 1m 01s left"));
     let end = Summary::new(&view, &outputs, Some(&moved));
     assert_eq!(
         text(&summary(&view, &end)),

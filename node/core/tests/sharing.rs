@@ -15,7 +15,7 @@ fn sources(mesh: &Mesh, at: usize) -> Vec<SiteId> {
 fn lenders_that_still_fetch_are_told_of_each_other_once() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1), ("graz", 1), ("kyoto", 1)]);
     mesh.hold_prepares = true;
-    mesh.submit(0, frames(3));
+    mesh.submit(0, frames(6));
     mesh.advance(12_000);
     assert_eq!(sources(&mesh, 1), [id(2), id(3)]);
     assert_eq!(sources(&mesh, 2), [id(1), id(3)]);

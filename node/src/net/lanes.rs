@@ -279,40 +279,59 @@ pub trait Shelf: Send + Sync + 'static {
 pub async fn serve<S: Shelf>(
     lane: LaneStream,
     shelf: Arc<S>,
-    mut have: Option<watch::Receiver<Arc<[u8]>>>,
+    have: Option<watch::Receiver<Arc<[u8]>>>,
 ) -> Result<u64, LaneError> {
     let LaneStream { stream, _permits: permits } = lane;
-    let (reader, mut writer) = stream.split();
-    let (asks_tx, mut asks_rx) = mpsc::channel(MAX_UNDER_WAY);
+    let (reader, writer) = stream.split();
+    let (asks_tx, asks_rx) = mpsc::channel(MAX_UNDER_WAY);
     let mut listening = Ending(tokio::spawn(listen(reader, Arc::clone(&shelf), asks_tx)));
+    let mut sending = pin!(send_asked(writer, shelf, (asks_rx, have)));
+    let sent = tokio::select! {
+        biased;
+        listened = &mut listening.0 => {
+            // Whoever asks for too much is not sent the rest of it.
+            listened.unwrap_or(Ok(()))?;
+            sending.await
+        }
+        sent = &mut sending => sent,
+    };
+    drop(permits);
+    sent
+}
+
+type Asks = (mpsc::Receiver<AskedId>, Option<watch::Receiver<Arc<[u8]>>>);
+
+async fn send_asked<S: Shelf>(
+    mut writer: WriteHalf<Stream>,
+    shelf: Arc<S>,
+    (mut asks, mut have): Asks,
+) -> Result<u64, LaneError> {
     let mut asked: VecDeque<AskedId> = VecDeque::new();
     let mut next_index = 0;
     let mut sent = 0;
     let mut coming = None;
     loop {
         while asked.len() < BATCH_CHUNKS
-            && let Ok(id) = asks_rx.try_recv()
+            && let Ok(id) = asks.try_recv()
         {
             asked.push_back(id);
         }
         if coming.is_none() && !asked.is_empty() {
             coming = Some(read_ahead(&shelf, &mut asked, next_index));
         }
-        if let Some(has_changed) = have.as_mut().filter(|have| have.has_changed().unwrap_or(false))
-        {
-            let bitmap = Arc::clone(&has_changed.borrow_and_update());
-            let after = next_index;
-            send(&mut writer, &have_piece(&bitmap), after).await?;
+        if let Some(have) = have.as_mut().filter(|have| have.has_changed().unwrap_or(false)) {
+            let bitmap = Arc::clone(&have.borrow_and_update());
+            send(&mut writer, &have_piece(&bitmap), next_index).await?;
         }
         let Some(reading) = coming.take() else {
-            match wait(&mut asks_rx, &mut have).await {
-                Some(ids) => asked.extend(ids),
+            match wait(&mut asks, &mut have).await {
+                Some(id) => asked.extend(id),
                 None => break,
             }
             continue;
         };
         let batch: Batch = reading.await.map_err(LaneError::Reader)?;
-        // What was not read is asked for again, with the next batch on its way while this one is sent.
+        // What did not fit comes first in the next batch, which is read while this one is sent.
         for id in batch.left.into_iter().rev() {
             asked.push_front(id);
         }
@@ -328,8 +347,6 @@ pub async fn serve<S: Shelf>(
     }
     // The reader has counted its pieces and may be gone already, so a failed farewell is no failure.
     let _gone = timeout(IDLE, writer.close()).await;
-    (&mut listening.0).await.unwrap_or(Ok(()))?;
-    drop(permits);
     Ok(sent)
 }
 

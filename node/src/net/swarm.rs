@@ -94,7 +94,8 @@ impl Task {
     ) -> Result<Self, StartError> {
         let public = keypair(key).public();
         let peer = public.to_peer_id();
-        let behaviour = Behaviour::new(public, settings.max_connections, settings.mdns)
+        let counters = Arc::clone(&ends.counters);
+        let behaviour = Behaviour::new(public, settings.max_connections, settings.mdns, counters)
             .map_err(StartError::Mdns)?;
         let incoming = behaviour
             .lanes

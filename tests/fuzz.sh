@@ -33,7 +33,7 @@ run() {
     [ ! -d "$fuzz/corpus/$target" ] || seeds=("$fuzz/corpus/$target")
     log="$found/$target.log"
     if ! nice "$CARGO_TARGET_DIR/$machine/release/$target" "$found/$target" "${seeds[@]}" \
-        "-max_total_time=$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64 \
+        "-max_total_time=$seconds" -max_len=4096 -len_control=0 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64 \
         "-artifact_prefix=$found/failed/$target-" -print_final_stats=1 >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         fail "$target failed; the whole log is $log" "the input stands in $found/failed"

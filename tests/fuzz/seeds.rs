@@ -10,6 +10,7 @@ use meshfarm_protocol::message::WIRE_VERSION;
 use meshfarm_protocol::session::{
     self, FromRunner, Outcome, OutputPath, OutputRoot, PathRule, Start, ToRunner,
 };
+use meshfarm_sandbox::{Access, Mount, Spec, WindowsRule};
 
 /// Which door of the target `wire` reads which golden values, by the beginning of their names.
 const DOORS: [(u8, &str); 13] = [
@@ -52,6 +53,8 @@ fn main() -> io::Result<()> {
         "table",
         &[&[6], br"C:\show\tex\wood.png".as_slice(), &[0], &table()].concat(),
     )?;
+    let policy = serde_json::to_vec(&policy())?;
+    put(&corpora, "session", "policy", &[&[5], policy.as_slice()].concat())?;
     for (n, path) in paths().into_iter().enumerate() {
         put(&corpora, "paths", &format!("paths-{n}"), path.as_bytes())?;
     }
@@ -135,6 +138,22 @@ fn table() -> Vec<u8> {
     let head = [1, 0, 24 + 28, text.len()].map(number).concat();
     let rule = [0, 7, 7, 12, 0, 0, 0].map(number).concat();
     [b"MFMAP\0\0\x01".as_slice(), &head, &rule, text].concat()
+}
+
+fn policy() -> Spec {
+    let mut policy = Spec::new("/opt/render", "/srv/work");
+    policy.mounts.push(Mount {
+        host: "/srv/show".into(),
+        at: "/mnt/r1".into(),
+        access: Access::Read,
+        exec: false,
+    });
+    policy.windows.push(WindowsRule {
+        source: r"S:\show".into(),
+        at: "/mnt/r1".into(),
+        case_insensitive: true,
+    });
+    policy
 }
 
 fn paths() -> Vec<String> {

@@ -238,26 +238,6 @@ mod tests {
         assert_eq!(codec.budget.available_permits(), BUDGET / STEP);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_request_that_comes_byte_by_byte_is_given_up_and_counted() {
-        let codec = ControlCodec::new(Arc::default());
-        let (mut here, mut there) = futures_pipe();
-        let dripping = async {
-            here.write_all(&u32::to_be_bytes(1000)).await.unwrap();
-            while here.write_all(&[0]).await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let error = tokio::select! {
-            biased;
-            request = codec.request::<Request>(&mut there) => request.unwrap_err(),
-            () = dripping => unreachable!("the pipe stays open"),
-        };
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(codec.counters.messages_broken.load(std::sync::atomic::Ordering::Relaxed), 1);
-        assert_eq!(codec.budget.available_permits(), BUDGET / STEP);
-    }
-
     #[tokio::test]
     async fn whoever_leaves_long_messages_unfinished_holds_up_itself_alone() {
         let all = ControlCodec::new(Arc::default());

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::path::Component;
 
 use libfuzzer_sys::fuzz_target;
 use meshfarm_protocol::job::Layout;
@@ -46,7 +47,7 @@ fuzz_target!(|bytes: &[u8]| {
         2 => line::<JobFile>(bytes),
         3 => said(bytes),
         4 => note(bytes),
-        5 => drop(serde_json::from_slice::<Spec>(bytes)),
+        5 => policy(bytes),
         6 => table(bytes),
         _ => layout(bytes),
     }
@@ -78,6 +79,22 @@ fn note(bytes: &[u8]) {
     if let Ok(control::Note::Refused(refusal)) = serde_json::from_slice(bytes) {
         assert!(!SandboxError::from(refusal).to_string().is_empty());
     }
+}
+
+/// A policy, whose paths and texts come from the job.
+fn policy(bytes: &[u8]) {
+    let Ok(policy) = serde_json::from_slice::<Spec>(bytes) else {
+        return;
+    };
+    if policy.check().is_err() {
+        return;
+    }
+    for mount in &policy.mounts {
+        let mut parts = mount.at.components();
+        assert_eq!(parts.next(), Some(Component::RootDir));
+        assert!(parts.all(|part| matches!(part, Component::Normal(_))), "{:?}", mount.at);
+    }
+    assert!(!policy.environment().keys().any(|name| name.starts_with("LD_")));
 }
 
 /// A table of paths and a path, both hostile: a zero byte ends the path, as in C.

@@ -275,6 +275,8 @@ pub struct Counters {
     pub messages_failed: AtomicU64,
     /// Requests that were refused: strangers, too many, or nobody free to answer.
     pub requests_refused: AtomicU64,
+    /// Control messages that were none, were too long, or did not come whole in time.
+    pub messages_broken: AtomicU64,
     /// Connections that were closed because no good certificate was shown, or it expired.
     pub peers_cut: AtomicU64,
     /// Gossip that was dropped without blame.

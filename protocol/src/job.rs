@@ -154,7 +154,8 @@ impl Layout {
                 PathFormat::Windows => !root.source.is_empty(),
             };
             let climbs = root.source.split(['/', '\\']).any(|part| part == "..");
-            if !absolute || climbs || root.source.contains('\0') || root.source.len() > MAX_PATH {
+            let control = root.source.chars().any(char::is_control);
+            if !absolute || climbs || control || root.source.len() > MAX_PATH {
                 return Err(format!("root {} is not at an absolute path", root.id));
             }
         }
@@ -235,6 +236,9 @@ mod tests {
             [("", "/a"), ("..", "/a"), ("R0", "/a"), ("r0", "a"), ("r0", "/a/../b"), ("r0", "/a\0")]
         {
             assert!(layout(&[root(id, source)]).check().is_err(), "{id} {source}");
+        }
+        for source in ["/a\nb", "/\u{1b}[2J", "/\u{85}", &format!("/{}", "n".repeat(1024))] {
+            assert!(layout(&[root("r0", source)]).check().is_err(), "{source:?}");
         }
         assert!(layout(&[root("r0", "/a"), root("r0", "/b")]).check().is_err());
         assert!(layout(&vec![root("r0", "/a"); MAX_ROOTS + 1]).check().is_err());

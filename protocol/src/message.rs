@@ -358,6 +358,11 @@ mod tests {
     fn a_piece_header_survives_the_wire_and_refuses_what_is_none() {
         let header = PieceHeader { len: 70_000, kind: PieceKind::Chunk, index: 3 };
         assert_eq!(PieceHeader::from_bytes(header.to_bytes()), Some(header));
+        let longest = u32::try_from(MAX_PIECE_BYTES).unwrap();
+        for (len, fits) in [(longest, true), (longest + 1, false), (u32::MAX, false)] {
+            let header = PieceHeader { len, ..header };
+            assert_eq!(PieceHeader::from_bytes(header.to_bytes()).is_some(), fits, "{len}");
+        }
         for (at, value) in [(0, 0xff), (4, 9), (5, 1), (7, 1)] {
             let mut bytes = header.to_bytes();
             bytes[at] = value;

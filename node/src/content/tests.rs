@@ -1,5 +1,7 @@
 //! Trees that travel: taken, planned, fetched, written and landed.
 
+mod hostile;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::Write;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::iter;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
@@ -11,6 +12,7 @@ use libp2p::swarm::{NetworkBehaviour, behaviour::toggle::Toggle};
 use libp2p::{StreamProtocol, identify, mdns, memory_connection_limits, ping};
 use meshfarm_protocol::message::CONTROL_PROTOCOL;
 
+use super::Counters;
 use super::codec::ControlCodec;
 use super::gossip::Gossip;
 use super::streams::Streams;
@@ -45,7 +47,12 @@ pub(crate) struct Behaviour {
 
 impl Behaviour {
     /// The protocols of the node with this key.
-    pub(crate) fn new(key: PublicKey, max_connections: u32, mdns: bool) -> io::Result<Self> {
+    pub(crate) fn new(
+        key: PublicKey,
+        max_connections: u32,
+        mdns: bool,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
         let me = key.to_peer_id();
         let limits = ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING))
@@ -54,7 +61,7 @@ impl Behaviour {
             .with_max_established_per_peer(Some(MAX_PER_PEER))
             .with_max_established(Some(max_connections));
         let control = request_response::Behaviour::with_codec(
-            ControlCodec::default(),
+            ControlCodec::new(counters),
             iter::once((StreamProtocol::new(CONTROL_PROTOCOL), ProtocolSupport::Full)),
             request_response::Config::default()
                 .with_request_timeout(ANSWER_LIMIT)

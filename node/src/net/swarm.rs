@@ -99,7 +99,8 @@ impl Task {
     ) -> Result<Self, StartError> {
         let public = keypair(key).public();
         let peer = public.to_peer_id();
-        let behaviour = Behaviour::new(public, settings.max_connections, settings.mdns)
+        let counters = Arc::clone(&ends.counters);
+        let behaviour = Behaviour::new(public, settings.max_connections, settings.mdns, counters)
             .map_err(StartError::Mdns)?;
         let config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);

@@ -12,6 +12,8 @@ use meshfarm_protocol::seal::SealingKey;
 
 use super::*;
 
+mod hostile;
+mod hostile_lanes;
 mod joining;
 mod moving;
 mod strangers;

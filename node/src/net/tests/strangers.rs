@@ -38,7 +38,7 @@ impl Intruder {
         let mut gossip = gossipsub::Behaviour::new(anonymous, config).unwrap();
         gossip.subscribe(&topic()).unwrap();
         let control = request_response::Behaviour::with_codec(
-            codec::ControlCodec::default(),
+            codec::ControlCodec::new(Arc::default()),
             [(StreamProtocol::new(CONTROL_PROTOCOL), ProtocolSupport::Full)],
             request_response::Config::default().with_request_timeout(DEADLINE),
         );

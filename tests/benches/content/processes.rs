@@ -54,6 +54,22 @@ impl Drop for Running {
     }
 }
 
+/// The processes that one has started and not yet waited for.
+pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // It may end while we look.
+        let list = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        found.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(found)
+}
+
+/// Waits until a server has waited for all that it started: their processor time is among its own then.
+pub(crate) fn settle(server: u32) -> Result<()> {
+    wait_until("a server has ended its processes", || Ok(children(server)?.is_empty()))
+}
+
 /// Have the kernel end this process when the thread that started it ends.
 fn die_with_us() -> io::Result<()> {
     #[expect(unsafe_code, reason = "the standard library has no such call")]

@@ -95,7 +95,9 @@ impl Peer for Daemon<'_> {
         let mut command = self.place.command("rsync");
         command.args(self.known.flags()).arg(contents(from));
         command.arg(format!("rsync://127.0.0.1:{RSYNC_PORT}/files/{}/", target.display()));
-        processes::run(command, &self.place.folder.join("rsync"), patience)
+        let took = processes::run(command, &self.place.folder.join("rsync"), patience)?;
+        processes::settle(self.daemon.id())?;
+        Ok(took)
     }
 }
 
@@ -174,6 +176,8 @@ impl Peer for Shell<'_> {
         let mut command = self.place.command("rsync");
         command.args(Known::Nothing.flags()).args(["-e", &shell]).arg(contents(from));
         command.arg(format!("other:{}/", to.display()));
-        processes::run(command, &self.place.folder.join("rsync-ssh"), patience)
+        let took = processes::run(command, &self.place.folder.join("rsync-ssh"), patience)?;
+        processes::settle(self.server.id())?;
+        Ok(took)
     }
 }

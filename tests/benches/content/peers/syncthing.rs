@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{Peer, Place, path_of, remove};
 use crate::content::files;
-use crate::content::processes::Running;
-use crate::sites::{ask, get, wait_until};
+use crate::content::processes::{Running, children, settle};
+use crate::sites::{ask, get, terminate, wait_until};
 
 /// Where the first of them listens.
 const FIRST_PORT: u16 = 23_000;
@@ -40,6 +40,9 @@ const OPTIONS: [(&str, &str); 15] = [
     ("maxConcurrentIncomingRequestKiB", "1048576"),
     ("apikey", KEY),
 ];
+
+/// Asks for files that came and are in place.
+const EVENTS: &str = "/rest/events?events=ItemFinished";
 
 /// A request for events returns after so many seconds when there are none.
 const EVENTS_FOR: u64 = 5;
@@ -117,10 +120,26 @@ impl Instance {
         self.send("DELETE /rest/config/folders/bench", &Value::Null)
     }
 
-    /// The number of the last event.
+    /// The number of the last file that came. Each selection of events has numbers of its own.
     fn last_event(&self) -> Result<u64> {
-        let events = self.get("/rest/events?limit=1&timeout=1&events=StateChanged,ItemFinished")?;
+        let events = self.get(&format!("{EVENTS}&limit=1&timeout=1"))?;
         Ok(events[0]["id"].as_u64().unwrap_or(0))
+    }
+
+    /// The process that does the work, beside the one that watches over it.
+    fn processes(&self) -> Vec<u32> {
+        let mut all = children(self.running.id()).unwrap_or_default();
+        all.push(self.running.id());
+        all
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // The one that watches ends the other one, if it is asked to end.
+        if terminate(self.running.id()).is_ok() {
+            drop(settle(self.running.id()));
+        }
     }
 }
 
@@ -175,7 +194,7 @@ impl Peer for Syncthing {
     }
 
     fn servers(&self) -> Vec<u32> {
-        vec![self.from.running.id(), self.to.running.id()]
+        [&self.from, &self.to].into_iter().flat_map(Instance::processes).collect()
     }
 
     fn bring(&mut self, from: &Path, to: &Path, patience: Duration) -> Result<Duration> {

@@ -1,92 +1,107 @@
 //! A shot that the other site has never seen, against everything else that can bring it there.
 
+use std::collections::BTreeMap;
+use std::fs;
+
 use anyhow::{Context, Result};
 
 use super::files::{Amount, Tree};
 use super::job::{Pair, rate};
 use super::peers::{self, Brought, Copy, Daemon, Known, Peer, Place, Sendme, Shell, Syncthing};
-use crate::table::{Row, Table};
+use crate::table::{Row, Scale, Table};
 
-/// Rounds in which each takes its turn. The slowest of the peers takes part in the first.
+/// Rounds in which each takes its turn, with new sites. The slowest of the peers takes part in the first.
 const ROUNDS: u64 = 3;
 const SLOW: &str = "syncthing";
 
-/// Ours, and theirs by name, of each round in which they took part.
-type Pairs = Vec<(Brought, Brought)>;
+/// Peers by name, or why one cannot be had here.
+type Contenders<'a> = Vec<(&'static str, Result<Box<dyn Peer + 'a>>)>;
 
-/// Peers that can be had here, and why others cannot.
-type Contenders<'a> = (Vec<Box<dyn Peer + 'a>>, Vec<(&'static str, String)>);
+/// Ours, and that of each peer by name.
+type Round = (Brought, BTreeMap<&'static str, Result<Brought, String>>);
 
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
-    let pair = Pair::start()?;
-    let place = pair.place();
-    let (mut peers, missing) = contenders(place);
-    let mut results: Vec<Pairs> = peers.iter().map(|_| Pairs::new()).collect();
+    let mut rounds = Vec::new();
     let mut amount = None;
-    for round in 0..ROUNDS {
-        let folder = pair.folder().join(format!("shot{round}"));
-        let tree = Tree::shot(folder.clone(), round, table.scale())?;
-        let same = tree.amount()?;
-        let ours = pair.bring(&tree)?.brought;
-        for (peer, results) in peers.iter_mut().zip(&mut results) {
-            if round > 0 && peer.name() == SLOW {
-                continue;
-            }
-            let to = pair.folder().join("there").join(format!("shot{round}"));
-            std::fs::create_dir_all(to.parent().context("a folder lies in another")?)?;
-            let theirs = peers::bring(peer.as_mut(), place, (&folder, &to), same)?;
-            std::fs::remove_dir_all(&to)?;
-            results.push((ours, theirs));
-        }
-        std::fs::remove_dir_all(&folder)?;
-        amount = Some(same);
+    for number in 0..ROUNDS {
+        let (moved, results) = round(number, table.scale())?;
+        amount = Some(moved);
+        rounds.push(results);
     }
     let amount = amount.context("there was a round")?;
-    for (peer, pairs) in peers.iter().zip(&results) {
-        report(table, peer.name(), amount, pairs);
-    }
-    for (name, why) in missing {
-        table.add(Row::missing(format!("content.cold.{name}"), why));
+    for name in ["copy", "rsync", "rsync-ssh", "sendme", SLOW] {
+        report(table, name, amount, &rounds);
     }
     Ok(())
 }
 
-fn contenders<'a>(place: Place<'a>) -> Contenders<'a> {
-    let mut there: Vec<Box<dyn Peer + 'a>> = vec![Box::new(Copy)];
-    let mut missing = Vec::new();
-    let mut add = |name, peer: Result<Box<dyn Peer + 'a>>| match peer {
-        Ok(peer) => there.push(peer),
-        Err(why) => missing.push((name, format!("{why:#}"))),
-    };
-    add("rsync", Daemon::start(place, Known::Nothing).map(|peer| Box::new(peer) as Box<dyn Peer>));
-    add("rsync-ssh", Shell::start(place).map(|peer| Box::new(peer) as Box<dyn Peer>));
-    add("sendme", Sendme::find(place).map(|peer| Box::new(peer) as Box<dyn Peer>));
-    add(SLOW, Syncthing::start(place).map(|peer| Box::new(peer) as Box<dyn Peer>));
-    (there, missing)
+fn round(number: u64, scale: Scale) -> Result<(Amount, Round)> {
+    let pair = Pair::start()?;
+    let place = pair.place();
+    let name = format!("shot{number}");
+    let tree = Tree::shot(pair.folder().join(&name), number, scale)?;
+    let amount = tree.amount()?;
+    let ours = pair.bring(&tree)?.brought;
+    let there = pair.folder().join("there");
+    fs::create_dir_all(&there)?;
+    let to = there.join(&name);
+    let mut results = BTreeMap::new();
+    for (name, peer) in contenders(place) {
+        if number > 0 && name == SLOW {
+            continue;
+        }
+        let brought = peer
+            .and_then(|mut peer| peers::bring(peer.as_mut(), place, (&tree.folder, &to), amount));
+        if to.exists() {
+            fs::remove_dir_all(&to)?;
+        }
+        results.insert(name, brought.map_err(|why| format!("{why:#}")));
+    }
+    Ok((amount, (ours, results)))
 }
 
-fn report(table: &mut Table, name: &str, amount: Amount, pairs: &Pairs) {
-    let of = |figure: &dyn Fn(&Brought) -> f64| -> Vec<(f64, f64)> {
-        pairs.iter().map(|(ours, theirs)| (figure(ours), figure(theirs))).collect()
-    };
-    let row = Row::ratio(
-        format!("content.cold.{name}"),
-        "MB/s",
-        &of(&|brought| rate(amount, brought.seconds)),
-    );
-    table.add(match name {
+/// The peers that can be had here, and why others cannot.
+fn contenders<'a>(place: Place<'a>) -> Contenders<'a> {
+    let daemon = Daemon::start(place, Known::Nothing);
+    let shell = Shell::start(place);
+    let sendme = Sendme::find(place);
+    let syncthing = Syncthing::start(place);
+    vec![
+        ("copy", Ok(Box::new(Copy))),
+        ("rsync", daemon.map(|peer| Box::new(peer) as Box<dyn Peer>)),
+        ("rsync-ssh", shell.map(|peer| Box::new(peer) as Box<dyn Peer>)),
+        ("sendme", sendme.map(|peer| Box::new(peer) as Box<dyn Peer>)),
+        (SLOW, syncthing.map(|peer| Box::new(peer) as Box<dyn Peer>)),
+    ]
+}
+
+fn report(table: &mut Table, name: &str, amount: Amount, rounds: &[Round]) {
+    let mut pairs = Vec::new();
+    let mut missing = None;
+    for (ours, theirs) in rounds {
+        match theirs.get(name) {
+            Some(Ok(theirs)) => pairs.push((ours, theirs)),
+            Some(Err(why)) => missing = Some(why.clone()),
+            None => {}
+        }
+    }
+    let wanted = |row: Row| match name {
         "sendme" => row.at_least(1.5),
         "rsync-ssh" => row.at_least(1.0),
         _ => row,
-    });
-    table.add(Row::ratio(
-        format!("content.cold.{name}.durable"),
-        "MB/s",
-        &of(&|brought| rate(amount, brought.durable)),
-    ));
-    table.add(Row::ratio(
-        format!("content.cold.{name}.cpu"),
-        "s/GB",
-        &of(&|brought| brought.processors / amount.giga()),
-    ));
+    };
+    let row = format!("content.cold.{name}");
+    if let Some(why) = missing {
+        table.add(wanted(Row::missing(row, why)));
+        return;
+    }
+    let of = |figure: &dyn Fn(&Brought) -> f64| -> Vec<(f64, f64)> {
+        pairs.iter().map(|(ours, theirs)| (figure(ours), figure(theirs))).collect()
+    };
+    let rates = of(&|brought| rate(amount, brought.seconds));
+    let durable = of(&|brought| rate(amount, brought.durable));
+    let costs = of(&|brought| brought.processors / amount.giga());
+    table.add(wanted(Row::ratio(row.clone(), "MB/s", &rates)));
+    table.add(Row::ratio(format!("{row}.durable"), "MB/s", &durable));
+    table.add(Row::ratio(format!("{row}.cpu"), "s/GB", &costs));
 }

@@ -56,7 +56,8 @@ impl Row {
 
     /// What could not be measured here, and why. A target of it is not met, and not missed either.
     pub(crate) fn missing(name: impl Into<Name>, why: impl Into<String>) -> Self {
-        let note = Some(format!("not measured: {}", why.into()));
+        let why = why.into();
+        let note = Some(format!("not measured: {}", why.lines().next().unwrap_or_default()));
         Self { value: None, note, ..Self::alone(name, 0.0, "") }
     }
 

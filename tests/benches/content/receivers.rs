@@ -19,6 +19,9 @@ const BYTES: u64 = 512_000_000;
 
 const LENDERS: [&str; 3] = ["lyon", "kyoto", "quito"];
 
+/// Tasks for each lender: with as many tasks as slots one lender may be given two.
+const TASKS: usize = 3;
+
 /// What a task says when it has seen its files, before the time.
 const SEEN: &str = "seen-at ";
 
@@ -66,7 +69,7 @@ fn until_all_have_it(mesh: &Mesh, tree: &Tree, patience: Duration) -> Result<f64
     let (input, out) = (text(&tree.folder)?, text(&output)?);
     // It holds its slot until all have said so: no lender gets two of them.
     let command = format!("Command=test -s {input}/texture.exr; date +'{SEEN}%s.%N'; sleep 3600");
-    let frames = format!("1-{}", LENDERS.len());
+    let frames = format!("1-{}", TASKS * LENDERS.len());
     let flags = ["--frames", &frames, "-p", &command, "--input", &input, "--output", &out];
     let began = job::now()?;
     let clock = Instant::now();

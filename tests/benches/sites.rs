@@ -2,9 +2,10 @@
 //! the value.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
@@ -92,6 +93,7 @@ impl Site {
         let said = File::options().create(true).append(true).open(&log)?;
         let mut command = self.command(&self.within);
         command.arg("node").stdout(Stdio::piped()).stderr(said);
+        ends_with_us(&mut command);
         let began = Instant::now();
         let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
         let mut said = BufReader::new(child.stdout.take().context("it is a pipe")?);
@@ -208,12 +210,29 @@ pub(crate) fn ask(socket: &Path, what: &str, head: &str, body: &str) -> Result<S
     Ok(body.to_owned())
 }
 
+/// Has the kernel end what this command starts when the thread that starts it ends, even if that is killed.
+pub(crate) fn ends_with_us(command: &mut Command) {
+    #[expect(unsafe_code, reason = "what a killed measurement started must end too")]
+    // SAFETY: what runs between fork and exec is one system call, which allocates and locks nothing.
+    unsafe {
+        command.pre_exec(die_with_us);
+    }
+}
+
+/// Have the kernel end this process when the thread that started it ends.
+fn die_with_us() -> io::Result<()> {
+    #[expect(unsafe_code, reason = "the standard library has no such call")]
+    // SAFETY: it takes numbers and changes nothing but the calling process.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 pub(crate) fn terminate(pid: u32) -> Result<()> {
     let pid = i32::try_from(pid)?;
     #[expect(unsafe_code, reason = "the standard library only kills")]
     // SAFETY: the call takes two numbers, and the process is a child that was not waited for.
     let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
-    ensure!(sent == 0, "cannot end process {pid}: {}", std::io::Error::last_os_error());
+    ensure!(sent == 0, "cannot end process {pid}: {}", io::Error::last_os_error());
     Ok(())
 }
 

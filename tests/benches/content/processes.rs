@@ -2,14 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sites::{terminate, wait_until};
+use crate::sites::{ends_with_us, terminate, wait_until};
 
 /// How often a command that may hang is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -27,11 +26,7 @@ impl Running {
         let out = File::create(said.with_extension("out"))?;
         let err = File::create(said.with_extension("err"))?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        #[expect(unsafe_code, reason = "what a killed measurement started must end too")]
-        // SAFETY: what runs between fork and exec is one system call, which allocates and locks nothing.
-        unsafe {
-            command.pre_exec(die_with_us);
-        }
+        ends_with_us(&mut command);
         Ok(Self(command.spawn().with_context(|| format!("{command:?}"))?))
     }
 
@@ -68,14 +63,6 @@ pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
 /// Waits until a server has waited for all that it started: their processor time is among its own then.
 pub(crate) fn settle(server: u32) -> Result<()> {
     wait_until("a server has ended its processes", || Ok(children(server)?.is_empty()))
-}
-
-/// Have the kernel end this process when the thread that started it ends.
-fn die_with_us() -> io::Result<()> {
-    #[expect(unsafe_code, reason = "the standard library has no such call")]
-    // SAFETY: it takes numbers and changes nothing but the calling process.
-    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Runs a command to its end, which must come before `patience` has passed; returns how long it took. What it says goes

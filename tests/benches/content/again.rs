@@ -42,19 +42,20 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         let against = |peer: &mut dyn Peer, to: &str| -> Result<Brought> {
             peers::bring(peer, place, (&tree.folder, &there.join(to).join("shot")), amount)
         };
-        match &mut sendme {
+        let theirs = match &mut sendme {
             Ok(peer) => {
                 std::fs::create_dir_all(there.join("sendme"))?;
-                let theirs = against(peer, "sendme")?;
-                let row = faster(format!("{name}.sendme"), (ours, theirs), amount.bytes);
-                table.add(row.at_least(20.0));
+                let theirs = against(peer, "sendme");
                 std::fs::remove_dir_all(there.join("sendme"))?;
+                theirs.map_err(|why| format!("{why:#}"))
             }
-            Err(why) => {
-                table
-                    .add(Row::missing(format!("{name}.sendme"), format!("{why:#}")).at_least(20.0));
-            }
-        }
+            Err(why) => Err(format!("{why:#}")),
+        };
+        let row = match theirs {
+            Ok(theirs) => faster(format!("{name}.sendme"), (ours, theirs), amount.bytes),
+            Err(why) => Row::missing(format!("{name}.sendme"), why),
+        };
+        table.add(row.at_least(20.0));
         match &mut rsync {
             Ok(peer) => {
                 let theirs = against(peer, "")?;

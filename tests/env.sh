@@ -45,8 +45,9 @@ install_packages() {
 # True when a libclang that bindgen finds by itself is there.
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-        compgen -G '/usr/lib/*-linux-gnu/libclang*.so*' >/dev/null
+    # Not libclang-cpp, which other programs bring along.
+    compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null ||
+        compgen -G '/usr/lib/*-linux-gnu/libclang[.-][s0-9]*' >/dev/null
 }
 
 # The newest libclang that this system offers: 14 on Debian 12, 19 on Debian 13.

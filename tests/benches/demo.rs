@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 
 use crate::node;
-use crate::sites::{Mesh, Site, folder};
+use crate::sites::{Mesh, Plan, Site, folder};
 use crate::table::{Row, Table, percentile};
 
 /// The animation that `tests/demo.sh` renders too.
@@ -45,7 +45,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     node::rest(table, &sites, ["demo.rest.memory", "demo.rest.cpu"])?;
     drop(mesh);
     let folder = folder()?;
-    let mut bergen = Site::init(folder.path(), "bergen", 1)?;
+    let mut bergen = Site::init(folder.path(), Plan::new("bergen", 1))?;
     bergen.start()?;
     let own = first_process(&bergen, &folder.path().join("quick"), || Ok(()))?;
     table.add(Row::alone("demo.first.own.p50", percentile(&own, 50), "ms"));

@@ -8,58 +8,92 @@ mod table;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use table::Table;
+use anyhow::{Context, Result, ensure};
+use table::{Row, Scale, Table};
 
-/// What measures a room, and adds each row as soon as it is known.
-type Room = fn(&mut Table) -> Result<()>;
+/// What measures a part of a room, and adds each row as soon as it is known.
+type Measure = fn(&mut Table) -> Result<()>;
 
-/// Every room, in the order of a full run. Those without a measure are not built yet.
-const ROOMS: [(&str, Option<Room>); 8] = [
-    ("node", Some(node::measure)),
-    ("demo", Some(demo::measure)),
-    ("content", Some(content::measure)),
-    ("sandbox", None),
-    ("farm", None),
-    ("trust", None),
-    ("sim", None),
-    ("people", None),
+/// A part of a room by its name, which is the beginning of its rows' names behind the room's.
+type Part = (&'static str, Measure);
+
+/// A room and its parts, in the order of a full run. Those without parts are not measured yet.
+const ROOMS: [(&str, &[Part]); 8] = [
+    ("node", &[("all", node::measure)]),
+    ("demo", &[("all", demo::measure)]),
+    ("content", &content::PARTS),
+    ("sandbox", &[]),
+    ("farm", &[]),
+    ("trust", &[]),
+    ("sim", &[]),
+    ("people", &[]),
 ];
+
+/// What a run leaves out unless it is named: it takes longer than everything else.
+const ONLY_BY_NAME: [&str; 1] = ["content.memory"];
+
+/// Names a factor for the sizes of what is moved, for a quick try.
+const SCALE: &str = "MESHFARM_BENCH_SCALE";
 
 fn main() -> ExitCode {
     // Cargo adds `--bench` to the arguments of every benchmark.
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let rooms = match chosen(&asked) {
-        Ok(rooms) => rooms,
+    let (parts, scale) = match chosen(&asked).and_then(|parts| Ok((parts, scale()?))) {
+        Ok(chosen) => chosen,
         Err(why) => {
-            eprintln!("error: {why}");
+            eprintln!("error: {why:#}");
             return ExitCode::from(2);
         }
     };
-    let mut table = Table::begin();
-    for (name, measure) in rooms {
+    let mut table = Table::begin(scale);
+    let mut broken = false;
+    for (name, measure) in parts {
         if let Err(error) = measure(&mut table) {
             eprintln!("error: {name}: {error:#}");
-            return ExitCode::FAILURE;
+            table.add(Row::missing(name, format!("{error:#}")));
+            broken = true;
         }
     }
     table.end();
-    ExitCode::SUCCESS
+    if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// The rooms of these names; all that are built when none is named.
-fn chosen(asked: &[String]) -> Result<Vec<(&'static str, Room)>, String> {
-    let built = ROOMS.iter().filter_map(|(name, room)| room.map(|room| (*name, room)));
-    if asked.is_empty() {
-        return Ok(built.collect());
-    }
-    let find = |name: &String| match ROOMS.iter().find(|(known, _)| known == name) {
-        Some((known, Some(room))) => Ok((*known, *room)),
-        Some((known, None)) => Err(format!("{known} has no measurements yet")),
-        None => {
-            let names: Vec<_> = ROOMS.iter().map(|(name, _)| *name).collect();
-            Err(format!("{name} is no room to measure: there are {}", names.join(", ")))
-        }
+/// The parts of these names, each a room or a room and a part with a dot between; nearly all when none is named.
+fn chosen(asked: &[String]) -> Result<Vec<(String, Measure)>> {
+    let of = |(room, parts): &(&str, &[Part])| -> Vec<(String, Measure)> {
+        parts.iter().map(|(part, measure)| (format!("{room}.{part}"), *measure)).collect()
     };
-    asked.iter().map(find).collect()
+    let usual = |(name, _): &(String, Measure)| !ONLY_BY_NAME.contains(&name.as_str());
+    if asked.is_empty() {
+        return Ok(ROOMS.iter().flat_map(of).filter(usual).collect());
+    }
+    let mut all = Vec::new();
+    for name in asked {
+        let (room, part) = name.split_once('.').unwrap_or((name, ""));
+        let found = ROOMS.iter().find(|(known, _)| *known == room).with_context(|| {
+            let names: Vec<_> = ROOMS.iter().map(|(name, _)| *name).collect();
+            format!("{room} is no room to measure: there are {}", names.join(", "))
+        })?;
+        let parts = of(found);
+        ensure!(!parts.is_empty(), "{room} has no measurements yet");
+        if part.is_empty() {
+            all.extend(parts.into_iter().filter(usual));
+        } else {
+            let names: Vec<_> = parts.iter().map(|(name, _)| name.clone()).collect();
+            let found = parts.into_iter().find(|(known, _)| known == name);
+            all.push(found.with_context(|| {
+                format!("{name} is no part of a room: there are {}", names.join(", "))
+            })?);
+        }
+    }
+    Ok(all)
+}
+
+/// What sizes are multiplied with.
+fn scale() -> Result<Scale> {
+    let Ok(text) = std::env::var(SCALE) else {
+        return Ok(Scale::WHOLE);
+    };
+    let scale = text.parse().ok().and_then(Scale::new);
+    scale.with_context(|| format!("{SCALE} is {text}: a number from 0.001 to 10 is wanted"))
 }

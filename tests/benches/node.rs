@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::sites::{Site, folder};
+use crate::sites::{Plan, Site, folder};
 use crate::table::{Row, Table, percentile};
 
 /// Homes that are started, each twice.
@@ -25,7 +25,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let (mut first, mut second) = (Vec::new(), Vec::new());
     let mut last = None;
     for run in 0..RUNS {
-        let mut site = Site::init(folder.path(), &format!("site{run}"), 1)?;
+        let mut site = Site::init(folder.path(), Plan::new(&format!("site{run}"), 1))?;
         first.push(site.start()?.as_secs_f64());
         site.stop()?;
         second.push(site.start()?.as_secs_f64());

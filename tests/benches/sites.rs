@@ -1,8 +1,11 @@
-//! Sites as real processes in a temporary folder: started, asked through the command line, ended with the value.
+//! Sites as real processes in a temporary folder: started, asked through the command line and the local API, ended with
+//! the value.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::ops::Deref;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
@@ -38,43 +41,59 @@ pub(crate) fn folder() -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix("mf").tempdir_in("/tmp")?)
 }
 
+/// What a site is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    name: String,
+    slots: u32,
+    listen: String,
+    /// Words in front of the node's own, such as those that enter a network.
+    within: Vec<String>,
+}
+
+impl Plan {
+    /// A site on this machine. One with slots lends them; one without sends everything away.
+    pub(crate) fn new(name: &str, slots: u32) -> Self {
+        let listen = "/ip4/127.0.0.1/tcp/0".to_owned();
+        Self { name: name.to_owned(), slots, listen, within: Vec::new() }
+    }
+
+    /// The same behind words that enter a network, listening at an address of that.
+    pub(crate) fn within(self, words: Vec<String>, address: &str) -> Self {
+        Self { within: words, listen: format!("/ip4/{address}/tcp/0"), ..self }
+    }
+}
+
 /// One site: its home and, while it runs, its node.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) home: PathBuf,
     program: PathBuf,
+    within: Vec<String>,
     node: Option<(Child, BufReader<ChildStdout>)>,
 }
 
 impl Site {
-    /// A home beneath `folder`. A site with slots lends them; one without sends everything away.
-    pub(crate) fn init(folder: &Path, name: &str, slots: u32) -> Result<Self> {
+    /// A home beneath `folder`.
+    pub(crate) fn init(folder: &Path, plan: Plan) -> Result<Self> {
+        let Plan { name, slots, listen, within } = plan;
         let program = programs()?.join("meshfarm");
-        let site = Self { home: folder.join(name), program, node: None };
+        let site = Self { home: folder.join(&name), program, within, node: None };
         let (lend, place) = if slots > 0 { ("--lend", "local") } else { ("--no-lend", "remote") };
         let slots = slots.to_string();
-        let listen = "/ip4/127.0.0.1/tcp/0";
-        site.run(&[
-            "init",
-            "--name",
-            name,
-            "--slots",
-            &slots,
-            lend,
-            "--where",
-            place,
-            "--listen",
-            listen,
-            "--no-mdns",
-        ])?;
+        let mut flags = vec!["init", "--name", &name, "--slots", &slots, lend, "--where", place];
+        flags.extend(["--listen", &listen, "--no-mdns"]);
+        site.run(&flags)?;
         Ok(site)
     }
 
     /// Starts the node; returns how long it took from there to its ready line.
     pub(crate) fn start(&mut self) -> Result<Duration> {
-        let log = self.home.with_extension("log");
-        let mut command = self.command();
-        command.arg("node").stdout(Stdio::piped()).stderr(File::create(&log)?);
+        let log = self.log_file();
+        let said = File::options().create(true).append(true).open(&log)?;
+        let mut command = self.command(&self.within);
+        command.arg("node").stdout(Stdio::piped()).stderr(said);
+        ends_with_us(&mut command);
         let began = Instant::now();
         let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
         let mut said = BufReader::new(child.stdout.take().context("it is a pipe")?);
@@ -99,6 +118,19 @@ impl Site {
         Ok(())
     }
 
+    /// Ends the node as a failing machine does.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        if let Some((mut child, _said)) = self.node.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.home.with_extension("log")
+    }
+
     /// The node's process.
     pub(crate) fn pid(&self) -> Result<u32> {
         let (child, _) = self.node.as_ref().context("the node does not run")?;
@@ -107,7 +139,7 @@ impl Site {
 
     /// Runs a command of the command line to its end; returns what it printed.
     pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
-        let output = self.command().args(args).output()?;
+        let output = self.command(&[]).args(args).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "meshfarm {}: {said}", args.join(" "));
         Ok(String::from_utf8(output.stdout)?)
@@ -120,9 +152,17 @@ impl Site {
         serde_json::from_str(&said).with_context(|| format!("meshfarm {}", args.join(" ")))
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--home").arg(&self.home);
+    /// What the local API answers.
+    pub(crate) fn api(&self, path: &str) -> Result<Value> {
+        let body = get(&self.home.join("api.sock"), path, "")?;
+        serde_json::from_str(&body).with_context(|| format!("{path}: {body}"))
+    }
+
+    fn command(&self, within: &[String]) -> Command {
+        let program = self.program.clone().into_os_string();
+        let mut words = within.iter().map(Into::into).chain([program]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg("--home").arg(&self.home);
         command.env_remove("MESHFARM_HOME").env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }
@@ -147,12 +187,52 @@ impl Drop for Site {
     }
 }
 
-fn terminate(pid: u32) -> Result<()> {
+/// The body of the answer of a server on a Unix socket. `head` is further lines of the request's head.
+pub(crate) fn get(socket: &Path, path: &str, head: &str) -> Result<String> {
+    ask(socket, &format!("GET {path}"), head, "")
+}
+
+/// The same for any method.
+pub(crate) fn ask(socket: &Path, what: &str, head: &str, body: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(SOON))?;
+    // HTTP/1.0: the answer ends with the connection and has no pieces.
+    let length = body.len();
+    write!(
+        stream,
+        "{what} HTTP/1.0\r\nHost: localhost\r\n{head}Content-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    ensure!(status.starts_with('2'), "{what} is answered with {status}: {body}");
+    Ok(body.to_owned())
+}
+
+/// Has the kernel end what this command starts when the thread that starts it ends, even if that is killed.
+pub(crate) fn ends_with_us(command: &mut Command) {
+    #[expect(unsafe_code, reason = "what a killed measurement started must end too")]
+    // SAFETY: what runs between fork and exec is one system call, which allocates and locks nothing.
+    unsafe {
+        command.pre_exec(die_with_us);
+    }
+}
+
+/// Have the kernel end this process when the thread that started it ends.
+fn die_with_us() -> io::Result<()> {
+    #[expect(unsafe_code, reason = "the standard library has no such call")]
+    // SAFETY: it takes numbers and changes nothing but the calling process.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+pub(crate) fn terminate(pid: u32) -> Result<()> {
     let pid = i32::try_from(pid)?;
     #[expect(unsafe_code, reason = "the standard library only kills")]
     // SAFETY: the call takes two numbers, and the process is a child that was not waited for.
     let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
-    ensure!(sent == 0, "cannot end the node: {}", std::io::Error::last_os_error());
+    ensure!(sent == 0, "cannot end process {pid}: {}", io::Error::last_os_error());
     Ok(())
 }
 
@@ -165,12 +245,17 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// Sites of these names and numbers of slots.
+    /// Sites of these names and numbers of slots, on this machine.
     pub(crate) fn of(plans: &[(&str, u32)]) -> Result<Self> {
+        Self::planned(plans.iter().map(|(name, slots)| Plan::new(name, *slots)).collect())
+    }
+
+    /// Sites of these plans.
+    pub(crate) fn planned(plans: Vec<Plan>) -> Result<Self> {
         let folder = folder()?;
         let mut sites = Vec::new();
-        for (name, slots) in plans {
-            let mut site = Site::init(folder.path(), name, *slots)?;
+        for plan in plans {
+            let mut site = Site::init(folder.path(), plan)?;
             site.start()?;
             sites.push(site);
         }
@@ -190,8 +275,14 @@ impl Mesh {
         for site in others {
             site.run(&["join", ticket])?;
         }
+        self.wait_known()
+    }
+
+    /// Waits until every site is connected to every other one.
+    pub(crate) fn wait_known(&self) -> Result<()> {
+        let others = self.len() - 1;
         for site in &self.sites {
-            wait_until("the sites know each other", || Ok(site.n_known()? == others.len()))?;
+            wait_until("the sites know each other", || Ok(site.n_known()? == others))?;
         }
         Ok(())
     }
@@ -218,6 +309,12 @@ impl Deref for Mesh {
 
     fn deref(&self) -> &[Site] {
         &self.sites
+    }
+}
+
+impl DerefMut for Mesh {
+    fn deref_mut(&mut self) -> &mut [Site] {
+        &mut self.sites
     }
 }
 

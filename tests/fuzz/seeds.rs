@@ -13,7 +13,7 @@ use meshfarm_protocol::session::{
 use meshfarm_sandbox::{Access, Mount, Spec, WindowsRule};
 
 /// Which door of the target `wire` reads which golden values, by the beginning of their names.
-const DOORS: [(u8, &str); 13] = [
+const DOORS: [(u8, &str); 15] = [
     (0, "request"),
     (1, "answer"),
     (2, "signed-profile"),
@@ -23,10 +23,12 @@ const DOORS: [(u8, &str); 13] = [
     (6, "lease-secrets"),
     (7, "chunk-key"),
     (8, "manifest-link"),
-    (9, "lane-request"),
+    (9, "lane-hello"),
     (10, "piece"),
     (11, "ticket-text"),
     (13, "chunk-sealed"),
+    (16, "lane-pass"),
+    (17, "lane-ask"),
 ];
 
 fn main() -> io::Result<()> {

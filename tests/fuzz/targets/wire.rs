@@ -9,8 +9,8 @@ use meshfarm_protocol::manifest::RootLink;
 use meshfarm_protocol::matching::fit;
 use meshfarm_protocol::membership::{Certificate, Ticket};
 use meshfarm_protocol::message::{
-    Answer, LaneRequest, MAX_CONTROL_BYTES, MAX_PIECE_BYTES, Message, PieceHeader, Request,
-    SignedProfile,
+    Answer, Ask, LaneHello, MAX_ASK_BYTES, MAX_ASKED, MAX_CONTROL_BYTES, MAX_LANE_HELLO_BYTES,
+    MAX_PIECE_BYTES, Message, PassBody, PieceHeader, Request, SignedProfile,
 };
 use meshfarm_protocol::profile::{HostClass, Level, MAX_PROFILE_BYTES, Profile, Requirement};
 use meshfarm_protocol::seal::{
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((door, bytes)) = bytes.split_first() else {
         return;
     };
-    match door % 16 {
+    match door % 18 {
         0 => request(bytes),
         1 => answer(bytes),
         2 => signed_profile(bytes),
@@ -34,13 +34,15 @@ fuzz_target!(|bytes: &[u8]| {
         6 => secrets(bytes),
         7 => drop(value::<ChunkKey>(bytes, MAX_CONTENTS)),
         8 => drop(value::<RootLink>(bytes, MAX_CONTENTS)),
-        9 => drop(value::<LaneRequest>(bytes, MAX_CONTROL_BYTES)),
+        9 => lane_hello(bytes),
         10 => piece(bytes),
         11 => ticket_text(bytes),
         12 => ticket_bytes(bytes),
         13 => chunk(bytes),
         14 => sealed_envelope(bytes),
-        _ => drop(value::<Message>(bytes, MAX_CONTROL_BYTES)),
+        15 => drop(value::<Message>(bytes, MAX_CONTROL_BYTES)),
+        16 => drop(value::<PassBody>(bytes, MAX_LANE_HELLO_BYTES)),
+        _ => ask(bytes),
     }
 });
 
@@ -52,6 +54,18 @@ fn value<T: DeserializeOwned + Serialize>(bytes: &[u8], max: usize) -> Option<T>
     let again: T = codec::decode(&ours, ours.len()).expect("what we write we can read");
     assert_eq!(encode(&again), ours);
     Some(value)
+}
+
+fn lane_hello(bytes: &[u8]) {
+    if let Some(LaneHello { pass: Some(pass), .. }) = value(bytes, MAX_LANE_HELLO_BYTES) {
+        assert_eq!(pass.open(SiteId([1; 32]), Millis(0)), None, "nobody can sign for a site");
+    }
+}
+
+fn ask(bytes: &[u8]) {
+    let ask = value::<Ask>(bytes, MAX_ASK_BYTES);
+    let n = ask.as_ref().and_then(Ask::ids).map(Iterator::count);
+    assert!(n.is_none_or(|n| (1..=MAX_ASKED).contains(&n)));
 }
 
 fn request(bytes: &[u8]) {

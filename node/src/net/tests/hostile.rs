@@ -24,6 +24,9 @@ const CONTROL: StreamProtocol = StreamProtocol::new(CONTROL_PROTOCOL);
 pub(super) struct Rogue {
     pub(super) streams: libp2p_stream::Control,
     pub(super) target: PeerId,
+    pub(super) site: SiteId,
+    /// Lanes that the target opens.
+    pub(super) lanes: libp2p_stream::IncomingStreams,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -45,6 +48,8 @@ impl Rogue {
         let behaviour = libp2p_stream::Behaviour::new();
         let mut streams = behaviour.new_control();
         let mut incoming = streams.accept(CONTROL).unwrap();
+        let lanes = streams.accept(lanes::PROTOCOL).unwrap();
+        let site = key.site();
         let config = libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(Duration::from_secs(60));
         let peer = peer::keypair(&key).public().to_peer_id();
@@ -72,7 +77,7 @@ impl Rogue {
             }
         });
         let target = peer_of(&target.site()).unwrap();
-        Self { streams, target, tasks: [driving, answering] }
+        Self { streams, target, site, lanes, tasks: [driving, answering] }
     }
 
     /// Connected, with a good certificate shown and accepted.

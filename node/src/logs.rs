@@ -124,12 +124,17 @@ impl Logs {
         read(&self.here(attempt), offset, max)
     }
 
-    /// Begin to send a log to the borrower while it grows. Remembered over a restart.
+    /// Begin to send a log to the borrower while it grows, or go on when the attempt runs once more. Remembered
+    /// over a restart.
     ///
     /// # Errors
     /// When the note of who gets it cannot be written.
     pub fn send(self: &Arc<Self>, attempt: AttemptId, to: SiteId, net: &Net) -> io::Result<()> {
-        fs::write(self.sending(attempt, "to"), to.to_string())?;
+        let note = self.sending(attempt, "to");
+        if note.exists() {
+            return Ok(());
+        }
+        fs::write(note, to.to_string())?;
         tokio::spawn(Arc::clone(self).pump(attempt, to, net.clone()));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The content of leases in folders: fetched and laid out once for all leases that use it, and read by
 //! sessions before everything has come when an earlier version's tasks show what can wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -16,7 +16,6 @@ use meshfarm_core::PrepareError;
 use meshfarm_protocol::id::{LeaseId, Millis, SiteId};
 use meshfarm_protocol::job::{Access, Layout, PathFormat};
 use meshfarm_protocol::manifest::{self, Limits, RootLink};
-use meshfarm_protocol::session::JOB_FILE;
 
 use crate::arrivals::Arrivals;
 use crate::content::ContentError;
@@ -99,8 +98,8 @@ struct Order {
     /// Chunks that come first; all alike when there are none.
     first: Vec<Range<u64>>,
     late: BTreeSet<u64>,
-    /// The folders of files that are worth knowing about.
-    folders: BTreeSet<String>,
+    /// The folders of files that are worth knowing about: here, and as the artist calls them.
+    folders: BTreeMap<String, String>,
     files: BTreeSet<Mark>,
 }
 
@@ -117,7 +116,12 @@ pub struct Wanted {
 
 impl LaidOut {
     /// Begin to fetch and lay out some content in `folder`, which must not exist.
-    pub fn begin(means: &Arc<Means>, folder: PathBuf, wanted: Wanted, right: (LeaseId, SiteId)) -> Self {
+    pub fn begin(
+        means: &Arc<Means>,
+        folder: PathBuf,
+        wanted: Wanted,
+        right: (LeaseId, SiteId),
+    ) -> Self {
         let place = Arc::new(Place {
             link: wanted.link.clone(),
             aside: folder.with_extension("late"),
@@ -251,8 +255,8 @@ impl Place {
 
     fn watch_folders(&self, order: &Order) {
         if let Some(opened) = self.seen.get().and_then(|seen| seen.opened.as_ref()) {
-            for name in &order.folders {
-                opened.watch(&self.folder.join(name), name);
+            for (here, name) in &order.folders {
+                opened.watch(&self.folder.join(here), name);
             }
         }
     }
@@ -351,23 +355,26 @@ fn order(
     (marks, trace): (&Marks, Option<&Trace>),
 ) -> Result<Order, ContentError> {
     let read_only = layout.roots.iter().filter(|root| root.access == Access::In);
-    let read_only: BTreeSet<_> = read_only.map(|root| root.id.as_str()).collect();
-    let matters = |file: &manifest::File| {
-        let root = file.path.split_once('/').map(|(root, _)| root);
-        file.size >= WORTH
-            && file.path != JOB_FILE
-            && root.is_some_and(|root| read_only.contains(root))
+    let read_only: BTreeMap<_, _> =
+        read_only.map(|root| (root.id.as_str(), root.source.as_str())).collect();
+    // Under the artist's own path, because roots may be numbered otherwise in the next version.
+    let name_of = |file: &manifest::File| {
+        let (root, rest) = file.path.split_once('/')?;
+        let source = read_only.get(root).filter(|_| file.size >= WORTH)?;
+        Some(format!("{source}/{rest}"))
     };
     let may_wait = |file: &manifest::File| {
-        trace.is_some_and(|trace| matters(file) && trace.may_wait(marks.of(&file.path)))
+        trace.is_some_and(|t| name_of(file).is_some_and(|name| t.may_wait(marks.of(&name))))
     };
     let (mut order, mut late, mut too_many) = (Order::default(), Vec::new(), false);
     files.survey(may_wait, |Surveyed { number, file, chunks, missing }| {
-        if matters(&file) {
+        if let Some(name) = name_of(&file) {
             too_many |= order.files.len() >= MAX_MARKS;
             if !too_many {
-                order.files.insert(marks.of(&file.path));
-                order.folders.extend(file.path.rsplit_once('/').map(|(folder, _)| folder.to_owned()));
+                order.files.insert(marks.of(&name));
+                let folders = file.path.rsplit_once('/').zip(name.rsplit_once('/'));
+                let folders = folders.map(|((here, _), (name, _))| (here.into(), name.into()));
+                order.folders.extend(folders);
             }
         }
         if missing {

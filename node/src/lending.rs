@@ -179,9 +179,8 @@ impl Lending {
             let content = self.share(wanted, (lease, borrower));
             let progress = content.progress();
             let spoiled = Mutex::default();
-            let it = Lease {
-                borrower, job, content, session, purpose, outputs, outputs_to, spoiled
-            };
+            let it =
+                Lease { borrower, job, content, session, purpose, outputs, outputs_to, spoiled };
             let mut leases = lock(&self.leases);
             // It is over already when nobody has it entered.
             let Some(entered) = leases.get_mut(&lease) else {
@@ -240,9 +239,8 @@ impl Lending {
         known.retain(|(_, content)| content.strong_count() > 0);
         // Who has another key for the same address must not see what the right one has opened.
         let same = known.iter().filter(|(link, _)| *link == wanted.link);
-        let good = |content: &Arc<LaidOut>| {
-            !matches!(*content.progress().borrow(), Progress::Failed(_))
-        };
+        let good =
+            |content: &Arc<LaidOut>| !matches!(*content.progress().borrow(), Progress::Failed(_));
         if let Some(there) = same.filter_map(|(_, content)| content.upgrade()).find(good) {
             there.join(right);
             return there;
@@ -311,13 +309,7 @@ impl Lending {
     }
 
     /// One session from its folder to its sealed outputs. Blocks.
-    fn run(
-        &self,
-        session: Session,
-        lease: &Lease,
-        run: Vec<Assignment>,
-        stop: &Arc<Stop>,
-    ) -> Over {
+    fn run(&self, session: Session, lease: &Lease, run: Vec<Assignment>, stop: &Arc<Stop>) -> Over {
         let folder = self.folder.join(format!("session-{}", session.0));
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
         let plan = Plan {

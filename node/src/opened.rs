@@ -117,7 +117,7 @@ impl Opened {
     /// # Errors
     /// When the system refuses.
     pub async fn follow(self: Arc<Self>, too_early: impl Fn(u64) + Send) -> io::Result<()> {
-        let readable = |fd: OwnedFd| AsyncFd::with_interest(fd, Interest::READABLE);
+        let readable = |fd: OwnedFd| AsyncFd::register_with_interest(fd, Interest::READABLE);
         let early = readable(self.early.as_fd().try_clone_to_owned()?)?;
         let folders = readable(self.folders.as_fd().try_clone_to_owned()?)?;
         let mut before = self.n_early();

@@ -48,8 +48,8 @@ impl Marks {
     /// The marks of `tenant` on the site with this key.
     #[must_use]
     pub fn new(site: &SigningKey, tenant: TenantId) -> Self {
-        let secret = [b"meshfarm v1 trace\0".as_slice(), site.seed().as_slice(), &tenant.0];
-        let mut secret = secret.concat();
+        let seed = site.seed();
+        let mut secret = [b"meshfarm v1 trace\0", seed.as_slice(), &tenant.0].concat();
         let marks = Self(content_hash(&secret));
         secret.zeroize();
         marks
@@ -78,7 +78,7 @@ impl Purpose {
     #[must_use]
     pub fn new(step: StepNo, layout: &Layout) -> Self {
         let inputs = layout.roots.iter().filter(|root| root.access == Access::In);
-        let inputs: Vec<_> = inputs.map(|root| (&root.id, &root.source)).collect();
+        let inputs: BTreeSet<_> = inputs.map(|root| &root.source).collect();
         Self(content_hash(&codec::encode(&(step, inputs))))
     }
 }
@@ -176,9 +176,8 @@ mod tests {
         assert_eq!(Trace::load(&store, key).unwrap(), None);
         let files = set(&["a", "b", "c"]);
         Trace::remember(&store, key, (&files, &set(&["a"])), Millis(1)).unwrap();
-        let may_wait = |name: &str| {
-            Trace::load(&store, key).unwrap().unwrap().may_wait(marks(1).of(name))
-        };
+        let may_wait =
+            |name: &str| Trace::load(&store, key).unwrap().unwrap().may_wait(marks(1).of(name));
         assert_eq!(["a", "b", "c", "new"].map(may_wait), [false, true, true, false]);
 
         let files = set(&["a", "b", "c", "d"]);

@@ -1,7 +1,8 @@
 //! What each site's driver does with the core's outputs: disk, transfers, sessions, messages.
 
 use meshfarm_core::{
-    Change, CollectError, Content, Ended, Input, Output, PrepareError, Ready, Reply, Session, TaskRef,
+    Change, CollectError, Content, Ended, Input, Output, PrepareError, Ready, Reply, Session,
+    TaskRef,
 };
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo};

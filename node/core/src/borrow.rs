@@ -450,12 +450,7 @@ impl Held {
 
     /// How many further attempts the lender shall get, when `waiting` tasks wait: one for each slot, and
     /// with `ahead` one more behind each while plenty wait, so that no slot idles for a round trip.
-    pub(crate) fn room(
-        &self,
-        waiting: usize,
-        (spare, ahead): (usize, bool),
-        now: Millis,
-    ) -> usize {
+    pub(crate) fn room(&self, waiting: usize, (spare, ahead): (usize, bool), now: Millis) -> usize {
         if self.phase == Phase::Gone || self.is_slow(now) {
             return 0;
         }

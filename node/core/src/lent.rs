@@ -149,7 +149,9 @@ impl Lent {
         self.started.retain(|started| !run.iter().any(|run| run.attempt == *started));
         match self.state {
             State::Ended => return,
-            State::Active(Ready { whole: false, .. }) => self.state = State::Preparing { since: now },
+            State::Active(Ready { whole: false, .. }) => {
+                self.state = State::Preparing { since: now }
+            }
             State::Active(_) | State::Preparing { .. } | State::Reserved { .. } => {}
         }
         for assignment in run.into_iter().rev() {

@@ -269,7 +269,8 @@ impl Jobs<'_> {
     fn hand_over(&mut self) {
         self.few_bytes = 0;
         if !self.few.is_empty() {
-            self.send(Job::Few(std::mem::take(&mut self.few)));
+            let few = std::mem::take(&mut self.few);
+            self.send(Job::Few(few));
         }
     }
 

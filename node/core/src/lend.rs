@@ -173,6 +173,7 @@ impl Lend {
         result: Result<Ready, PrepareError>,
         out: &mut Vec<Output>,
     ) {
+        let free = self.free();
         let Some(lent) = self.leases.get_mut(&lease) else {
             return;
         };
@@ -181,7 +182,10 @@ impl Lend {
             State::Reserved { .. } | State::Active(_) | State::Ended => return,
         }
         match result {
-            Ok(ready) => lent.state = State::Active(ready),
+            Ok(ready) => {
+                lent.state = State::Active(ready);
+                lent.regain(free);
+            }
             Err(error) => {
                 if let PrepareError::Bad(what) = error {
                     let site = lent.borrower;

@@ -121,6 +121,13 @@ impl Lent {
         grown
     }
 
+    /// Take back slots that were lost in a long wait for content, of those that are free, before anybody else asks.
+    pub(crate) fn regain(&mut self, free: u32) {
+        if self.more {
+            self.slots += self.granted.saturating_sub(self.slots).min(free);
+        }
+    }
+
     pub(crate) fn busy(&self) -> u32 {
         u32::try_from(self.running.len() + self.queue.len()).unwrap_or(u32::MAX)
     }

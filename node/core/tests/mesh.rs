@@ -339,7 +339,12 @@ impl Mesh {
         assert_ne!(from, to, "what a site says to itself never leaves it");
         if let Message::Accepted { attempt, .. } = &message {
             // The lender forgets the outputs when it hears this, so a crash must not undo it.
-            let open = |record: &Record| matches!(record, Record::Task(_, Task::Leased { attempt: leased, .. }) if leased == attempt);
+            let open = |record: &Record| match record {
+                Record::Task(_, Task::Leased { attempt: leased, lender, .. }) => {
+                    leased == attempt && *lender == id(to)
+                }
+                _ => false,
+            };
             assert!(!self.peers[from].disk.values().any(open), "accepted before it is durable");
         }
         if to < self.peers.len() && !self.is_cut(from, to) {

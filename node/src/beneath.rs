@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open folder.
 #[derive(Debug)]
@@ -99,6 +100,14 @@ impl Folder {
         fs::rename(self.entry(from)?, self.entry(to)?)
     }
 
+    /// Moves an entry of this folder into another folder of the same disk, in place of what has that name there.
+    ///
+    /// # Errors
+    /// When one of the folders may not be written, or a folder has the new name.
+    pub fn rename_into(&self, from: &str, folder: &Self, to: &str) -> io::Result<()> {
+        fs::rename(self.entry(from)?, folder.entry(to)?)
+    }
+
     /// Removes a file or link.
     ///
     /// # Errors
@@ -147,15 +156,15 @@ fn open_plain(path: &Path, flags: i32) -> io::Result<File> {
 /// order of their folders.
 #[derive(Debug)]
 pub struct Descent {
-    top: Folder,
-    open: Vec<(String, Folder)>,
+    top: Arc<Folder>,
+    open: Vec<(String, Arc<Folder>)>,
 }
 
 impl Descent {
     /// Starts at `top`.
     #[must_use]
     pub fn new(top: Folder) -> Self {
-        Self { top, open: Vec::new() }
+        Self { top: Arc::new(top), open: Vec::new() }
     }
 
     /// The folder that is reached through `names`, created when it is absent. Folders that are left
@@ -177,7 +186,7 @@ impl Descent {
         }
         for name in &names[same..] {
             let folder = self.here().create_folder(name)?;
-            self.open.push(((*name).to_owned(), folder));
+            self.open.push(((*name).to_owned(), Arc::new(folder)));
         }
         Ok(self.here())
     }
@@ -186,6 +195,12 @@ impl Descent {
     #[must_use]
     pub fn here(&self) -> &Folder {
         self.open.last().map_or(&self.top, |(_, folder)| folder)
+    }
+
+    /// The same, to be kept open also when it is left behind.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Folder> {
+        Arc::clone(self.open.last().map_or(&self.top, |(_, folder)| folder))
     }
 }
 

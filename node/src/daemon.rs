@@ -365,7 +365,7 @@ impl Daemon {
             }
             Output::Stop(session) => rooms.lending.stop(session),
             Output::Release(lease) => rooms.lending.release(lease),
-            Output::Forget(attempt) => rooms.lending.forget(attempt),
+            Output::Forget { attempt, root } => rooms.lending.forget(attempt, root),
             Output::Collect { attempt, task, lease, lender, outputs } => {
                 let layout = self.site.layout(task.job).unwrap_or_default();
                 let layout = (layout, self.site.content(task.job));

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use meshfarm_core::{Content, Ended, Input, PrepareError, Session};
+use tokio::task::AbortHandle;
+
+use meshfarm_core::{Content, Ended, Input, PrepareError, Ready, Session};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, SiteId, TenantId};
-use meshfarm_protocol::job::{Access, Layout, PathFormat, SessionSpec};
+use meshfarm_protocol::job::{Access, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, LeaseSecrets, Outcome, Outputs};
 use meshfarm_protocol::manifest::{Limits, RootLink};
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
@@ -18,17 +20,11 @@ use meshfarm_protocol::session::OutputPath;
 use meshfarm_sandbox::{self as sandbox, CollectLimits, Level, Programs};
 
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
-use crate::content::tree::Files;
+use crate::laid_out::{LaidOut, MAX_CONTENT, Progress, Wanted};
 use crate::logs::Logs;
-use crate::means::{FetchError, From, Means};
+use crate::means::Means;
 use crate::session::{self, Listen, Plan, Ran, Stop};
-use crate::sys;
-
-/// The most bytes of content that one lease may bring.
-const MAX_CONTENT: u64 = 1 << 40;
-
-/// So many bytes of the disk stay free when content is laid out.
-const KEEP_FREE: u64 = 1 << 30;
+use crate::traces::Purpose;
 
 /// First host uid of tenants, when the node runs as root: one for each session.
 pub(crate) const TENANT_UIDS: u32 = 3_000_001_000;
@@ -48,34 +44,42 @@ pub struct Lending {
     root: bool,
     /// Plaintext of running leases; emptied at every start.
     folder: PathBuf,
-    leases: Mutex<BTreeMap<LeaseId, Arc<Lease>>>,
+    leases: Mutex<BTreeMap<LeaseId, Entered>>,
     sessions: Mutex<BTreeMap<Session, Arc<Stop>>>,
-    /// Laid-out content that some lease uses.
-    laid_out: Mutex<BTreeMap<ChunkId, Weak<LaidOut>>>,
+    /// Content that some lease uses, by what opens it.
+    laid_out: Mutex<Vec<(RootLink, Weak<LaidOut>)>>,
 }
 
-/// A lease whose content is in place.
+/// A lease of which the loop has heard.
+#[derive(Debug)]
+struct Entered {
+    /// Waits for its content.
+    preparing: AbortHandle,
+    /// As soon as its keys are known.
+    lease: Option<Arc<Lease>>,
+}
+
+/// A lease whose content is in place or on its way.
 #[derive(Debug)]
 struct Lease {
     borrower: SiteId,
     job: JobId,
     content: Arc<LaidOut>,
     session: SessionSpec,
+    purpose: Purpose,
     /// Under what its outputs are sealed: fresh for each lease, and gone with it.
     outputs: TenantSecret,
     outputs_to: SealingKey,
+    /// Attempts that will run again because they read too early: their logs go on.
+    spoiled: Mutex<BTreeSet<AttemptId>>,
 }
 
-/// A folder of plaintext. It goes with the last lease that uses it.
-#[derive(Debug)]
-struct LaidOut(PathBuf);
-
-impl Drop for LaidOut {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "content was left behind");
-        }
-    }
+/// How a session is over.
+enum Over {
+    /// It ended, its outputs are sealed and durable.
+    Ended(Vec<Ended>),
+    /// It has read a file that was not there yet.
+    TooEarly,
 }
 
 /// Where and how this site runs sessions.
@@ -124,84 +128,112 @@ impl Lending {
         root: ChunkId,
         from: Content,
     ) {
-        tokio::spawn(async move {
-            let result = self.make_ready(lease, borrower, root, from).await;
-            if let Err(error) = &result {
+        // Held until the lease is entered, so that its own task finds it.
+        let mut leases = lock(&self.leases);
+        let this = Arc::clone(&self);
+        let preparing = tokio::spawn(async move {
+            if let Err(error) = this.make_ready(lease, borrower, root, from).await {
                 tracing::warn!(%lease, ?error, "a lease's content is not in place");
+                this.means.tell(Input::Prepared { lease, result: Err(error) }).await;
             }
-            self.means.tell(Input::Prepared { lease, result }).await;
         });
+        let preparing = preparing.abort_handle();
+        leases.insert(lease, Entered { preparing, lease: None });
     }
 
+    /// Returns when everything is in place, or the lease is over. Dropping it midway is safe.
     async fn make_ready(
         &self,
         lease: LeaseId,
         borrower: SiteId,
         root: ChunkId,
         from: Content,
-    ) -> Result<bool, PrepareError> {
+    ) -> Result<(), PrepareError> {
+        let (job, secrets) = self.secrets(borrower, root, from)?;
+        let LeaseSecrets { root_key, outputs_to, session } = secrets;
+        session.layout.check().map_err(PrepareError::Bad)?;
+        let shared_sessions = session.environments;
+        let purpose = Purpose::new(session.step, &session.layout);
+        let link = RootLink { cid: root, key: root_key };
+        let wanted = Wanted { link, layout: session.layout.clone(), purpose };
+        let machine = &self.means.machine;
+        let outputs = TenantSecret::new(TenantId(machine.random()), 0, machine.random());
+        let mut progress = {
+            let content = self.share(wanted, (lease, borrower));
+            let progress = content.progress();
+            let spoiled = Mutex::default();
+            let it =
+                Lease { borrower, job, content, session, purpose, outputs, outputs_to, spoiled };
+            let mut leases = lock(&self.leases);
+            // It is over already when nobody has it entered.
+            let Some(entered) = leases.get_mut(&lease) else {
+                return Ok(());
+            };
+            entered.lease = Some(Arc::new(it));
+            progress
+        };
+        let mut begun = false;
+        loop {
+            let now = progress.borrow_and_update().clone();
+            let whole = match now {
+                Progress::Failed(error) => return Err(error),
+                Progress::Whole => true,
+                Progress::Enough(for_whom) if for_whom == purpose && !begun => false,
+                Progress::Enough(_) | Progress::Coming => {
+                    progress.changed().await.map_err(|_| PrepareError::Unreachable)?;
+                    continue;
+                }
+            };
+            begun = true;
+            let result = Ok(Ready { shared_sessions, whole });
+            self.means.tell(Input::Prepared { lease, result }).await;
+            if whole {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The job and what only the lender may know of it.
+    fn secrets(
+        &self,
+        borrower: SiteId,
+        root: ChunkId,
+        from: Content,
+    ) -> Result<(JobId, LeaseSecrets), PrepareError> {
         let means = &self.means;
-        let (job, secrets) = match from {
+        match from {
             Content::Sealed(envelope) => {
                 let secrets: Result<LeaseSecrets, _> = means.open(&envelope, borrower, root);
-                (envelope.address.job, secrets.map_err(PrepareError::Bad)?)
+                Ok((envelope.address.job, secrets.map_err(PrepareError::Bad)?))
             }
             Content::Own(job, session) => {
                 let link = means.root(root).map_err(|e| PrepareError::Broken(e.to_string()))?;
                 let link =
                     link.ok_or_else(|| PrepareError::Broken("its key is gone".to_owned()))?;
                 let outputs_to = means.sealing.public();
-                (job, LeaseSecrets { root_key: link.key, outputs_to, session })
+                Ok((job, LeaseSecrets { root_key: link.key, outputs_to, session }))
             }
-        };
-        secrets.session.layout.check().map_err(PrepareError::Bad)?;
-        let link = RootLink { cid: root, key: secrets.root_key };
-        let limits = Limits::granting(MAX_CONTENT);
-        let from = From { source: borrower, lease, job: None };
-        means.fetch(&link, limits, from).await.map_err(prepare_error)?;
-        let content = self.lay_out(link, limits, secrets.session.layout.clone()).await?;
-        let environments = secrets.session.environments;
-        let outputs =
-            TenantSecret::new(TenantId(means.machine.random()), 0, means.machine.random());
-        let (session, outputs_to) = (secrets.session, secrets.outputs_to);
-        let ready = Lease { borrower, job, content, session, outputs, outputs_to };
-        lock(&self.leases).insert(lease, Arc::new(ready));
-        Ok(environments)
+        }
     }
 
-    /// Plaintext of some content in a folder that leases of the same content share.
-    async fn lay_out(
-        &self,
-        link: RootLink,
-        limits: Limits,
-        layout: Layout,
-    ) -> Result<Arc<LaidOut>, PrepareError> {
-        if let Some(there) = lock(&self.laid_out).get(&link.cid).and_then(Weak::upgrade) {
-            return Ok(there);
-        }
-        let cid = link.cid;
-        let name = format!("content-{}", AttemptId(self.means.machine.random()).short());
-        let (home, folder) = (self.folder.clone(), self.folder.join(name));
-        let chunks = Arc::clone(&self.means.chunks);
-        let laid_out = self.means.machine.block(move || -> Result<_, PrepareError> {
-            let files = Files { chunks: &chunks, link, limits };
-            let refused = |error| prepare_error(FetchError::Content(error));
-            // A manifest may name one small chunk a million times: what it unpacks to is looked at first.
-            let free = sys::free_bytes(&home).unwrap_or(0);
-            if files.bytes().map_err(refused)? > free.saturating_sub(KEEP_FREE) {
-                return Err(PrepareError::Full);
-            }
-            let laid_out = LaidOut(folder);
-            files.materialise(&laid_out.0, None).map_err(refused)?;
-            prepare_mount_points(&laid_out.0, &layout)
-                .map_err(|error| PrepareError::Broken(error.to_string()))?;
-            Ok(Arc::new(laid_out))
-        });
-        let laid_out = laid_out.await.ok_or_else(panicked)??;
+    /// Some content in a folder that leases of the same content share.
+    fn share(&self, wanted: Wanted, right: (LeaseId, SiteId)) -> Arc<LaidOut> {
         let mut known = lock(&self.laid_out);
-        known.retain(|_, laid_out| laid_out.strong_count() > 0);
-        known.insert(cid, Arc::downgrade(&laid_out));
-        Ok(laid_out)
+        known.retain(|(_, content)| content.strong_count() > 0);
+        // Who has another key for the same address must not see what the right one has opened.
+        let same = known.iter().filter(|(link, _)| *link == wanted.link);
+        let good =
+            |content: &Arc<LaidOut>| !matches!(*content.progress().borrow(), Progress::Failed(_));
+        if let Some(there) = same.filter_map(|(_, content)| content.upgrade()).find(good) {
+            there.join(right);
+            return there;
+        }
+        let name = format!("content-{}", AttemptId(self.means.machine.random()).short());
+        let link = wanted.link.clone();
+        let begun = LaidOut::begin(&self.means, self.folder.join(name), wanted, right);
+        let begun = Arc::new(begun);
+        known.push((link, Arc::downgrade(&begun)));
+        begun
     }
 
     /// Run a session, and say to the loop how it ended when its outputs are sealed and durable.
@@ -221,34 +253,51 @@ impl Lending {
                 tracing::warn!(%error, "a log will not be sent");
             }
         }
-        let known = lock(&self.leases).get(&lease).cloned();
+        let known = lock(&self.leases).get(&lease).and_then(|entered| entered.lease.clone());
         let this = Arc::clone(&self);
         let attempts: Vec<_> = run.iter().map(|assignment| assignment.attempt).collect();
         tokio::spawn(async move {
             let work = move || known.map(|known| self.run(session, &known, run, &stop));
-            let results = this.means.machine.block(work).await.flatten().unwrap_or_default();
+            let over = this.means.machine.block(work).await.flatten();
             lock(&this.sessions).remove(&session);
-            for attempt in attempts.into_iter().filter(|_| !own) {
-                this.logs.end_sending(attempt);
-            }
-            tracing::debug!(session = session.0, "outputs are sealed");
-            this.means.tell(Input::SessionEnded { session, results }).await;
+            let input = match over {
+                Some(Over::TooEarly) if this.keeps_open(lease, &attempts) => {
+                    Input::SessionSpoiled { session }
+                }
+                over => {
+                    for attempt in attempts.into_iter().filter(|_| !own) {
+                        this.logs.end_sending(attempt);
+                    }
+                    match over {
+                        Some(Over::TooEarly) => Input::SessionSpoiled { session },
+                        Some(Over::Ended(results)) => Input::SessionEnded { session, results },
+                        None => Input::SessionEnded { session, results: Vec::new() },
+                    }
+                }
+            };
+            tracing::debug!(session = session.0, "a session is over");
+            this.means.tell(input).await;
         });
     }
 
+    /// The attempts of a spoiled session will run again, and their logs go on, unless the lease is over: then
+    /// this returns false.
+    fn keeps_open(&self, lease: LeaseId, attempts: &[AttemptId]) -> bool {
+        let leases = lock(&self.leases);
+        let lease = leases.get(&lease).and_then(|entered| entered.lease.as_ref());
+        lease.is_some_and(|lease| {
+            lock(&lease.spoiled).extend(attempts);
+            true
+        })
+    }
+
     /// One session from its folder to its sealed outputs. Blocks.
-    fn run(
-        &self,
-        session: Session,
-        lease: &Lease,
-        run: Vec<Assignment>,
-        stop: &Stop,
-    ) -> Vec<Ended> {
+    fn run(&self, session: Session, lease: &Lease, run: Vec<Assignment>, stop: &Arc<Stop>) -> Over {
         let folder = self.folder.join(format!("session-{}", session.0));
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
         let plan = Plan {
             folder: folder.clone(),
-            content: lease.content.0.clone(),
+            content: lease.content.folder().to_owned(),
             session: lease.session.clone(),
             run,
             floor: self.level,
@@ -257,12 +306,29 @@ impl Lending {
             clock: Arc::clone(&self.means.machine.clock),
         };
         let listener = Listener { lending: self, own: lease.borrower == self.means.me };
+        let reading = lease.content.read(stop);
         let ran = session::run(&plan, stop, &listener);
-        let results = ran.into_iter().map(|ran| self.seal_outputs(lease, &plan, ran)).collect();
+        let over = if lease.content.read_too_early(&reading, stop) {
+            self.note_too_early(&listener, &plan.run);
+            Over::TooEarly
+        } else {
+            if ran.iter().any(|ran| ran.outcome == Outcome::Done) {
+                lease.content.served(lease.purpose);
+            }
+            Over::Ended(ran.into_iter().map(|ran| self.seal_outputs(lease, &plan, ran)).collect())
+        };
         if let Err(error) = fs::remove_dir_all(&folder) {
             tracing::warn!(folder = %folder.display(), %error, "a session's folder was left behind");
         }
-        results
+        over
+    }
+
+    fn note_too_early(&self, listener: &Listener<'_>, run: &[Assignment]) {
+        tracing::debug!(tasks = run.len(), "a session read a file that was not here yet");
+        let note = b"meshfarm: a file was opened before it was here: the task runs again\n";
+        for assignment in run {
+            listener.log(assignment.attempt, note);
+        }
     }
 
     /// Make an attempt's outputs durable as ciphertext, with their key sealed to the borrower.
@@ -349,13 +415,22 @@ impl Lending {
     /// A lease is over: drop its keys, and its content unless another lease uses it.
     pub fn release(&self, lease: LeaseId) {
         self.means.sharing.forget(lease);
-        let lease = lock(&self.leases).remove(&lease);
-        self.means.machine.blocking.run(Box::new(move || drop(lease)));
+        let Some(entered) = lock(&self.leases).remove(&lease) else {
+            return;
+        };
+        entered.preparing.abort();
+        if let Some(over) = &entered.lease {
+            over.content.leave(lease);
+            for attempt in lock(&over.spoiled).iter().filter(|_| over.borrower != self.means.me) {
+                self.logs.end_sending(*attempt);
+            }
+        }
+        self.means.machine.blocking.run(Box::new(move || drop(entered)));
     }
 
-    /// The borrower has an attempt's outputs.
-    pub fn forget(&self, attempt: AttemptId) {
-        tracing::debug!(%attempt, "the borrower has its outputs");
+    /// The borrower has what an attempt made, or nobody will ever fetch it.
+    pub fn forget(&self, attempt: AttemptId, root: Option<ChunkId>) {
+        tracing::debug!(%attempt, ?root, "its outputs are needed here no more");
     }
 }
 
@@ -382,43 +457,6 @@ impl Listen for Listener<'_> {
             tracing::warn!(%attempt, %error, "log lines were lost");
         }
     }
-}
-
-/// Make the folders at which deeper roots are shown beneath shallower ones, and a folder for every input
-/// root, also where no file of it came.
-fn prepare_mount_points(content: &Path, layout: &Layout) -> io::Result<()> {
-    let posix = || layout.roots.iter().filter(|root| root.format == PathFormat::Posix);
-    for root in &layout.roots {
-        fs::create_dir_all(content.join(&root.id))?;
-    }
-    for outer in posix() {
-        for inner in posix() {
-            let beneath = Path::new(&inner.source).strip_prefix(&outer.source);
-            if let Ok(beneath) = beneath.map(Path::to_owned)
-                && inner.id != outer.id
-            {
-                fs::create_dir_all(content.join(&outer.id).join(beneath))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn prepare_error(error: FetchError) -> PrepareError {
-    match error {
-        FetchError::Unreachable(_) | FetchError::Broken(_) => PrepareError::Unreachable,
-        FetchError::Chunk(error) if error.is_full() => PrepareError::Full,
-        FetchError::Content(error) if error.is_full() => PrepareError::Full,
-        FetchError::Thread => panicked(),
-        error @ (FetchError::Missing(_)
-        | FetchError::Nonsense
-        | FetchError::Chunk(_)
-        | FetchError::Content(_)) => PrepareError::Bad(error.to_string()),
-    }
-}
-
-fn panicked() -> PrepareError {
-    PrepareError::Broken("a thread of this node ended unexpectedly".to_owned())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

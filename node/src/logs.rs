@@ -29,6 +29,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Logs that a borrower does not take are given up after so many tries in a row: a day.
 const TRIES: u32 = 24 * 3600 / 2;
 
+/// A log is given up that a borrower has refused so often in a row. One that was just restarted refuses what it
+/// will take in a moment, when it knows again who we are.
+const REFUSALS: u32 = 30;
+
 /// A received log is cut here. A lender's own limit is lower; its notes about itself come on top.
 const MAX_RECEIVED: u64 = MAX_LOG + (1 << 20);
 
@@ -124,12 +128,17 @@ impl Logs {
         read(&self.here(attempt), offset, max)
     }
 
-    /// Begin to send a log to the borrower while it grows. Remembered over a restart.
+    /// Begin to send a log to the borrower while it grows, or go on when the attempt runs once more. Remembered
+    /// over a restart.
     ///
     /// # Errors
     /// When the note of who gets it cannot be written.
     pub fn send(self: &Arc<Self>, attempt: AttemptId, to: SiteId, net: &Net) -> io::Result<()> {
-        fs::write(self.sending(attempt, "to"), to.to_string())?;
+        let note = self.sending(attempt, "to");
+        if note.exists() {
+            return Ok(());
+        }
+        fs::write(note, to.to_string())?;
         tokio::spawn(Arc::clone(self).pump(attempt, to, net.clone()));
         Ok(())
     }
@@ -158,8 +167,8 @@ impl Logs {
     async fn pump(self: Arc<Self>, attempt: AttemptId, to: SiteId, net: Net) {
         let growth = self.growth(attempt);
         let file = self.sending(attempt, "log");
-        let (mut sent, mut tries) = (0, 0);
-        while tries < TRIES {
+        let (mut sent, mut tries, mut refusals) = (0, 0, 0);
+        while tries < TRIES && refusals < REFUSALS {
             let whole = growth.whole.load(std::sync::atomic::Ordering::Acquire);
             let bytes = read(&file, sent, MAX_LOG_BYTES).ok().flatten().unwrap_or_default();
             if bytes.is_empty() {
@@ -175,10 +184,10 @@ impl Logs {
             match net.request(to, Request::Log(part)).await {
                 Ok(Answer::LogHave(have)) => {
                     sent = have;
-                    tries = 0;
+                    (tries, refusals) = (0, 0);
                 }
-                Ok(Answer::Refused(_)) => break,
-                Ok(_) | Err(_) => {
+                answer => {
+                    refusals += u32::from(matches!(answer, Ok(Answer::Refused(_))));
                     tries += 1;
                     tokio::time::sleep(PAUSE).await;
                 }

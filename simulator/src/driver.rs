@@ -1,7 +1,8 @@
 //! What each site's driver does with the core's outputs: disk, transfers, sessions, messages.
 
 use meshfarm_core::{
-    Change, CollectError, Content, Ended, Input, Output, PrepareError, Reply, Session, TaskRef,
+    Change, CollectError, Content, Ended, Input, Output, PrepareError, Ready, Reply, Session,
+    TaskRef,
 };
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo};
@@ -63,7 +64,7 @@ impl World<'_> {
             }
             Output::Stop(session) => self.stop(at, session),
             Output::Release(lease) => drop(self.nodes[at].laid.remove(&lease)),
-            Output::Forget(attempt) => drop(self.nodes[at].kept.remove(&attempt)),
+            Output::Forget { attempt, .. } => drop(self.nodes[at].kept.remove(&attempt)),
             Output::Collect { attempt, task, lease, lender, .. } => {
                 self.collect(at, (task, attempt), lease, lender);
             }
@@ -163,7 +164,8 @@ impl World<'_> {
         };
         if self.reads(at, borrower, lease) {
             self.nodes[at].cached.insert(laid.root);
-            let result = Ok(laid.shared_sessions);
+            let ready = Ready { shared_sessions: laid.shared_sessions, whole: true };
+            let result = Ok(ready);
             self.hear(at, Input::Prepared { lease, result });
         } else {
             let result = Err(PrepareError::Unreachable);

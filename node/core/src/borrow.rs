@@ -36,6 +36,8 @@ pub(crate) struct Held {
     pub(crate) attempts: Vec<Assignment>,
     pub(crate) running: BTreeSet<AttemptId>,
     pub(crate) phase: Phase,
+    /// Since when it is in that phase.
+    since: Millis,
     pub(crate) heard: Millis,
     /// Whether the lender ever had the content in place.
     prepared: bool,
@@ -66,6 +68,9 @@ pub(crate) struct Landing {
     /// Since when its lender cannot be reached, or has not got them.
     pub(crate) unreachable: Option<Millis>,
 }
+
+/// How long tasks are tied to a lender that the content is on its way to.
+const PATIENCE: Millis = Millis::seconds(10);
 
 /// How long the outputs of a lender that has fallen silent are waited for.
 const LANDING_GRACE: Millis = LENDER_GRACE;
@@ -202,6 +207,23 @@ impl Borrow {
         Some(Lost { lender, tasks, over, prepared })
     }
 
+    /// Take the tasks from lenders that are still preparing after a while: whoever is ready first shall have them.
+    pub(crate) fn take_back(&mut self, now: Millis) -> Vec<(SiteId, TaskRef, AttemptId)> {
+        let mut taken = Vec::new();
+        for borrowed in self.leases.values_mut() {
+            let (job, step, lender) = (borrowed.job, borrowed.step, borrowed.lender);
+            if let State::Held(held) = &mut borrowed.state
+                && held.is_slow(now)
+            {
+                let attempts = std::mem::take(&mut held.attempts).into_iter();
+                taken.extend(
+                    attempts.map(|a| (lender, TaskRef { job, step, task: a.task }, a.attempt)),
+                );
+            }
+        }
+        taken
+    }
+
     /// The lender says how a lease stands. Returns the tasks that have begun to run since.
     pub(crate) fn on_status(&mut self, status: &Status, now: Millis) -> Option<Vec<TaskRef>> {
         let borrowed = self.leases.get_mut(&status.lease)?;
@@ -210,7 +232,9 @@ impl Borrow {
             return None;
         };
         held.heard = now;
-        held.phase = status.phase;
+        if held.phase != status.phase {
+            (held.phase, held.since) = (status.phase, now);
+        }
         held.prepared |= status.phase == Phase::Active;
         let mine: BTreeMap<_, _> = held.attempts.iter().map(|a| (a.attempt, a.task)).collect();
         let running: BTreeSet<_> =
@@ -414,7 +438,9 @@ impl Borrow {
                 let renew = held.said.plus(RENEW_EVERY);
                 let silent = held.heard.plus(LENDER_GRACE);
                 let own = borrowed.lender == me;
-                if own { renew } else { renew.min(silent) }
+                let soon = if own { renew } else { renew.min(silent) };
+                let tied = held.phase == Phase::Preparing && !held.attempts.is_empty();
+                if tied { soon.min(held.since.plus(PATIENCE)) } else { soon }
             }
         });
         let landing = self.landing.values().filter_map(|landing| landing.again);
@@ -443,6 +469,7 @@ impl Held {
             attempts: Vec::new(),
             running: BTreeSet::new(),
             phase: Phase::Preparing,
+            since: now,
             heard: now,
             prepared: false,
             told_of: BTreeSet::new(),
@@ -457,13 +484,19 @@ impl Held {
 
     /// How many further attempts the lender shall get, when `waiting` tasks wait: one for each slot, and
     /// with `ahead` one more behind each while plenty wait, so that no slot idles for a round trip.
-    pub(crate) fn room(&self, waiting: usize, spare: usize, ahead: bool) -> usize {
-        if self.phase == Phase::Gone {
+    pub(crate) fn room(&self, waiting: usize, (spare, ahead): (usize, bool), now: Millis) -> usize {
+        if self.phase == Phase::Gone || self.is_slow(now) {
             return 0;
         }
         let slots = self.slots as usize;
         let deep = if ahead && waiting > spare + slots { slots * 2 } else { slots };
         deep.min(MAX_ATTEMPTS).saturating_sub(self.attempts.len())
+    }
+
+    /// Whether the content has been on its way there for long. Tasks are not tied to such a lender: it gets some
+    /// of those that wait when it is ready.
+    pub(crate) fn is_slow(&self, now: Millis) -> bool {
+        self.phase == Phase::Preparing && now.since(self.since) >= PATIENCE
     }
 
     pub(crate) fn set_more(&mut self, more: bool) {

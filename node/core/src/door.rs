@@ -75,12 +75,13 @@ pub enum Input {
         /// The role that its ticket gives.
         role: Role,
     },
-    /// A lent lease's content is here and in place, or will not be.
+    /// A lent lease's content is in place, or enough of it to begin, or will not be. After enough, the whole
+    /// follows, or an error.
     Prepared {
         /// The lease.
         lease: LeaseId,
-        /// Whether its tasks share a session.
-        result: Result<bool, PrepareError>,
+        /// How far it is.
+        result: Result<Ready, PrepareError>,
     },
     /// A session is over, its jail is dead, its outputs are sealed and durable.
     SessionEnded {
@@ -88,6 +89,12 @@ pub enum Input {
         session: Session,
         /// How each of its attempts ended.
         results: Vec<Ended>,
+    },
+    /// A session is over, its jail is dead, and it has opened a file of its content before that file was in
+    /// place: nothing that it made counts, and it shall run again when the whole content is there.
+    SessionSpoiled {
+        /// Which.
+        session: Session,
     },
     /// The runner in the jail has begun with an attempt.
     AttemptStarted {
@@ -191,6 +198,15 @@ pub enum Reply {
     Changed(u32),
     /// No, and why.
     Refused(String),
+}
+
+/// How far the content of a lent lease is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Whether its tasks share a session.
+    pub shared_sessions: bool,
+    /// Whether everything is in place, and not only what earlier versions of these tasks have opened.
+    pub whole: bool,
 }
 
 /// Why a lent lease's content is not in place.
@@ -317,8 +333,13 @@ pub enum Output {
     Stop(Session),
     /// A lent lease is over: drop its keys and its folder.
     Release(LeaseId),
-    /// The borrower has an attempt's outputs: drop them.
-    Forget(AttemptId),
+    /// The borrower has what an attempt made, or nobody will ever fetch it: drop it.
+    Forget {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Root of its outputs, when it made any.
+        root: Option<ChunkId>,
+    },
     /// Fetch an attempt's outputs and put them where the job named them; answered by [`Input::Collected`].
     Collect {
         /// The attempt.

@@ -12,7 +12,7 @@ use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::HostClass;
 use meshfarm_protocol::seal::SealingKey;
 
-use crate::door::{Content, Ended, Event, Output, PrepareError, Session};
+use crate::door::{Content, Ended, Event, Output, PrepareError, Ready, Session};
 use crate::jobs::{put, put_delete};
 use crate::lent::{Finished, Lent, State};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
@@ -63,7 +63,13 @@ impl Lend {
 
     /// Whether `borrower` has a lease here whose content is on its way.
     pub(crate) fn is_preparing(&self, borrower: SiteId, lease: LeaseId) -> bool {
-        let preparing = |lent: &Lent| lent.borrower == borrower && lent.state == State::Preparing;
+        let preparing = |lent: &Lent| {
+            let fetching = matches!(
+                lent.state,
+                State::Preparing { .. } | State::Active(Ready { whole: false, .. })
+            );
+            lent.borrower == borrower && fetching
+        };
         self.leases.get(&lease).is_some_and(preparing)
     }
 
@@ -79,9 +85,10 @@ impl Lend {
         if let Some(lent) = self.leases.get(&lease) {
             return match lent.state {
                 State::Reserved { .. } if lent.borrower == from => self.grant(lease, lent.slots),
-                State::Reserved { .. } | State::Preparing | State::Active { .. } | State::Ended => {
-                    decline(Declined::Malformed, LONG_PAUSE)
-                }
+                State::Reserved { .. }
+                | State::Preparing { .. }
+                | State::Active(_)
+                | State::Ended => decline(Declined::Malformed, LONG_PAUSE),
             };
         }
         if offer.slots == 0 || offer.tasks == 0 {
@@ -133,7 +140,7 @@ impl Lend {
             lent.borrower == from && matches!(lent.state, State::Reserved { .. })
         };
         if let Some(lent) = self.leases.get_mut(&lease).filter(reserved) {
-            lent.state = State::Preparing;
+            lent.state = State::Preparing { since: now };
             lent.root = Some(root);
             let record = LentRecord { lease, borrower: from, tenant: lent.tenant };
             put(out, Record::Lent(record));
@@ -152,14 +159,15 @@ impl Lend {
             return;
         };
         lent.heard = now;
-        let live = matches!(lent.state, State::Preparing | State::Active { .. });
+        let live = matches!(lent.state, State::Preparing { .. } | State::Active(_));
         if live && want.version > lent.version && want.attempts.len() <= MAX_ATTEMPTS {
             lent.version = want.version;
             lent.more = want.more;
-            let wanted = |attempt: AttemptId| want.attempts.iter().any(|w| w.attempt == attempt);
-            lent.queue.retain(|queued| wanted(queued.attempt));
+            lent.wanted = want.attempts.iter().map(|wanted| wanted.attempt).collect();
+            let wanted = &lent.wanted;
+            lent.queue.retain(|queued| wanted.contains(&queued.attempt));
             for (session, run) in &lent.running {
-                if !run.iter().any(|running| wanted(running.attempt)) {
+                if !run.iter().any(|running| wanted.contains(&running.attempt)) {
                     out.push(Output::Stop(*session));
                     // Said to run no more, so that nobody asks again to stop it.
                     let stops = |started: &AttemptId| run.iter().any(|run| run.attempt == *started);
@@ -177,20 +185,26 @@ impl Lend {
         out.push(Output::Send { to: from, message: Message::Status(status) });
     }
 
+    /// Content is in place, or enough of it, or will not be.
     pub(crate) fn on_prepared(
         &mut self,
         lease: LeaseId,
-        result: Result<bool, PrepareError>,
+        result: Result<Ready, PrepareError>,
         out: &mut Vec<Output>,
     ) {
+        let free = self.free();
         let Some(lent) = self.leases.get_mut(&lease) else {
             return;
         };
-        if lent.state != State::Preparing {
-            return;
+        match lent.state {
+            State::Preparing { .. } | State::Active(Ready { whole: false, .. }) => {}
+            State::Reserved { .. } | State::Active(_) | State::Ended => return,
         }
         match result {
-            Ok(shared_sessions) => lent.state = State::Active { shared_sessions },
+            Ok(ready) => {
+                lent.state = State::Active(ready);
+                lent.regain(free);
+            }
             Err(error) => {
                 if let PrepareError::Bad(what) = error {
                     let site = lent.borrower;
@@ -207,7 +221,7 @@ impl Lend {
     pub(crate) fn fill(&mut self, out: &mut Vec<Output>) {
         let mut free = self.free();
         for (lease, lent) in &mut self.leases {
-            let State::Active { shared_sessions } = lent.state else {
+            let State::Active(Ready { shared_sessions, .. }) = lent.state else {
                 continue;
             };
             // A borrower that fetches nothing gets nothing more: what is finished stays here until it does.
@@ -277,6 +291,16 @@ impl Lend {
         self.forget_if_over(lease, out);
     }
 
+    /// A session is over that has read what was not there yet.
+    pub(crate) fn on_spoiled(&mut self, session: Session, now: Millis, out: &mut Vec<Output>) {
+        let found = self.leases.iter_mut().find(|(_, lent)| lent.running.contains_key(&session));
+        let Some((lease, lent)) = found else { return };
+        lent.spoil(session, now);
+        let (lease, message) = (*lease, Message::Status(lent.status(*lease)));
+        out.push(Output::Send { to: lent.borrower, message });
+        self.forget_if_over(lease, out);
+    }
+
     pub(crate) fn on_accepted(
         &mut self,
         from: SiteId,
@@ -285,9 +309,8 @@ impl Lend {
     ) {
         let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from);
         let Some(lent) = lent else { return };
-        if lent.finished.remove(&attempt).is_some() {
-            put_delete(out, Key::Finished(attempt));
-            out.push(Output::Forget(attempt));
+        if let Some(finished) = lent.finished.remove(&attempt) {
+            finished.forget(out);
             lent.accepted.push_back(attempt);
             if lent.accepted.len() > MAX_ATTEMPTS {
                 lent.accepted.pop_front();
@@ -301,9 +324,8 @@ impl Lend {
         let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from);
         let Some(lent) = lent else { return };
         lent.stop(out);
-        for attempt in std::mem::take(&mut lent.finished).into_keys() {
-            put_delete(out, Key::Finished(attempt));
-            out.push(Output::Forget(attempt));
+        for finished in std::mem::take(&mut lent.finished).into_values() {
+            finished.forget(out);
         }
         self.forget_if_over(lease, out);
     }
@@ -329,12 +351,13 @@ impl Lend {
     ) {
         self.leases.retain(|_, lent| match lent.state {
             State::Reserved { until } => until > now,
-            State::Preparing | State::Active { .. } | State::Ended => true,
+            State::Preparing { .. } | State::Active(_) | State::Ended => true,
         });
         let mut over = Vec::new();
         for (lease, lent) in &mut self.leases {
             // We are never silent to ourselves, even when the machine has slept.
-            let live = matches!(lent.state, State::Preparing | State::Active { .. })
+            lent.lose_patience(now);
+            let live = matches!(lent.state, State::Preparing { .. } | State::Active(_))
                 && lent.borrower != self.me;
             if live && now.since(lent.heard) >= BORROWER_GRACE {
                 lent.stop(out);
@@ -342,12 +365,8 @@ impl Lend {
                 out.push(Output::Send { to: lent.borrower, message });
             }
             let stale = |finished: &Finished| now.since(finished.at) >= KEEP_FINISHED;
-            let old: Vec<_> =
-                lent.finished.iter().filter(|(_, f)| stale(f)).map(|(id, _)| *id).collect();
-            for attempt in old {
-                lent.finished.remove(&attempt);
-                put_delete(out, Key::Finished(attempt));
-                out.push(Output::Forget(attempt));
+            for (_, old) in lent.finished.extract_if(.., |_, finished| stale(finished)) {
+                old.forget(out);
             }
             let to = lent.borrower;
             for finished in lent.finished.values_mut().filter(|_| connected(to)) {
@@ -377,17 +396,17 @@ impl Lend {
         let moments = self.leases.values().flat_map(|lent| {
             let grace = match lent.state {
                 State::Reserved { until } => Some(until),
-                State::Preparing | State::Active { .. } if lent.borrower != self.me => {
+                State::Preparing { .. } | State::Active(_) if lent.borrower != self.me => {
                     Some(lent.heard.plus(BORROWER_GRACE))
                 }
-                State::Preparing | State::Active { .. } | State::Ended => None,
+                State::Preparing { .. } | State::Active(_) | State::Ended => None,
             };
             let again = connected(lent.borrower);
             let tell = lent.finished.values().map(move |finished| {
                 let keep = finished.at.plus(KEEP_FINISHED);
                 if again { keep.min(finished.told.plus(TELL_AGAIN)) } else { keep }
             });
-            tell.chain(grace)
+            tell.chain(grace).chain(lent.patient_until())
         });
         moments.min()
     }

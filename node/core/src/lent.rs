@@ -1,11 +1,19 @@
 //! One lease that this site gave: its slots, what waits and runs under it, what it has finished.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
 use meshfarm_protocol::lease::{Assignment, Done, Phase, Status};
 
-use crate::door::{Output, Session};
+use crate::door::{Output, Ready, Session};
+use crate::jobs::put_delete;
+use crate::record::Key;
+
+/// How long slots stay idle for a lease whose content is on its way.
+///
+/// A scene of some gigabytes comes within that over a fast link. A slow one takes minutes or hours, in which
+/// others can render; and a slot that is taken then is free again after a task at most.
+pub(crate) const PATIENCE: Millis = Millis::seconds(30);
 
 /// One lease that we gave.
 #[derive(Clone, Debug)]
@@ -23,6 +31,8 @@ pub(crate) struct Lent {
     /// Version of the last `Want` that counted.
     pub(crate) version: u64,
     pub(crate) more: bool,
+    /// The attempts of the last `Want` that counted.
+    pub(crate) wanted: BTreeSet<AttemptId>,
     pub(crate) queue: VecDeque<Assignment>,
     pub(crate) running: BTreeMap<Session, Vec<Assignment>>,
     /// Attempts whose runner in the jail has begun with them.
@@ -37,9 +47,9 @@ pub(crate) enum State {
     /// Slots are kept until the commit comes, or this moment.
     Reserved { until: Millis },
     /// Its content is on its way.
-    Preparing,
-    /// Its sessions run.
-    Active { shared_sessions: bool },
+    Preparing { since: Millis },
+    /// Its sessions run. When its content is not whole yet, they can turn out to have read too early.
+    Active(Ready),
     /// Nothing more will run; what is finished waits to be accepted.
     Ended,
 }
@@ -51,13 +61,23 @@ pub(crate) struct Finished {
     pub(crate) told: Millis,
 }
 
+impl Finished {
+    /// The borrower has it, or nobody will ever fetch it.
+    pub(crate) fn forget(self, out: &mut Vec<Output>) {
+        let attempt = self.done.attempt;
+        put_delete(out, Key::Finished(attempt));
+        let root = self.done.outputs.map(|outputs| outputs.root);
+        out.push(Output::Forget { attempt, root });
+    }
+}
+
 impl Lent {
     /// Slots that it keeps from others.
     pub(crate) fn held(&self) -> u32 {
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
         match self.state {
             State::Ended => running,
-            State::Reserved { .. } | State::Preparing | State::Active { .. } => {
+            State::Reserved { .. } | State::Preparing { .. } | State::Active(_) => {
                 self.slots.max(running)
             }
         }
@@ -79,6 +99,7 @@ impl Lent {
             heard: now,
             version: 0,
             more: true,
+            wanted: BTreeSet::new(),
             queue: VecDeque::new(),
             running: BTreeMap::new(),
             started: Vec::new(),
@@ -103,14 +124,21 @@ impl Lent {
         grown
     }
 
+    /// Take back slots that were lost in a long wait for content, of those that are free, before anybody else asks.
+    pub(crate) fn regain(&mut self, free: u32) {
+        if self.more {
+            self.slots += self.granted.saturating_sub(self.slots).min(free);
+        }
+    }
+
     pub(crate) fn busy(&self) -> u32 {
         u32::try_from(self.running.len() + self.queue.len()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn status(&self, lease: LeaseId) -> Status {
         let phase = match self.state {
-            State::Reserved { .. } | State::Preparing => Phase::Preparing,
-            State::Active { .. } => Phase::Active,
+            State::Reserved { .. } | State::Preparing { .. } => Phase::Preparing,
+            State::Active(_) => Phase::Active,
             State::Ended => Phase::Gone,
         };
         let finished = self.finished.keys().copied().collect();
@@ -122,6 +150,45 @@ impl Lent {
         self.finished.contains_key(&attempt)
             || self.accepted.contains(&attempt)
             || open.any(|known| known.attempt == attempt)
+    }
+
+    /// A session has read what was not there yet: what it ran waits again, unless it is wanted no more, and
+    /// nothing starts before everything is there.
+    pub(crate) fn spoil(&mut self, session: Session, now: Millis) {
+        let run = self.running.remove(&session).unwrap_or_default();
+        self.started.retain(|started| !run.iter().any(|run| run.attempt == *started));
+        match self.state {
+            State::Ended => return,
+            State::Active(Ready { whole: false, .. }) => {
+                self.state = State::Preparing { since: now }
+            }
+            State::Active(_) | State::Preparing { .. } | State::Reserved { .. } => {}
+        }
+        for assignment in run.into_iter().rev() {
+            if self.wanted.contains(&assignment.attempt) {
+                self.queue.push_front(assignment);
+            }
+        }
+        self.shrink();
+    }
+
+    /// Others may use its slots when its content is on its way for long. It takes free ones when it is ready.
+    pub(crate) fn lose_patience(&mut self, now: Millis) {
+        if let State::Preparing { since } = self.state
+            && now.since(since) >= PATIENCE
+        {
+            self.slots = self.slots.min(u32::try_from(self.running.len()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// When others may use its slots.
+    pub(crate) fn patient_until(&self) -> Option<Millis> {
+        match self.state {
+            State::Preparing { since } if self.slots > 0 => Some(since.plus(PATIENCE)),
+            State::Preparing { .. } | State::Reserved { .. } | State::Active(_) | State::Ended => {
+                None
+            }
+        }
     }
 
     /// Stop everything that runs or waits. What is finished stays.

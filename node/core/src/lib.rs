@@ -25,8 +25,8 @@ pub mod transfer;
 mod view;
 
 pub use door::{
-    Ask, CollectError, Content, Ended, Event, Input, Output, PrepareError, Reply, Request, Session,
-    TaskRef, Tasks,
+    Ask, CollectError, Content, Ended, Event, Input, Output, PrepareError, Ready, Reply, Request,
+    Session, TaskRef, Tasks,
 };
 pub use job::{JobPhase, Task};
 pub use record::{

@@ -295,6 +295,10 @@ impl Site {
                 None => self.lose((lease, "the site fell silent"), &[], now, out),
             }
         }
+        for (lender, at, attempt) in self.borrow.take_back(now) {
+            let reason = "the content was on its way to the site for too long";
+            self.give_up((at, attempt), (lender, reason), now, out);
+        }
         let (sites, me) = (&self.sites, self.config.me);
         let lost = self.borrow.lost_landings(now, |site| site == me || sites.is_connected(site));
         for attempt in lost {

@@ -97,7 +97,7 @@ impl Site {
         for (lease, borrowed) in self.borrow.of_step(id, step) {
             if let State::Held(h) = &borrowed.state {
                 held.push((lease, borrowed.lender));
-                spare += h.slots as usize;
+                spare += if h.is_slow(now) { 0 } else { h.slots as usize };
             }
         }
         let Some(job) = self.jobs.get(id).filter(|_| !held.is_empty()) else {
@@ -129,7 +129,7 @@ impl Site {
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
-            let room = held.room(waiting, spare, ahead).min(batch);
+            let room = held.room(waiting, (spare, ahead), now).min(batch);
             held.set_more(waiting > room);
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
@@ -163,9 +163,14 @@ impl Site {
         let (mut covered, mut leases) = (0u32, 0);
         for (_, borrowed) in self.borrow.of_step(id, step) {
             leases += 1;
-            if let State::Offered { slots, .. } = borrowed.state {
-                engaged.insert(borrowed.lender);
-                covered = covered.saturating_add(slots);
+            match &borrowed.state {
+                State::Offered { slots, .. } => {
+                    engaged.insert(borrowed.lender);
+                    covered = covered.saturating_add(*slots);
+                }
+                // It would fetch the same content a second time.
+                State::Held(held) if held.is_slow(now) => drop(engaged.insert(borrowed.lender)),
+                State::Held(_) => {}
             }
         }
         let uncovered = waiting.saturating_sub(covered);

@@ -185,6 +185,7 @@ impl Site {
             Input::SessionEnded { session, results } => {
                 self.lend.on_ended(session, results, now, out);
             }
+            Input::SessionSpoiled { session } => self.lend.on_spoiled(session, now, out),
             Input::AttemptStarted { attempt } => self.lend.on_started(attempt, out),
             Input::Collected { attempt, result } => self.on_collected(attempt, result, now, out),
             Input::InputsReady { job, step, result } => {

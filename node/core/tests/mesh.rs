@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_core::{
     Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Output,
-    PrepareError, Record, Reply, Request, Session, Site, TaskRef,
+    PrepareError, Ready, Record, Reply, Request, Session, Site, Task, TaskRef,
 };
 use meshfarm_protocol::codec::{decode, encode};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
@@ -45,6 +45,14 @@ pub(crate) struct Peer {
     lives: u8,
 }
 
+/// How much of a content is in place at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtOnce {
+    Whole,
+    Enough,
+    Nothing,
+}
+
 /// Sites, the messages between them, and a clock.
 pub(crate) struct Mesh {
     pub(crate) now: Millis,
@@ -55,6 +63,10 @@ pub(crate) struct Mesh {
     answers: VecDeque<(usize, Input)>,
     /// How the next contents that are prepared turn out; in place when empty.
     pub(crate) prepares: VecDeque<PrepareError>,
+    /// How much of a content is in place when it is asked for; the rest comes when a test says so.
+    pub(crate) at_once: AtOnce,
+    /// Leases whose whole content is on its way, and where.
+    pub(crate) coming: Vec<(usize, LeaseId)>,
     /// How the next outputs that are fetched turn out; placed when empty.
     pub(crate) collected: VecDeque<CollectError>,
     /// Outputs are not fetched until a test says so.
@@ -161,6 +173,8 @@ impl Mesh {
             cuts: BTreeSet::new(),
             answers: VecDeque::new(),
             prepares: VecDeque::new(),
+            at_once: AtOnce::Whole,
+            coming: Vec::new(),
             collected: VecDeque::new(),
             hold_collects: false,
             hold_prepares: false,
@@ -219,6 +233,7 @@ impl Mesh {
         peer.site = None;
         peer.running.clear();
         peer.collects.clear();
+        self.coming.retain(|(coming, _)| *coming != at);
         self.wires.retain(|(from, to, _)| *from != at && *to != at);
         for other in 0..self.peers.len() {
             self.give(other, Input::PeerDown { site: id(at) });
@@ -293,8 +308,16 @@ impl Mesh {
             }
             Output::Prepare { .. } if self.hold_prepares => {}
             Output::Prepare { lease, .. } => {
-                let result = self.prepares.pop_front().map_or(Ok(false), Err);
-                self.answer(at, Input::Prepared { lease, result });
+                let whole = self.at_once == AtOnce::Whole;
+                let ready = Ready { shared_sessions: false, whole };
+                let error = self.prepares.pop_front();
+                if error.is_none() && !whole {
+                    self.coming.push((at, lease));
+                }
+                if error.is_some() || self.at_once != AtOnce::Nothing {
+                    let result = error.map_or(Ok(ready), Err);
+                    self.answer(at, Input::Prepared { lease, result });
+                }
             }
             Output::Start { session, lease, run, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
@@ -306,7 +329,10 @@ impl Mesh {
                 peer.stopped.push(session);
                 self.over(at, session, Some("stopped"));
             }
-            Output::Release(lease) => peer.released.push(lease),
+            Output::Release(lease) => {
+                peer.released.push(lease);
+                self.coming.retain(|coming| *coming != (at, lease));
+            }
             Output::Collect { attempt, task, .. } => peer.collects.push_back((attempt, task)),
             Output::BuildInputs { job, step, .. } => {
                 let result = Ok((ChunkId([u8::try_from(step.0).unwrap() + 100; 32]), 1));
@@ -324,13 +350,23 @@ impl Mesh {
             Output::Refuse(_, reason) => peer.admitted.push(Err(reason)),
             Output::Answer(_, reply) => peer.replies.push(reply),
             Output::Tell(event) => peer.told.push(event),
-            Output::Forget(_) => {}
+            Output::Forget { .. } => {}
         }
     }
 
     fn send(&mut self, from: usize, to: SiteId, message: Message) {
         let to = usize::from(to.0[0]) - 1;
         assert_ne!(from, to, "what a site says to itself never leaves it");
+        if let Message::Accepted { attempt, .. } = &message {
+            // The lender forgets the outputs when it hears this, so a crash must not undo it.
+            let open = |record: &Record| match record {
+                Record::Task(_, Task::Leased { attempt: leased, lender, .. }) => {
+                    leased == attempt && *lender == id(to)
+                }
+                _ => false,
+            };
+            assert!(!self.peers[from].disk.values().any(open), "accepted before it is durable");
+        }
         if to < self.peers.len() && !self.is_cut(from, to) {
             self.wires.push_back((from, to, message));
         }
@@ -399,6 +435,22 @@ impl Mesh {
             Reply::Submitted(job) => job,
             other => panic!("not submitted: {other:?}"),
         }
+    }
+
+    /// Everything that is on its way has come.
+    pub(crate) fn complete(&mut self) {
+        for (at, lease) in std::mem::take(&mut self.coming) {
+            let result = Ok(Ready { shared_sessions: false, whole: true });
+            self.give(at, Input::Prepared { lease, result });
+        }
+        self.settle();
+    }
+
+    /// A session turns out to have read what was not there yet.
+    pub(crate) fn spoil(&mut self, at: usize, session: Session) {
+        self.peers[at].running.retain(|running| running.session != session);
+        self.give(at, Input::SessionSpoiled { session });
+        self.settle();
     }
 
     /// End a session: well, or with a reason.

@@ -13,7 +13,7 @@ use meshfarm_protocol::message::{Message, Pass};
 use meshfarm_protocol::profile::{Level, Requirement};
 use meshfarm_protocol::seal::{SealingKey, Signature};
 
-use crate::mesh::{Mesh, envelope, frames, id, spec, step};
+use crate::mesh::{AtOnce, Mesh, envelope, frames, id, spec, step};
 
 /// One thing that a driver, a person or a member does; numbers choose among what there is.
 #[derive(Clone, Debug)]
@@ -33,6 +33,9 @@ enum Act {
     Disk(usize, bool),
     Hostile(usize, usize, u8, u8, u8),
     Answer(usize, u8, u8),
+    Arrive(AtOnce),
+    Complete,
+    Spoil(usize, usize),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -54,7 +57,11 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Disk(a, b)),
         8 => (n.clone(), n.clone(), 0..13u8, 0..8u8, any::<u8>())
             .prop_map(|(a, b, c, d, e)| Act::Hostile(a, b, c, d, e)),
-        2 => (n, 0..6u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
+        2 => (n.clone(), 0..6u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
+        1 => prop_oneof![Just(AtOnce::Whole), Just(AtOnce::Enough), Just(AtOnce::Nothing)]
+            .prop_map(Act::Arrive),
+        1 => Just(Act::Complete),
+        2 => (n, 0..4usize).prop_map(|(a, b)| Act::Spoil(a, b)),
     ]
 }
 
@@ -219,11 +226,19 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
             }
         }
         Act::Answer(at, kind, pick) => answer(mesh, at, kind, pick),
+        Act::Arrive(at_once) => mesh.at_once = at_once,
+        Act::Complete => mesh.complete(),
+        Act::Spoil(at, n) => {
+            if let Some(running) = mesh.peers[at].running.get(n).cloned() {
+                mesh.spoil(at, running.session);
+            }
+        }
     }
 }
 
 /// Everything is mended; whatever happened before, every job ends and nothing is left.
 fn comes_to_rest(mesh: &mut Mesh) {
+    mesh.at_once = AtOnce::Whole;
     for at in 0..3 {
         for other in at + 1..3 {
             mesh.mend(at, other);
@@ -232,6 +247,7 @@ fn comes_to_rest(mesh: &mut Mesh) {
         mesh.give(at, Input::Asked(Request(1), Ask::Lend(true)));
     }
     for _ in 0..400 {
+        mesh.complete();
         (0..3).for_each(|at| mesh.finish(at, None));
         mesh.advance(1000);
     }

@@ -19,7 +19,9 @@ use meshfarm_protocol::seal::TenantSecret;
 use super::ingest::{Cutting, Ingest, Input, Progress, Source};
 use super::plan::Plan;
 use super::tree::{Files, Written};
+use super::unpack::{Late, Unpack};
 use super::*;
+use crate::arrivals::Arrivals;
 use crate::chunks::{Chunks, Settings};
 use crate::store::Store;
 
@@ -63,6 +65,26 @@ impl Site {
         Files { chunks: &self.chunks, link: link.clone(), limits: LIMITS }
     }
 
+    /// Fetches the nodes of a manifest.
+    fn fetch_nodes(&self, from: &Self, link: &RootLink) {
+        let mut plan = Plan::new(link.clone(), LIMITS);
+        loop {
+            let wanted = plan.next(&self.chunks, 100).unwrap();
+            if wanted.is_empty() {
+                return;
+            }
+            for cid in wanted {
+                self.chunks.put(&cid, &from.chunks.get(&cid).unwrap().unwrap()).unwrap();
+                plan.stored(&cid);
+            }
+        }
+    }
+
+    /// Lays out what is here.
+    fn lay_out(&self, link: &RootLink, into: &Path) -> Result<Written, ContentError> {
+        lay_out(self.files(link), into)
+    }
+
     /// Fetches from another site until nothing is missing or `max` chunks came. Returns how many.
     fn fetch(&self, from: &Self, link: &RootLink, max: usize) -> usize {
         let mut plan = Plan::new(link.clone(), LIMITS);
@@ -95,6 +117,12 @@ impl Site {
         }
         n
     }
+}
+
+fn lay_out(files: Files<'_>, into: &Path) -> Result<Written, ContentError> {
+    let arrivals = Arrivals::default();
+    arrivals.end();
+    Unpack { files, arrivals: &arrivals, threads: 3 }.run(into, None)
 }
 
 /// Bytes that look random and differ for each seed.
@@ -147,19 +175,109 @@ fn a_tree_is_taken_fetched_elsewhere_and_written_as_it_was() {
     lender.fetch(&borrower, &built.link, usize::MAX);
 
     let into = target.path().join("job");
-    let written = lender.files(&built.link).materialise(&into, None).unwrap();
+    let written = lender.lay_out(&built.link, &into).unwrap();
     assert_eq!(written, Written { files: 9, bytes: built.bytes });
     for (path, contents) in &scene {
         assert!(fs::read(into.join(path)).unwrap() == *contents, "{path}");
     }
     assert_eq!(fs::metadata(&into).unwrap().permissions().mode() & 0o777, 0o700);
-    let again = lender.files(&built.link).materialise(&into, None).unwrap_err();
+    let again = lender.lay_out(&built.link, &into).unwrap_err();
     assert!(matches!(again, ContentError::Target { .. }), "nothing is replaced: {again}");
+}
 
-    let only = target.path().join("only");
-    let written = lender.files(&built.link).materialise(&only, Some("r1")).unwrap();
-    assert_eq!(written.files, 2);
-    assert!(only.join("r1/cache/two.vdb").exists() && !only.join("r0").exists());
+/// Hands the missing chunks of a manifest over one by one, in an order of its own, and says so.
+fn trickle(from: &Site, to: &Site, link: &RootLink, arrivals: &Arrivals) {
+    let mut plan = Plan::new(link.clone(), LIMITS);
+    assert!(plan.next(&to.chunks, 1000).unwrap().is_empty(), "the nodes are here");
+    let contents = plan.contents().unwrap();
+    let runs = (0..contents.n_runs()).map(Run);
+    let wanted: Vec<_> = runs.flat_map(|run| contents.lacking(&to.chunks, run).unwrap()).collect();
+    for (cid, _) in wanted.into_iter().rev() {
+        to.chunks.put(&cid, &from.chunks.get(&cid).unwrap().unwrap()).unwrap();
+        arrivals.some();
+        std::thread::yield_now();
+    }
+    arrivals.end();
+}
+
+#[test]
+fn a_tree_is_laid_out_while_its_chunks_arrive() {
+    let (lender, borrower, target) = (Site::new(), Site::new(), tempfile::tempdir().unwrap());
+    let mut scene = scene();
+    scene.push(("r1/cache/huge.vdb", noise(6, 21_000_000)));
+    let built = borrower.ingest(inputs(&scene)).unwrap();
+    lender.fetch_nodes(&borrower, &built.link);
+    let (into, arrivals) = (target.path().join("job"), Arrivals::default());
+    let unpack = Unpack { files: lender.files(&built.link), arrivals: &arrivals, threads: 4 };
+
+    let written = std::thread::scope(|scope| {
+        let laid = scope.spawn(|| unpack.run(&into, None));
+        trickle(&borrower, &lender, &built.link, &arrivals);
+        laid.join().unwrap().unwrap()
+    });
+
+    assert_eq!(written, Written { files: 10, bytes: built.bytes });
+    for (path, contents) in &scene {
+        assert!(fs::read(into.join(path)).unwrap() == *contents, "{path}");
+    }
+}
+
+#[test]
+fn a_fetch_that_ends_too_early_ends_the_layout_and_wakes_every_thread() {
+    let (lender, borrower, target) = (Site::new(), Site::new(), tempfile::tempdir().unwrap());
+    let built = borrower.ingest(inputs(&scene())).unwrap();
+    lender.fetch_nodes(&borrower, &built.link);
+    let arrivals = Arrivals::default();
+    let unpack = Unpack { files: lender.files(&built.link), arrivals: &arrivals, threads: 4 };
+    let error = std::thread::scope(|scope| {
+        let laid = scope.spawn(|| unpack.run(&target.path().join("job"), None));
+        arrivals.some();
+        arrivals.end();
+        laid.join().unwrap().unwrap_err()
+    });
+    assert!(matches!(error, ContentError::Missing(_)), "{error}");
+}
+
+#[test]
+fn what_may_come_late_has_a_placeholder_until_it_is_whole() {
+    let (lender, borrower, target) = (Site::new(), Site::new(), tempfile::tempdir().unwrap());
+    let scene = scene();
+    let built = borrower.ingest(inputs(&scene)).unwrap();
+    lender.fetch_nodes(&borrower, &built.link);
+    let names = borrower.files(&built.link).paths().unwrap();
+    let late_name = "r1/cache/two.vdb";
+    let which = [names.iter().position(|name| name == late_name).unwrap() as u64].into();
+    let into = target.path().join("job");
+    let arrivals = Arrivals::default();
+    let (placed, seen) = (std::sync::Mutex::new(Vec::new()), std::sync::Mutex::new(None));
+    let old = |late: &Path| {
+        assert_eq!(fs::metadata(late).unwrap().len(), (1 << 20) + 1);
+        placed.lock().unwrap().push(late.to_owned());
+    };
+    let enough = || {
+        for (path, contents) in scene.iter().filter(|(path, _)| *path != late_name) {
+            assert!(fs::read(into.join(path)).unwrap() == *contents, "{path}");
+        }
+        let about = fs::metadata(into.join(late_name)).unwrap();
+        *seen.lock().unwrap() = Some((about.len(), about.ino()));
+    };
+    let aside = target.path().join("aside");
+    let late = Late { which: &which, aside: &aside, placed: &old, enough: &enough };
+    let unpack = Unpack { files: lender.files(&built.link), arrivals: &arrivals, threads: 2 };
+
+    std::thread::scope(|scope| {
+        let laid = scope.spawn(|| unpack.run(&into, Some(&late)));
+        trickle(&borrower, &lender, &built.link, &arrivals);
+        laid.join().unwrap().unwrap()
+    });
+
+    assert_eq!(*placed.lock().unwrap(), [into.join(late_name)]);
+    let (len, ino) = seen.lock().unwrap().expect("it was said that enough is here");
+    let about = fs::metadata(into.join(late_name)).unwrap();
+    assert_eq!(len, about.len());
+    assert_ne!(ino, about.ino(), "the placeholder is replaced, not written into");
+    assert!(fs::read(into.join(late_name)).unwrap() == noise(5, (1 << 20) + 1));
+    assert_eq!(fs::read_dir(&aside).unwrap().count(), 0);
 }
 
 #[test]
@@ -174,7 +292,7 @@ fn dates_and_the_executable_bit_travel_and_no_other_mode_does() {
     fs::File::options().write(true).open(&data).unwrap().set_modified(date).unwrap();
     let built = site.ingest(vec![file("r0/tool", &tool), file("r0/data", &data)]).unwrap();
     let into = folder.path().join("into");
-    site.files(&built.link).materialise(&into, None).unwrap();
+    site.lay_out(&built.link, &into).unwrap();
     let about = |name| fs::metadata(into.join("r0").join(name)).unwrap();
     assert_eq!(about("tool").permissions().mode() & 0o7700, 0o700);
     assert_eq!(about("data").permissions().mode() & 0o7700, 0o600);
@@ -247,7 +365,7 @@ fn what_little_content_unpacks_to_is_known_before_anything_is_written() {
     let same = noise(7, 300_000);
     let files = ["r0/a", "r0/b", "r0/c"].map(|path| bytes(path, same.clone()));
     let built = site.ingest(files.to_vec()).unwrap();
-    assert_eq!(site.files(&built.link).bytes().unwrap(), 900_000);
+    assert_eq!(site.files(&built.link).head().unwrap().bytes, 900_000);
 }
 
 #[test]
@@ -458,10 +576,10 @@ fn a_chunk_that_rotted_is_missed_and_a_new_plan_fetches_it() {
     let end = rotten.len() - 10_000;
     rotten[end] ^= 1;
     fs::write(&segment, rotten).unwrap();
-    let error = to.files(&built.link).materialise(&target.path().join("a"), None).unwrap_err();
+    let error = to.lay_out(&built.link, &target.path().join("a")).unwrap_err();
     assert!(matches!(error, ContentError::Missing(_)), "{error}");
     assert_eq!(to.fetch(&from, &built.link, usize::MAX), 1);
-    to.files(&built.link).materialise(&target.path().join("b"), None).unwrap();
+    to.lay_out(&built.link, &target.path().join("b")).unwrap();
 }
 
 #[test]
@@ -481,7 +599,7 @@ fn sixty_thousand_tiny_files_take_seconds() {
     let start = Instant::now();
     let built = site.ingest(inputs).unwrap();
     let taken = start.elapsed();
-    let written = site.files(&built.link).materialise(&target.path().join("into"), None).unwrap();
+    let written = site.lay_out(&built.link, &target.path().join("into")).unwrap();
     let all = start.elapsed();
     println!("60,000 files: taken in {taken:?}, written in {:?}", all - taken);
     assert_eq!(written, Written { files: 60_000, bytes: 6_060_000 });

@@ -1,8 +1,9 @@
-//! Chunks become files: a private tree for a session, or results in the folders people named.
+//! Chunks become files in the folders that people named, and what layouts share with that.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +27,7 @@ pub struct Files<'a> {
 }
 
 /// Brings the sealed bytes of a node.
-type Fetch<'a> = Box<dyn FnMut(&ChunkId) -> Result<Vec<u8>, ContentError> + 'a>;
+pub(super) type Fetch<'a> = Box<dyn FnMut(&ChunkId) -> Result<Vec<u8>, ContentError> + 'a>;
 
 /// How much was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,19 @@ pub struct Written {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// A file of the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surveyed {
+    /// Which one, counted in the manifest's order.
+    pub number: u64,
+    /// What it is.
+    pub file: manifest::File,
+    /// Its chunks, as a range in the flattened list of all.
+    pub chunks: Range<u64>,
+    /// Whether one of them is not here, when that was asked.
+    pub missing: bool,
 }
 
 /// A file that is at its destination.
@@ -49,50 +63,36 @@ pub struct Landed {
 }
 
 impl Files<'_> {
-    /// Writes the tree, or only what lies beneath one root, into a private folder that no other
-    /// program writes to. Nothing there is replaced: a file that exists is an error.
-    ///
-    /// # Errors
-    /// When a chunk is missing, the manifest is refused or the folder cannot be written. What was
-    /// written stays, for the caller to remove with the folder.
-    pub fn materialise(&self, into: &Path, root: Option<&str>) -> Result<Written, ContentError> {
-        let top = Folder::create_private(into).map_err(ContentError::target("create", into))?;
-        let mut folders = Descent::new(top);
-        let mut written = Written::default();
-        let mut reader = self.reader()?;
-        while let Some(file) = reader.next_file()? {
-            let (names, name) = split(&file.path);
-            if root.is_some_and(|root| names.first().copied().unwrap_or(name) != root) {
-                continue;
-            }
-            let path = into.join(&file.path);
-            let mut out = folders
-                .enter(&names, |_| Ok(()))
-                .and_then(|folder| folder.create_file(name, file.executable))
-                .map_err(ContentError::target("create", &path))?;
-            let mut write =
-                |bytes: &[u8]| out.write_all(bytes).map_err(ContentError::target("write", &path));
-            match &file.body {
-                Body::Inline(bytes) => write(bytes)?,
-                Body::Chunks(_) => {
-                    while let Some(entry) = reader.next_entry()? {
-                        write(&self.open(&entry)?)?;
-                    }
-                }
-            }
-            stamp(&out, &file).map_err(ContentError::target("date", &path))?;
-            written.files += 1;
-            written.bytes += file.size;
-        }
-        Ok(written)
-    }
-
-    /// Bytes of all files together, as the manifest's head says; the reader refuses files that are more.
+    /// The head of the manifest. The reader refuses files that are more than it says.
     ///
     /// # Errors
     /// When the root is missing or refused.
-    pub fn bytes(&self) -> Result<u64, ContentError> {
-        Ok(self.reader()?.root().bytes)
+    pub fn head(&self) -> Result<manifest::Root, ContentError> {
+        Ok(self.reader()?.root().clone())
+    }
+
+    /// Visits all files in order, and says of those that `asks` is true for whether a chunk is missing here.
+    ///
+    /// # Errors
+    /// When a node is missing, the manifest is refused or the store fails.
+    pub fn survey(
+        &self,
+        asks: impl Fn(&manifest::File) -> bool,
+        mut visit: impl FnMut(Surveyed),
+    ) -> Result<(), ContentError> {
+        let mut reader = self.reader()?;
+        let (mut number, mut at) = (0, 0);
+        while let Some(file) = reader.next_file()? {
+            let (asked, begin) = (asks(&file), at);
+            let mut missing = false;
+            while let Some(entry) = reader.next_entry()? {
+                at += 1;
+                missing |= asked && !missing && !self.chunks.has(&entry.cid)?;
+            }
+            visit(Surveyed { number, file, chunks: begin..at, missing });
+            number += 1;
+        }
+        Ok(())
     }
 
     /// The paths of all files, in order.
@@ -158,7 +158,8 @@ impl Files<'_> {
         Ok(landed)
     }
 
-    fn reader(&self) -> Result<Reader<Fetch<'_>>, ContentError> {
+    /// Reads the manifest, whose nodes are here.
+    pub(super) fn reader(&self) -> Result<Reader<Fetch<'_>>, ContentError> {
         let fetch: Fetch<'_> = Box::new(|cid| self.sealed(cid));
         Ok(Reader::new(&self.link, self.limits, fetch)?)
     }
@@ -167,9 +168,14 @@ impl Files<'_> {
         self.chunks.get(cid)?.ok_or(ContentError::Missing(*cid))
     }
 
-    /// The plain bytes of a chunk, which are as many as its entry says.
+    /// The plain bytes of a chunk that is here.
     fn open(&self, entry: &Entry) -> Result<Vec<u8>, ContentError> {
-        let plain = seal::open_chunk(&entry.cid, &entry.key, &self.sealed(&entry.cid)?)?;
+        self.opened(entry, &self.sealed(&entry.cid)?)
+    }
+
+    /// The plain bytes of a chunk, which are as many as its entry says.
+    pub(super) fn opened(&self, entry: &Entry, sealed: &[u8]) -> Result<Vec<u8>, ContentError> {
+        let plain = seal::open_chunk(&entry.cid, &entry.key, sealed)?;
         if plain.len() as u64 == u64::from(entry.len) {
             Ok(plain)
         } else {
@@ -250,7 +256,7 @@ impl Files<'_> {
 }
 
 /// The folders of a path, and the name of the file.
-fn split(path: &str) -> (Vec<&str>, &str) {
+pub(super) fn split(path: &str) -> (Vec<&str>, &str) {
     let mut names: Vec<_> = path.split('/').collect();
     let name = names.pop().unwrap_or_default();
     (names, name)
@@ -266,7 +272,7 @@ fn leave_all(folders: &mut Descent) -> Result<(), ContentError> {
 }
 
 /// Gives a file its date. One before 1970 or beyond the system's range stays as it is.
-fn stamp(out: &File, file: &manifest::File) -> io::Result<()> {
+pub(super) fn stamp(out: &File, file: &manifest::File) -> io::Result<()> {
     match SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(file.modified.0)) {
         Some(modified) if file.modified.0 > 0 => match out.set_modified(modified) {
             Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),

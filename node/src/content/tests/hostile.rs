@@ -172,7 +172,7 @@ fn a_path_that_leaves_its_folder_or_fools_a_terminal_is_refused_where_it_would_b
         &longer,
     ] {
         let link = site.forge(vec![inline(path, b"evil")], vec![]);
-        let error = site.files(&link).materialise(&room.into, None).unwrap_err();
+        let error = site.lay_out(&link, &room.into).unwrap_err();
         let refused = matches!(error, ContentError::Manifest(ManifestError::Path { .. }));
         assert!(refused, "{path:?}: {error}");
         assert!(!error.to_string().chars().any(char::is_control), "{path:?}");
@@ -189,7 +189,7 @@ fn an_absolute_path_to_something_that_exists_does_not_touch_it() {
     let (site, room) = (Site::new(), Room::new());
     let precious = room.top.path().join("precious");
     let link = site.forge(vec![inline(precious.to_str().unwrap(), b"evil")], vec![]);
-    site.files(&link).materialise(&room.into, None).unwrap_err();
+    site.lay_out(&link, &room.into).unwrap_err();
     room.is_whole();
 }
 
@@ -206,7 +206,7 @@ fn names_that_are_one_name_on_some_disk_are_refused_by_the_receiver_too() {
     ] {
         let rows = paths.iter().map(|path| inline(path, b"x")).collect();
         let link = site.forge(rows, vec![]);
-        let error = site.files(&link).materialise(&room.into, None).unwrap_err();
+        let error = site.lay_out(&link, &room.into).unwrap_err();
         let ContentError::Manifest(
             ManifestError::SamePath { .. }
             | ManifestError::BelowFile { .. }
@@ -237,7 +237,7 @@ fn links_that_were_planted_in_the_folder_lead_nowhere() {
         for link in
             [site.forge(vec![inline(path, b"evil")], vec![]), site.forge(vec![row], entry.clone())]
         {
-            let error = site.files(&link).materialise(&room.into, None).unwrap_err();
+            let error = site.lay_out(&link, &room.into).unwrap_err();
             assert!(matches!(error, ContentError::Target { .. }), "{path}: {error}");
             room.is_whole();
         }
@@ -285,7 +285,7 @@ fn lengths_modes_and_sums_that_lie_are_refused() {
         (vec![row(2000, 0, 1)], vec![(cid, ChunkKey([7; 32]), 2000, 0)]),
     ] {
         let link = site.forge(rows, entries);
-        let error = site.files(&link).materialise(&room.into, None).unwrap_err();
+        let error = site.lay_out(&link, &room.into).unwrap_err();
         assert!(matches!(error, ContentError::Manifest(_)), "{error}");
         room.is_plain();
         room.is_whole();
@@ -307,7 +307,7 @@ fn one_chunk_that_is_named_again_and_again_counts_each_time_against_the_grant() 
     for limits in
         [granted, Limits { entries: 199, ..LIMITS }, Limits { manifest_bytes: 9000, ..LIMITS }]
     {
-        let error = files(limits).materialise(&room.into, None).unwrap_err();
+        let error = lay_out(files(limits), &room.into).unwrap_err();
         assert!(matches!(error, ContentError::Manifest(ManifestError::Limit { .. })), "{error}");
         room.is_plain();
     }

@@ -9,6 +9,7 @@ use libp2p::{PeerId, Stream, StreamProtocol, Swarm};
 use meshfarm_protocol::message::{CONTROL_PROTOCOL, Hello, MAX_CONTROL_BYTES, WIRE_VERSION};
 use tokio::task::JoinHandle;
 
+use super::super::peer::peer_of;
 use super::*;
 
 /// What all tests of this program together may take more than before. One of the attacks below, believed, takes

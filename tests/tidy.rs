@@ -4,19 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A package and the only rooms that may name it. Paths are prefixes from the root.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("libp2p", &["node/src/net"]),
     ("libp2p_stream", &["node/src/net"]),
     ("rocksdb", &["node/src/store.rs"]),
     ("tar", &["node/src/archive.rs"]),
     ("ciborium", &["protocol/src/codec.rs"]),
-    ("blake3", &["protocol/src/seal.rs"]),
-    ("chacha20poly1305", &["protocol/src/seal.rs"]),
+    ("blake3", &["protocol/src/seal"]),
+    ("chacha20poly1305", &["protocol/src/seal"]),
     ("ed25519_dalek", &["protocol/src/seal.rs"]),
     ("x25519_dalek", &["protocol/src/seal.rs"]),
     ("openjd_model", &["node/src/job_bundle", "sandbox/session"]),
     ("openjd_sessions", &["sandbox/session"]),
     ("fastcdc", &["node/src/content"]),
+    ("unicode_normalization", &["protocol/src/manifest"]),
+    ("zstd", &["protocol/src/compress.rs"]),
     ("libc", &["sandbox", "node/src/sys.rs", "node/src/beneath.rs"]),
 ];
 

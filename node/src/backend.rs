@@ -26,8 +26,8 @@ use crate::api::{
 };
 use crate::archive;
 use crate::command::Rooms;
-use crate::config::Home;
-use crate::content::ingest::{Cutting, Ingest, Input as Taken, Progress as Cut, Source};
+use crate::config::{Compress, Home};
+use crate::content::ingest::{Cutting, Ingest, Input as Taken, Progress as Cut, Savings, Source};
 use crate::doctor;
 use crate::gate::Gate;
 use crate::job_bundle::{self, Catalog, Defaults, LoadedJob, PolicyChanges, SubmitRequest};
@@ -59,6 +59,7 @@ pub struct NodeBackend {
     pub(crate) logs: Arc<Logs>,
     pub(crate) tenant: TenantSecret,
     pub(crate) policy: MeshPolicy,
+    pub(crate) compress: Compress,
     pub(crate) name: String,
     pub(crate) home: Home,
     pub(crate) started: Millis,
@@ -122,6 +123,7 @@ impl NodeBackend {
                 .map(|file| Taken { path: file.path, source: Source::File(file.source) }),
         );
         let (means, secret) = (Arc::clone(&self.means), self.tenant.clone());
+        let compress = self.compress == Compress::Auto;
         let ingest = move || {
             let room = means.chunks.check_room();
             room.map_err(|error| Problem::refused(causes(&error)))?;
@@ -132,7 +134,8 @@ impl NodeBackend {
                 created: means.machine.clock.now(),
                 limits: Limits::granting(MAX_CONTENT),
             };
-            let built = ingest.run(taken, |cut: Cut| {
+            let savings = Savings { records: Some(&means.store), compress };
+            let built = ingest.run_saving(savings, taken, |cut: Cut| {
                 let (done, total) = (cut.bytes_done, Some(cut.bytes_total));
                 drop(progress.try_send(Progress { phase: Phase::Hashing, done, total }));
                 if progress.is_closed() {

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use meshfarm_protocol::id::ChunkId;
-use meshfarm_protocol::seal::{self, OpenError};
+use meshfarm_protocol::seal::{self, Fresh, OpenError};
 
 use crate::store::{Batch, Family, Store, StoreError};
 use place::{Extent, Place};
@@ -198,6 +198,22 @@ impl Chunks {
         Ok(self.shared.place(cid)?.is_some())
     }
 
+    /// Whether all of them are here, durable or not.
+    ///
+    /// # Errors
+    /// When the index refuses.
+    pub fn has_all<'a>(
+        &self,
+        cids: impl IntoIterator<Item = &'a ChunkId>,
+    ) -> Result<bool, ChunkError> {
+        for cid in cids {
+            if !self.has(cid)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The sealed bytes of a chunk, if it is here and undamaged. One that is damaged is forgotten,
     /// so that it is fetched again.
     ///
@@ -253,6 +269,18 @@ impl Chunks {
     /// When the bytes are not those of `cid`, or the disk is full or refuses.
     pub fn put(&self, cid: &ChunkId, bytes: &[u8]) -> Result<bool, ChunkError> {
         seal::check_chunk(cid, bytes)?;
+        self.put_checked(cid, bytes)
+    }
+
+    /// As [`Chunks::put`], for a chunk of our own, whose address needs no check.
+    ///
+    /// # Errors
+    /// When the disk is full or refuses.
+    pub fn put_sealed(&self, chunk: &Fresh<'_>) -> Result<bool, ChunkError> {
+        self.put_checked(chunk.cid(), chunk.bytes())
+    }
+
+    fn put_checked(&self, cid: &ChunkId, bytes: &[u8]) -> Result<bool, ChunkError> {
         let shared = &self.shared;
         let mut state = shared.lock();
         if state.find(cid).is_some() || shared.indexed(cid)?.is_some() {

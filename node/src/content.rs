@@ -1,6 +1,7 @@
 //! Files become chunks and a manifest, and chunks become files again.
 
 pub mod ingest;
+mod memory;
 pub mod merge;
 pub mod plan;
 pub mod tree;
@@ -32,6 +33,14 @@ pub enum ContentError {
     Changed {
         /// The file.
         path: PathBuf,
+    },
+    /// A file cannot travel under its path. Nothing was taken; rename it.
+    #[error("cannot take {}: {why}", .path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The rule that its path breaks.
+        why: ManifestError,
     },
     /// The caller stopped it. Chunks that were stored stay, and are not stored again next time.
     #[error("cancelled")]
@@ -73,6 +82,7 @@ impl ContentError {
             Self::Target { source, .. } => source.kind() == io::ErrorKind::StorageFull,
             Self::Source { .. }
             | Self::Changed { .. }
+            | Self::Refused { .. }
             | Self::Cancelled
             | Self::Manifest(_)
             | Self::Missing(_)

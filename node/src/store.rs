@@ -54,11 +54,13 @@ pub enum Family {
     Neighbour,
     /// What tasks have opened of their content.
     Trace,
+    /// What was in files when they were last read.
+    Stat,
 }
 
 impl Family {
     /// All families. One that is added here is created when a home is opened.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Job,
         Self::Task,
@@ -73,6 +75,7 @@ impl Family {
         Self::Output,
         Self::Neighbour,
         Self::Trace,
+        Self::Stat,
     ];
 
     /// Its name on disk, which never changes.
@@ -93,6 +96,7 @@ impl Family {
             Self::Output => "output",
             Self::Neighbour => "neighbour",
             Self::Trace => "trace",
+            Self::Stat => "stat",
         }
     }
 }

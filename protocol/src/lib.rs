@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod compress;
 pub mod id;
 pub mod job;
 pub mod lease;

@@ -9,7 +9,7 @@
 //! root  = { v:1, tenant:bstr .size 16, epoch:uint, files:link, tree:link, n:uint, bytes:uint, created:uint }
 //! node  = { l:0, f:[*file] } / { l:0, e:[*entry] } / { l:uint, k:[*link] }
 //! file  = { p:tstr, s:uint, m:0/1, t:uint, cn:uint, ?in:bstr }   ; m: executable, t: ms, cn: chunks
-//! entry = [ cid:bstr .size 32, kc:bstr .size 32, len:uint, fl:0 ]
+//! entry = [ cid:bstr .size 32, kc:bstr .size 32, len:uint, fl:0/1 ]           ; fl: 1 when compressed
 //! link  = [ cid:bstr .size 32, kc:bstr .size 32, count:uint, bytes:uint ]
 //! ```
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
 use crate::id::{ChunkId, Millis, TenantId};
-use crate::seal::{self, ChunkKey, MAX_PLAIN, OpenError};
+use crate::seal::{self, ChunkKey, Fresh, MAX_PLAIN, OpenError};
 
 use path::{BadPath, Order};
 use rows::{Link, NodeRow, Peek, RootRow};
@@ -62,6 +62,15 @@ impl Limits {
     pub const fn granting(bytes: u64) -> Self {
         Self { files: 1_000_000, entries: 2_000_000, manifest_bytes: 64 << 20, bytes }
     }
+
+    /// Whether so many files of so many bytes together are allowed, before any of them is read.
+    ///
+    /// # Errors
+    /// When they are too many or too long.
+    pub fn check(&self, files: u64, bytes: u64) -> Result<(), ManifestError> {
+        at_most("files", files, self.files)?;
+        at_most("bytes of files", bytes, self.bytes)
+    }
 }
 
 /// One file of the tree.
@@ -98,7 +107,7 @@ pub struct Entry {
     pub key: ChunkKey,
     /// Its length when opened, in bytes.
     pub len: u32,
-    /// How it was sealed: 0, the only way in version 1.
+    /// How it was sealed: 0 as it is, or [`seal::COMPRESSED`].
     pub flags: u8,
 }
 
@@ -177,7 +186,9 @@ pub enum ManifestError {
         source: BadPath,
     },
     /// Two paths that are one on some file systems. Rename one.
-    #[error("\"{path}\" and \"{other}\" are the same path, or differ only in case: rename one")]
+    #[error(
+        "\"{path}\" and \"{other}\" are the same path, or differ only in case or spelling: rename one"
+    )]
     SamePath {
         /// The second path.
         path: String,
@@ -224,6 +235,24 @@ pub enum ReadError<E: std::error::Error + 'static> {
     /// The manifest is refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+}
+
+impl Entry {
+    /// The plain bytes of the chunk, from its sealed ones: as many as the entry says.
+    ///
+    /// # Errors
+    /// When the bytes are not those of the entry's address, or the entry has its key, form or
+    /// length wrong.
+    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        seal::open_form(&self.cid, &self.key, (self.flags, self.len), sealed)
+    }
+}
+
+impl From<&Fresh<'_>> for Entry {
+    fn from(chunk: &Fresh<'_>) -> Self {
+        let (cid, key) = (*chunk.cid(), chunk.key().clone());
+        Self { cid, key, len: chunk.plain_len(), flags: chunk.flags() }
+    }
 }
 
 impl RootLink {
@@ -293,7 +322,8 @@ impl NodeRef {
             }
             (Tree::Chunks, NodeRow { l: 0, f: None, e: Some(entries), k: None }) => {
                 for entry in &entries {
-                    let fits = (1..=MAX_PLAIN).contains(&(entry.len as usize)) && entry.flags == 0;
+                    let fits = (1..=MAX_PLAIN).contains(&(entry.len as usize))
+                        && matches!(entry.flags, 0 | seal::COMPRESSED);
                     contradiction(fits, "a chunk has a length or a flag that none has")?;
                 }
                 Node::Chunks(entries)

@@ -4,18 +4,25 @@
 //! deterministic inside a tenant, so equal bytes share one address there, and it makes the fixed
 //! nonce safe: one key never meets two messages.
 
+mod record;
+mod sealer;
+
 use std::fmt;
 
 use chacha20poly1305::{
-    Key, KeyInit, XChaCha20Poly1305, XNonce,
-    aead::{Aead, AeadInOut, Payload},
+    Key, KeyInit, Tag, XChaCha20Poly1305, XNonce,
+    aead::{Aead, AeadInOut, Payload, inout::InOutBuf},
 };
 use ed25519_dalek::{Signer, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::compress;
 use crate::id::{ChunkId, JobId, MeshId, Millis, SiteId, TenantId};
+
+pub use record::RecordSecret;
+pub use sealer::{Form, Fresh, Keyed, Sealer};
 
 /// The most plaintext that one chunk holds, in bytes: the largest cut of every chunker.
 pub const MAX_PLAIN: usize = 1 << 20;
@@ -32,8 +39,9 @@ pub const MAX_CONTENTS: usize = 64 * 1024;
 const VERSION: u8 = 1;
 /// XChaCha20-Poly1305 under a key that hashes the message. Other values are reserved and refused.
 const ALGORITHM: u8 = 1;
-/// Compression would set a bit here. Version 1 stores bytes as they are.
-const FLAGS: u8 = 0;
+
+/// The flag of a chunk whose bytes were compressed before they were sealed. No other exists.
+pub const COMPRESSED: u8 = 1;
 
 /// The secret under which a tenant's content is deterministic, with the epoch that restarts it.
 ///
@@ -124,7 +132,7 @@ pub struct SealedChunk {
     pub bytes: Vec<u8>,
 }
 
-/// Why a chunk stays closed. Nothing was decrypted.
+/// Why a chunk stays closed. Only [`OpenError::Unpacks`] has decrypted anything.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum OpenError {
     /// Longer than any chunk, or shorter than a tag. Blame the sender.
@@ -136,6 +144,12 @@ pub enum OpenError {
     /// The bytes are those of the address, but the key is not theirs. Blame who wrote the manifest.
     #[error("the key does not open chunk {0}")]
     WrongKey(ChunkId),
+    /// The manifest names a form that this version does not know. Blame who wrote it.
+    #[error("a chunk has the form {0}, which this site does not know")]
+    UnknownForm(u8),
+    /// It opens, but does not unpack to as many bytes as it says. Blame who wrote the manifest.
+    #[error("chunk {0} does not unpack to the length that it says")]
+    Unpacks(ChunkId),
 }
 
 /// Seals `plain` under the tenant's secret: equal bytes give the same chunk, every time.
@@ -145,30 +159,50 @@ pub enum OpenError {
 #[must_use]
 pub fn seal_chunk(secret: &ChunkSecret, plain: &[u8]) -> SealedChunk {
     assert!(plain.len() <= MAX_PLAIN, "a chunk holds at most {MAX_PLAIN} bytes");
-    let header = header(plain.len());
-    let mut hasher = blake3::Hasher::new_keyed(&secret.0);
-    hasher.update(&header).update(plain);
-    let key = ChunkKey(*hasher.finalize().as_bytes());
-    let mut bytes = Vec::with_capacity(plain.len() + SEAL_OVERHEAD);
-    bytes.extend_from_slice(plain);
-    cipher(&key.0)
-        .encrypt_in_place(&XNonce::default(), &header, &mut bytes)
-        .expect("a chunk is far shorter than the cipher's limit");
+    let header = header(0, plain.len());
+    let key = key_of(secret, &header, plain);
+    let mut bytes = vec![0; plain.len() + SEAL_OVERHEAD];
+    encrypt(&key, &header, plain, &mut bytes);
     SealedChunk { cid: chunk_id(&bytes), key, bytes }
 }
 
-/// Opens a chunk after its address was checked.
+/// Opens a chunk that was sealed as it is, after its address was checked.
 ///
 /// # Errors
 /// When the bytes are not those of `cid`, or `key` is not theirs.
 pub fn open_chunk(cid: &ChunkId, key: &ChunkKey, bytes: &[u8]) -> Result<Vec<u8>, OpenError> {
     check_chunk(cid, bytes)?;
-    let mut plain = bytes.to_vec();
-    cipher(&key.0)
-        .decrypt_in_place(&XNonce::default(), &header(bytes.len() - SEAL_OVERHEAD), &mut plain)
-        .ok()
-        .ok_or(OpenError::WrongKey(*cid))?;
-    Ok(plain)
+    let header = header(0, bytes.len() - SEAL_OVERHEAD);
+    decrypt(&key.0, &[0; 24], &header, bytes).ok_or(OpenError::WrongKey(*cid))
+}
+
+/// Opens a chunk of a file, after its address was checked: in the form and with the length that its
+/// entry in the manifest says. See [`Entry::open`](crate::manifest::Entry::open).
+///
+/// # Errors
+/// When the bytes are not those of `cid`, or `key` is not theirs, or the entry has it wrong.
+pub fn open_form(
+    cid: &ChunkId,
+    key: &ChunkKey,
+    (flags, len): (u8, u32),
+    bytes: &[u8],
+) -> Result<Vec<u8>, OpenError> {
+    let len = len as usize;
+    match flags {
+        0 => {
+            let plain = open_chunk(cid, key, bytes)?;
+            if plain.len() == len { Ok(plain) } else { Err(OpenError::BadLength(len)) }
+        }
+        COMPRESSED if len > MAX_PLAIN => Err(OpenError::BadLength(len)),
+        COMPRESSED => {
+            check_chunk(cid, bytes)?;
+            let header = header(COMPRESSED, len);
+            let packed = decrypt(&key.0, &[0; 24], &header, bytes);
+            let packed = packed.ok_or(OpenError::WrongKey(*cid))?;
+            compress::unpack(&packed, len).ok_or(OpenError::Unpacks(*cid))
+        }
+        _ => Err(OpenError::UnknownForm(flags)),
+    }
 }
 
 /// Checks that `bytes` are those of `cid`. Needs no key, so caches and relays can do it.
@@ -195,9 +229,42 @@ pub fn content_hash(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// Version, algorithm, flags and plain length: hashed into the key and authenticated, never sent.
-fn header(plain_len: usize) -> [u8; 7] {
+fn header(flags: u8, plain_len: usize) -> [u8; 7] {
     let len = u32::try_from(plain_len).expect("a chunk's length was checked above").to_le_bytes();
-    [VERSION, ALGORITHM, FLAGS, len[0], len[1], len[2], len[3]]
+    [VERSION, ALGORITHM, flags, len[0], len[1], len[2], len[3]]
+}
+
+/// The key of the exact bytes that are encrypted under it, and of how they are to be read.
+fn key_of(secret: &ChunkSecret, header: &[u8; 7], message: &[u8]) -> ChunkKey {
+    let mut hasher = blake3::Hasher::new_keyed(&secret.0);
+    hasher.update(header).update(message);
+    ChunkKey(*hasher.finalize().as_bytes())
+}
+
+/// Encrypts into `sealed`, which is longer than `message` by [`SEAL_OVERHEAD`]. The nonce is fixed,
+/// so `key` must be the one of exactly this message: [`key_of`] it.
+fn encrypt(key: &ChunkKey, header: &[u8; 7], message: &[u8], sealed: &mut [u8]) {
+    encrypt_under(&key.0, &[0; 24], header, message, sealed);
+}
+
+fn encrypt_under(key: &[u8; 32], nonce: &[u8], aad: &[u8], message: &[u8], sealed: &mut [u8]) {
+    let nonce = XNonce::try_from(nonce).expect("all nonces here have 24 bytes");
+    let (body, tag) = sealed.split_at_mut(message.len());
+    let both = InOutBuf::new(message, body).expect("the body is as long as the message");
+    let made = cipher(key)
+        .encrypt_inout_detached(&nonce, aad, both)
+        .expect("a chunk is far shorter than the cipher's limit");
+    tag.copy_from_slice(&made);
+}
+
+/// Nothing when the bytes do not authenticate, and then nothing was decrypted.
+fn decrypt(key: &[u8; 32], nonce: &[u8], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (body, tag) = sealed.split_at_checked(sealed.len().checked_sub(SEAL_OVERHEAD)?)?;
+    let (nonce, tag) = (XNonce::try_from(nonce).ok()?, Tag::try_from(tag).ok()?);
+    let mut plain = vec![0; body.len()];
+    let both = InOutBuf::new(body, &mut plain).ok()?;
+    cipher(key).decrypt_inout_detached(&nonce, aad, both, &tag).ok()?;
+    Some(plain)
 }
 
 fn cipher(key: &[u8; 32]) -> XChaCha20Poly1305 {

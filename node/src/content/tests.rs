@@ -52,7 +52,7 @@ impl Site {
     fn ingest_watched(
         &self,
         inputs: Vec<Input>,
-        on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+        on_progress: impl FnMut(Progress) -> ControlFlow<()> + Send,
     ) -> Result<Built, ContentError> {
         let secret = TenantSecret::new(TenantId([1; 16]), 1, [1; 32]);
         let cutting = Cutting::ByContent;
@@ -119,7 +119,8 @@ impl Site {
     }
 }
 
-fn lay_out(files: Files<'_>, into: &Path) -> Result<Written, ContentError> {
+/// Lays out what is here of some files.
+pub(super) fn lay_out(files: Files<'_>, into: &Path) -> Result<Written, ContentError> {
     let arrivals = Arrivals::default();
     arrivals.end();
     Unpack { files, arrivals: &arrivals, threads: 3 }.run(into, None)
@@ -402,33 +403,47 @@ fn a_source_that_is_absent_or_no_file_is_named() {
 }
 
 #[test]
-fn a_source_that_changes_or_vanishes_while_it_is_read_is_named() {
+fn a_source_that_changes_while_it_is_read_is_named() {
     let (site, folder) = (Site::new(), tempfile::tempdir().unwrap());
-    let (first, second) = (folder.path().join("a.vdb"), folder.path().join("b.vdb"));
+    let path = folder.path().join("a.vdb");
     let contents = noise(1, 9_000_000);
-    for act in ["grow", "shrink", "touch", "vanish"] {
-        fs::write(&first, &contents).unwrap();
-        fs::write(&second, &contents).unwrap();
-        let inputs = vec![file("r0/a", &first), file("r0/b", &second)];
+    for act in ["grow", "shrink", "touch"] {
+        fs::write(&path, &contents).unwrap();
         let mut done = false;
         let error = site
-            .ingest_watched(inputs, |progress| {
+            .ingest_watched(vec![file("r0/a", &path)], |progress| {
                 if !done && progress.bytes_done > 0 {
                     done = true;
-                    let open = || fs::File::options().append(true).open(&first).unwrap();
+                    let open = || fs::File::options().append(true).open(&path).unwrap();
                     match act {
                         "grow" => open().write_all(b"more").unwrap(),
                         "shrink" => open().set_len(5_000_000).unwrap(),
-                        "touch" => open().set_modified(std::time::UNIX_EPOCH).unwrap(),
-                        _ => fs::remove_file(&second).unwrap(),
+                        _ => open().set_modified(std::time::UNIX_EPOCH).unwrap(),
                     }
                 }
                 ControlFlow::Continue(())
             })
             .unwrap_err();
-        let named = if act == "vanish" { &second } else { &first };
-        assert!(error.to_string().contains(named.to_str().unwrap()), "{act}: {error}");
-        assert_eq!(matches!(error, ContentError::Changed { .. }), act != "vanish", "{act}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{act}: {error}");
+        assert!(matches!(error, ContentError::Changed { .. }), "{act}: {error}");
+    }
+}
+
+#[test]
+fn a_source_that_vanishes_before_it_is_read_is_named() {
+    let (site, folder) = (Site::new(), tempfile::tempdir().unwrap());
+    for len in [100, 5_000, 9_000_000] {
+        let path = folder.path().join("a.vdb");
+        fs::write(&path, noise(1, len)).unwrap();
+        let error = site
+            .ingest_watched(vec![file("r0/a", &path)], |progress| {
+                assert_eq!(progress.bytes_done, 0, "it is gone before anything is read");
+                fs::remove_file(&path).unwrap();
+                ControlFlow::Continue(())
+            })
+            .unwrap_err();
+        assert!(matches!(error, ContentError::Source { .. }), "{len}: {error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{len}: {error}");
     }
 }
 
@@ -459,6 +474,30 @@ fn paths_that_collide_are_refused_by_name() {
     let inputs = vec![bytes("r0/Wood.png", vec![1]), bytes("r0/wood.png", vec![2])];
     let error = site.ingest(inputs).unwrap_err().to_string();
     assert!(error.contains("r0/Wood.png") && error.contains("r0/wood.png"), "{error}");
+}
+
+#[test]
+fn a_file_with_a_refused_name_is_named_before_anything_is_read() {
+    let (site, folder) = (Site::new(), tempfile::tempdir().unwrap());
+    // None of them exists, so reading would fail otherwise.
+    let absent = |name: &str| folder.path().join(name);
+    let one = file("r0/tex/fine.png", &absent("fine.png"));
+    for (path, rule) in [
+        ("r0/tex/../../etc", ". or .."),
+        ("r0/tex/a\nb", "control character"),
+        ("r0/tex/\u{202e}gnp", "reverses text"),
+        ("r0/gro\u{308}ße.png", "NFC"),
+        ("r0/TEX/Fine.png", "differ only in case"),
+        ("r0/tex/fine.png/x", "which is a file"),
+    ] {
+        let bad = file(path, &absent("bad.png"));
+        let error = site.ingest(vec![bad, one.clone()]).unwrap_err();
+        let ContentError::Refused { path: named, why } = &error else {
+            panic!("{path:?}: {error}");
+        };
+        assert!(named.starts_with(folder.path()), "{path:?}: {error}");
+        assert!(why.to_string().contains(rule), "{path:?}: {error}");
+    }
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use meshfarm_protocol::id::{ChunkId, hex};
 use meshfarm_protocol::manifest::{self, Body, Entry, Limits, Reader, RootLink};
-use meshfarm_protocol::seal;
 
 use super::ContentError;
 use crate::beneath::{Descent, Folder};
@@ -175,13 +174,7 @@ impl Files<'_> {
 
     /// The plain bytes of a chunk, which are as many as its entry says.
     pub(super) fn opened(&self, entry: &Entry, sealed: &[u8]) -> Result<Vec<u8>, ContentError> {
-        let plain = seal::open_chunk(&entry.cid, &entry.key, sealed)?;
-        if plain.len() as u64 == u64::from(entry.len) {
-            Ok(plain)
-        } else {
-            let lie = "a chunk has another length than it says";
-            Err(manifest::ManifestError::Contradiction(lie).into())
-        }
+        Ok(entry.open(sealed)?)
     }
 
     fn is_there(

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+
 use super::ManifestError;
 
 /// The longest path, in bytes.
@@ -28,9 +30,14 @@ pub enum BadPath {
     /// More names than [`MAX_DEPTH`].
     #[error("it is deeper than {MAX_DEPTH} names")]
     TooDeep,
-    /// A control character, which could fool a terminal or a script.
-    #[error("it has a control character")]
+    /// A control character, or one that ends lines or reverses the direction of text: they could
+    /// fool a terminal, a script or a reader.
+    #[error("it has a control character, or one that reverses text")]
     Control,
+    /// Letters and their accents stand apart, as old Macs wrote them. Two spellings of one name would
+    /// look alike and be two files here, one there.
+    #[error("it is not in Unicode's composed form (NFC): rename it")]
+    Decomposed,
 }
 
 /// Checks that `path` is relative, plain and short, with `/` between its names.
@@ -48,21 +55,52 @@ pub fn check_path(path: &str) -> Result<(), BadPath> {
             "" => return Err(BadPath::Empty),
             "." | ".." => return Err(BadPath::Dots),
             _ if name.len() > MAX_NAME => return Err(BadPath::TooLong),
-            _ if name.chars().any(char::is_control) => return Err(BadPath::Control),
+            _ if name.chars().any(misleads) => return Err(BadPath::Control),
+            _ if !is_nfc(name) => return Err(BadPath::Decomposed),
             _ => {}
         }
     }
     if depth > MAX_DEPTH { Err(BadPath::TooDeep) } else { Ok(()) }
 }
 
-/// What the files of a manifest are sorted by: the path in lower case, a zero byte for each slash.
+fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
+}
+
+/// What the files of a manifest are sorted by: the path without differences of case and of Unicode's
+/// spelling, a zero byte for each slash.
 ///
-/// Lower case puts paths that differ only in case beside each other. Zero sorts below every byte of
-/// a name, so what lies in a folder follows directly after a file of the folder's name. Both kinds
+/// That puts paths that are one on some file systems beside each other. Zero sorts below every byte
+/// of a name, so what lies in a folder follows directly after a file of the folder's name. Both kinds
 /// of conflict are thus seen by comparing neighbours, without a set of a million names.
 #[must_use]
 pub fn sort_key(path: &str) -> String {
-    path.chars().flat_map(|c| if c == '/' { '\0' } else { c }.to_lowercase()).collect()
+    let slash = |c: char| if c == '/' { '\0' } else { c };
+    if path.is_ascii() {
+        return path.chars().map(|c| slash(c.to_ascii_lowercase())).collect();
+    }
+    path.nfd().flat_map(fold).map(slash).nfd().collect()
+}
+
+/// One letter for all its cases. The detour over the upper case joins those that have several lower
+/// ones: the two sigmas of Greek, or the sharp s and its spelling with two.
+fn fold(c: char) -> impl Iterator<Item = char> {
+    c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase)
+}
+
+/// Checks paths, sorted by [`sort_key`], before a manifest is built of them.
+///
+/// # Errors
+/// Says which of them, counted from 0, would be refused and why.
+pub fn check_all<'a>(
+    paths: impl Iterator<Item = &'a str>,
+) -> Result<(), (usize, Box<ManifestError>)> {
+    let mut order = Order::default();
+    for (place, path) in paths.enumerate() {
+        order.accept(path).map_err(|error| (place, Box::new(error)))?;
+    }
+    Ok(())
 }
 
 /// Sees that checked paths come in strictly rising order and none lies below a file.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::build::{Builder, Built};
-use super::path::{MAX_DEPTH, check_path, sort_key};
+use super::path::{BadPath, MAX_DEPTH, check_all, check_path, sort_key};
 use super::rows::FileRow;
 use super::*;
 use crate::seal::{SealedChunk, TenantSecret, seal_chunk};
@@ -141,6 +141,57 @@ fn a_large_tree_reads_back_and_a_small_edit_changes_few_nodes() {
     assert!(fresh.len() <= 9 && bytes * 20 < all, "{} nodes, {bytes} of {all}", fresh.len());
 }
 
+/// 100,000 files of one chunk each, in folders of a hundred; `edited` files have other contents.
+fn shot(edited: impl Fn(u64) -> bool) -> Files {
+    let size = |i: u64| 2_000 + (i * 37) % 1_000 + if edited(i) { 1_000_000 } else { 0 };
+    let rows = (0..100_000).map(|i| {
+        let (mut row, _) = file(&format!("r0/shot/{:03}/{i:06}.exr", i / 100), 1_024);
+        (row.size, row.body) = (size(i), Body::Chunks(1));
+        let entries = vec![entry(i + (size(i) << 20), u32::try_from(size(i)).unwrap())];
+        (row, entries)
+    });
+    rows.collect()
+}
+
+/// Bytes of the nodes of `newer` that `older` does not have, and of all its nodes.
+fn fresh(older: &Store, newer: &Store) -> (usize, usize) {
+    let bytes = |new_only: bool| {
+        let nodes = newer.iter().filter(|(cid, _)| !new_only || !older.contains_key(*cid));
+        nodes.map(|(_, bytes)| bytes.len()).sum()
+    };
+    (bytes(true), bytes(false))
+}
+
+#[test]
+fn a_slightly_changed_shot_shares_almost_all_nodes() {
+    let (_, older) = build(&shot(|_| false)).unwrap();
+    // One in a hundred files: a sequence that was written anew, then ten folders far from each other.
+    for (edited, percent) in [(40_000..41_000, 3), (0..100_000, 8)] {
+        let every = edited.end - edited.start;
+        let is_edited = |i| edited.contains(&i) && (every == 1_000 || (i / 100) % 100 == 7);
+        let (_, newer) = build(&shot(is_edited)).unwrap();
+        let (new, all) = fresh(&older, &newer);
+        println!("1 % of 100,000 files changed: {new} of {all} bytes of nodes are new");
+        assert!(all > 10_000_000 && new * 100 < all * percent, "{new} of {all}");
+    }
+    let (_, newer) = build(&shot(|i| i == 55_555)).unwrap();
+    let (new, all) = fresh(&older, &newer);
+    println!("one file changed: {new} of {all}");
+    assert!(new * 100 < all, "{new} of {all}");
+}
+
+#[test]
+fn an_insertion_at_the_front_shifts_nothing_beyond_its_neighbours() {
+    let files = shot(|_| false);
+    let (_, older) = build(&files).unwrap();
+    let first = file("r0/a/first.blend", 12_345);
+    let (built, newer) = build(&[&[first], &files[..]].concat()).unwrap();
+    assert_eq!(built.n_files, 100_001);
+    let (new, all) = fresh(&older, &newer);
+    println!("a file inserted at the front: {new} of {all} bytes of nodes are new");
+    assert!(new * 100 < all * 2, "{new} of {all}");
+}
+
 #[test]
 fn no_node_is_longer_than_a_chunk_may_be() {
     let files: Files = (0..5_000_u64)
@@ -168,7 +219,25 @@ fn paths_that_could_leave_a_folder_are_refused() {
     for path in [&deep, &long, &name] {
         assert!(check_path(path).is_err(), "{path:?}");
     }
-    for path in ["a", "r0/tex/wood.png", "r0/.hidden", "r0/...", "r0/größe 1.exr", &deep[2..]] {
+    for (path, rule) in [
+        (&*deep, BadPath::TooDeep),
+        (&*long, BadPath::TooLong),
+        (&*name, BadPath::TooLong),
+        ("/etc", BadPath::Empty),
+        ("r0/..", BadPath::Dots),
+        ("r0/a\tb", BadPath::Control),
+        ("r0/a\u{7f}", BadPath::Control),
+        ("r0/a\u{202e}gnp.exe", BadPath::Control),
+        ("r0/a\u{2028}b", BadPath::Control),
+        ("r0/gro\u{308}\u{df}e", BadPath::Decomposed),
+        ("r0/\u{212b}", BadPath::Decomposed),
+    ] {
+        assert_eq!(check_path(path), Err(rule), "{path:?}");
+    }
+    let hangul = "r0/\u{d55c}\u{ae00}";
+    for path in
+        ["a", "r0/tex/wood.png", "r0/.hidden", "r0/...", "r0/größe 1.exr", hangul, &deep[2..]]
+    {
         assert_eq!(check_path(path), Ok(()), "{path:?}");
     }
 }
@@ -179,6 +248,11 @@ fn names_that_collide_are_refused_when_building_and_when_reading() {
         ("r0/a", "r0/a", "differ only in case"),
         ("r0/Wood.png", "r0/wood.png", "differ only in case"),
         ("r0/ÉTÉ", "r0/été", "differ only in case"),
+        ("r0/STRASSE", "r0/Straße", "differ only in case"),
+        ("r0/ΛΟΓΟΣ", "r0/λογος", "differ only in case"),
+        ("r0/λογος", "r0/λογοσ", "differ only in case"),
+        ("r0/\u{1e9e}", "r0/ss", "differ only in case"),
+        ("r0/\u{212a}elvin", "r0/kelvin", "refused"),
         ("r0/a", "r0/a/b", "which is a file"),
         ("r0/A", "r0/a/b", "which is a file"),
         ("r0/b", "r0/a", "out of order"),
@@ -198,6 +272,20 @@ fn what_lies_between_a_folder_and_its_contents_in_plain_order_hides_no_conflict(
     let mut paths = ["r0/a", "r0/a-b", "r0/a/b"];
     paths.sort_by_key(|path| sort_key(path));
     assert_eq!(paths, ["r0/a", "r0/a/b", "r0/a-b"]);
+}
+
+#[test]
+fn the_path_that_will_be_refused_is_found_before_anything_is_built() {
+    assert!(check_all(["r0/a", "r0/b"].into_iter()).is_ok());
+    let (place, error) = check_all(["r0/a", "r0/b", "r0/B"].into_iter()).unwrap_err();
+    assert_eq!(place, 2);
+    assert!(error.to_string().contains("\"r0/B\" and \"r0/b\""), "{error}");
+    let (place, error) = check_all(["r0/a\nb"].into_iter()).unwrap_err();
+    assert_eq!(place, 0);
+    assert!(error.to_string().contains(r"r0/a\nb"), "{error}");
+    let small = Limits { files: 2, ..Limits::granting(10) };
+    assert!(small.check(2, 10).is_ok());
+    assert!(small.check(3, 10).is_err() && small.check(2, 11).is_err());
 }
 
 fn node(row: &NodeRow) -> SealedChunk {
@@ -306,7 +394,7 @@ fn chunks_that_belong_to_no_file_are_refused() {
 #[test]
 fn chunks_of_impossible_shape_are_refused() {
     let too_long = u32::try_from(MAX_PLAIN + 1).unwrap();
-    for wrong in [entry(1, 0), entry(1, too_long), Entry { flags: 1, ..entry(1, 2000) }] {
+    for wrong in [entry(1, 0), entry(1, too_long), Entry { flags: 2, ..entry(1, 2000) }] {
         let bytes = u64::from(wrong.len).max(2000);
         let tree = node(&leaf(vec![wrong.clone()]));
         let files = one_file(row(bytes, 1, None));

@@ -276,9 +276,8 @@ async fn lay(means: Arc<Means>, place: Arc<Place>, wanted: Wanted) {
     };
     let opened = place.seen.get().and_then(|seen| seen.opened.clone());
     let followed = async {
-        let Some(opened) = opened else { return };
-        if let Err(error) = opened.follow(|n| place.too_early(n)).await {
-            tracing::warn!(%error, "what is opened is only seen when a session ends");
+        if let Some(opened) = opened {
+            opened.follow(&*means.machine.clock, |n| place.too_early(n)).await;
         }
     };
     tokio::join!(filled, followed);

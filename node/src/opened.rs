@@ -6,19 +6,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
+use meshfarm_protocol::id::Millis;
+
+use crate::net::Clock;
 use crate::traces::{Mark, Marks};
 
 /// More folders than this are not watched: what is opened in them is not known then.
 const MAX_FOLDERS: usize = 4096;
+
+/// How often events are taken while nobody asks. The kernel keeps 16,384 of each kind.
+const LOOK_EVERY: Millis = Millis(200);
 
 /// Watches one laid-out content. Shared between threads.
 #[derive(Debug)]
@@ -111,31 +114,17 @@ impl Opened {
         (!state.missed).then(|| state.opened.clone())
     }
 
-    /// Take events as they come, and call `too_early` when a placeholder was opened. Never ends by itself;
-    /// dropping it midway is safe.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub async fn follow(self: Arc<Self>, too_early: impl Fn(u64) + Send) -> io::Result<()> {
-        let readable = |fd: OwnedFd| AsyncFd::register_with_interest(fd, Interest::READABLE);
-        let early = readable(self.early.as_fd().try_clone_to_owned()?)?;
-        let folders = readable(self.folders.as_fd().try_clone_to_owned()?)?;
+    /// Take events again and again, so that their queue never fills, and call `too_early` when a placeholder was
+    /// opened. Never ends by itself; dropping it midway is safe.
+    pub async fn follow(&self, clock: &dyn Clock, too_early: impl Fn(u64) + Send) {
         let mut before = self.n_early();
         loop {
-            tokio::select! {
-                biased;
-                ready = early.readable() => {
-                    ready?.clear_ready();
-                    let n = self.n_early();
-                    if n != before {
-                        before = n;
-                        too_early(n);
-                    }
-                }
-                ready = folders.readable() => {
-                    ready?.clear_ready();
-                    self.look(&mut self.lock());
-                }
+            clock.wait_until(clock.now().plus(LOOK_EVERY)).await;
+            self.look(&mut self.lock());
+            let n = self.n_early();
+            if n != before {
+                before = n;
+                too_early(n);
             }
         }
     }

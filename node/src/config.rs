@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::membership::{MAX_NAME, is_name};
 
+mod store;
+
+pub use store::StoreConfig;
+
 /// Longest path of a Unix socket, in bytes: the kernel's field has 108 with a closing zero.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -324,6 +328,9 @@ pub struct Config {
     /// How the log is written; `--log-format` overrides it.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// How the store is kept.
+    #[serde(default)]
+    pub store: StoreConfig,
 }
 
 fn everywhere() -> Vec<String> {
@@ -351,6 +358,7 @@ impl Config {
             bootstrap: Vec::new(),
             mdns: true,
             log_format: LogFormat::Text,
+            store: StoreConfig::default(),
         }
     }
 
@@ -416,13 +424,14 @@ impl Config {
              # Whether to look for members on the local network.\n\
              mdns = {mdns}\n\n\
              # The log: \"text\" or \"json\".\n\
-             log_format = \"{log_format}\"\n",
+             log_format = \"{log_format}\"\n\n{store}",
             name = string(&self.name),
             listen = strings(&self.listen),
             lend = self.lend,
             place = string(&self.place),
             bootstrap = strings(&self.bootstrap),
             mdns = self.mdns,
+            store = self.store.to_text(),
         )
     }
 
@@ -454,7 +463,7 @@ impl Config {
             let problem = "`local`, `auto`, `remote` or a site's name is wanted".to_owned();
             return wrong("where", problem);
         }
-        Ok(())
+        self.store.check().or_else(|(key, problem)| wrong(key, problem))
     }
 }
 
@@ -538,6 +547,8 @@ mod tests {
         config.bootstrap = vec!["/dns/farm.example.org/tcp/4510".into()];
         config.mdns = false;
         config.log_format = LogFormat::Json;
+        config.store.total_gib = Some(500);
+        config.store.keep_days = 0;
         assert_eq!(parse(&config.to_text()), Ok(config));
     }
 
@@ -558,6 +569,11 @@ mod tests {
             ("name = 'x'\nwhere = 'a/b'", ["where", "local"]),
             ("name = 'x'\nlog_format = 'xml'", ["log_format", "xml"]),
             ("name = 'a/b'", ["name", "a/b"]),
+            ("name = 'x'\n[store]\nkeep_days = 9999", ["store.keep_days", "3650"]),
+            ("name = 'x'\n[store]\ntenant_gib = 0", ["store.tenant_gib", "1 to"]),
+            ("name = 'x'\n[store]\ntotal_gib = 9", ["store.total_gib", "256 (that is tenant_gib)"]),
+            ("name = 'x'\n[store]\nkeep_free_gib = 1", ["store.keep_free_gib", "2 to"]),
+            ("name = 'x'\n[store]\ndays = 1", ["unknown field", "days"]),
             ("name = ", ["line 1", "/h/meshfarm.toml"]),
         ] {
             let error = parse(text).unwrap_err();

@@ -4,6 +4,7 @@ pub mod ingest;
 pub mod merge;
 pub mod plan;
 pub mod tree;
+pub mod uses;
 
 use std::io;
 use std::path::{Path, PathBuf};

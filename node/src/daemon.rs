@@ -24,6 +24,7 @@ use crate::machine::Machine;
 use crate::mesh::Meshes;
 use crate::neighbours::Neighbours;
 use crate::net::{self, Multiaddr, Net};
+use crate::pins::Pins;
 use crate::records;
 use crate::returning::Returning;
 use crate::store::{Batch, Store, StoreError};
@@ -68,6 +69,8 @@ pub struct Rooms {
     pub lending: Arc<Lending>,
     /// Our tasks' results.
     pub returning: Arc<Returning>,
+    /// Which content is in use.
+    pub pins: Arc<Pins>,
     /// Where members are found.
     pub neighbours: Neighbours,
     /// Logs.
@@ -279,7 +282,9 @@ impl Daemon {
             }
         }
         self.rooms.neighbours.stage(&mut batch);
+        self.rooms.pins.place_for(&outputs)?;
         self.commit(batch).await?;
+        self.rooms.pins.lift_for(&outputs);
         for output in outputs {
             self.perform(output, now).await;
         }
@@ -312,7 +317,8 @@ impl Daemon {
     async fn perform(&mut self, output: Output, now: Millis) {
         let rooms = &self.rooms;
         match output {
-            Output::Persist(_) => {}
+            // What the borrower has is not pinned any more, and goes with the next collection.
+            Output::Persist(_) | Output::Forget(_) => {}
             Output::Send { to, message } => rooms.net.send(to, message).await,
             Output::Commit { to, sealing_key, job, root, want, session } => {
                 let lease = want.lease;
@@ -330,7 +336,6 @@ impl Daemon {
             }
             Output::Stop(session) => rooms.lending.stop(session),
             Output::Release(lease) => rooms.lending.release(lease),
-            Output::Forget(attempt) => rooms.lending.forget(attempt),
             Output::Collect { attempt, task, lease, lender, outputs } => {
                 let layout = self.site.layout(task.job).unwrap_or_default();
                 let layout = (layout, self.site.content(task.job));

@@ -23,6 +23,7 @@ use crate::content::tree::Files;
 use crate::logs::Logs;
 use crate::means::{FetchError, Means};
 use crate::net::{self, LaneStream};
+use crate::pins::Why;
 use crate::session::{self, Listen, Plan, Ran, Stop};
 use crate::sys;
 
@@ -173,8 +174,10 @@ impl Lending {
         };
         secrets.session.layout.check().map_err(PrepareError::Bad)?;
         let link = RootLink { cid: root, key: secrets.root_key };
-        let limits = Limits::granting(MAX_CONTENT);
+        let quota = if borrower == means.me { MAX_CONTENT } else { means.quota };
+        let limits = Limits::granting(MAX_CONTENT.min(quota));
         means.fetch(&link, limits, (borrower, lease, None)).await.map_err(prepare_error)?;
+        means.learn(&link, limits, (borrower, false)).await.map_err(prepare_error)?;
         let content = self.lay_out(link, limits, secrets.session.layout.clone()).await?;
         let environments = secrets.session.environments;
         let outputs =
@@ -286,7 +289,7 @@ impl Lending {
         let Ran { attempt, mut outcome, mut usage, files } = ran;
         let mut outputs = None;
         if outcome == Outcome::Done {
-            match self.try_seal(lease, plan, &files) {
+            match self.try_seal(lease, plan, (attempt, &files)) {
                 Ok(sealed) => {
                     usage.output_bytes = sealed.1;
                     outputs = sealed.0;
@@ -301,7 +304,7 @@ impl Lending {
         &self,
         lease: &Lease,
         plan: &Plan,
-        named: &[OutputPath],
+        (attempt, named): (AttemptId, &[OutputPath]),
     ) -> Result<(Option<Outputs>, u64), String> {
         let mut sources = Vec::new();
         for root in lease.session.layout.roots.iter().filter(|root| root.access == Access::Out) {
@@ -325,6 +328,7 @@ impl Lending {
             return Ok((None, 0));
         }
         let means = &self.means;
+        let _hold = means.chunks.hold();
         let ingest = Ingest {
             chunks: &means.chunks,
             secret: &lease.outputs,
@@ -335,6 +339,11 @@ impl Lending {
         let sealed = ingest.run(sources, |_| ControlFlow::Continue(()));
         let sealed = sealed.map_err(|error| error.to_string())?;
         let link = sealed.link;
+        let (whose, now) = ((lease.borrower, true), means.machine.clock.now());
+        let learned = means.pins.learn(&link, Limits::granting(MAX_CONTENT), whose, now);
+        learned.map_err(|error| error.to_string())?;
+        let placed = means.pins.place(Why::Attempt(attempt), link.cid);
+        placed.map_err(|error| error.to_string())?;
         let to = (lease.borrower, lease.outputs_to);
         let contents = codec::encode::<ChunkKey>(&link.key);
         let envelope = means.seal(to, (lease.job, link.cid), &contents);
@@ -366,11 +375,6 @@ impl Lending {
     pub fn release(&self, lease: LeaseId) {
         let lease = lock(&self.leases).remove(&lease);
         self.means.machine.blocking.run(Box::new(move || drop(lease)));
-    }
-
-    /// The borrower has an attempt's outputs.
-    pub fn forget(&self, attempt: AttemptId) {
-        tracing::debug!(%attempt, "the borrower has its outputs");
     }
 }
 

@@ -52,11 +52,13 @@ pub enum Family {
     Output,
     /// Where members were reached.
     Neighbour,
+    /// What content roots use.
+    Root,
 }
 
 impl Family {
     /// All families. One that is added here is created when a home is opened.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Job,
         Self::Task,
@@ -70,6 +72,7 @@ impl Family {
         Self::Xfer,
         Self::Output,
         Self::Neighbour,
+        Self::Root,
     ];
 
     /// Its name on disk, which never changes.
@@ -89,6 +92,7 @@ impl Family {
             Self::Xfer => "xfer",
             Self::Output => "output",
             Self::Neighbour => "neighbour",
+            Self::Root => "root",
         }
     }
 }

@@ -9,5 +9,6 @@ mod namespaces;
 mod outsource;
 mod render;
 mod restart;
+mod store;
 
 mod tidy;

@@ -78,7 +78,7 @@ mod tests {
     fn a_hole_reads_as_zeros_and_takes_no_room() {
         use std::os::unix::fs::MetadataExt;
         let mut file = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut file, &[7; 1 << 20]).unwrap();
+        io::Write::write_all(&mut file, &[7; 1 << 20]).unwrap();
         file.sync_all().unwrap();
         let before = file.metadata().unwrap();
         punch_hole(&file, 4096, 1 << 19).unwrap();

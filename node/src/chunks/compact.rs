@@ -47,7 +47,7 @@ impl Chunks {
     }
 
     /// How many bytes were copied.
-    fn move_chunk(&self, cid: &ChunkId, from: Place) -> Result<u64, ChunkError> {
+    pub(super) fn move_chunk(&self, cid: &ChunkId, from: Place) -> Result<u64, ChunkError> {
         let shared = &self.shared;
         let bytes = shared.read(from)?.filter(|bytes| seal::check_chunk(cid, bytes).is_ok());
         let Some(bytes) = bytes else {

@@ -149,7 +149,7 @@ fn a_crash_before_the_first_flush_promises_nothing_and_loses_little() {
     chunks.flush().unwrap();
     let chunks = open(crash(crashed.path()).path());
     assert!(get(&chunks, &lost) && get(&chunks, &torn));
-    assert_eq!(chunks.unread().unwrap(), []);
+    assert!(chunks.unread().unwrap().is_empty());
 }
 
 #[test]
@@ -507,7 +507,7 @@ fn a_chunk_that_is_removed_while_it_moves_stays_removed() {
     chunks.remove(&[cid]).unwrap();
     chunks.flush().unwrap();
     assert!(!chunks.has(&cid).unwrap());
-    let live = all.iter().filter(|chunk| chunk.cid != cid).map(span).sum();
+    let live: u64 = all.iter().filter(|chunk| chunk.cid != cid).map(span).sum();
     assert_eq!(chunks.count().unwrap().live, live);
 }
 
@@ -558,7 +558,7 @@ fn a_lost_index_is_made_again_from_the_segments() {
     }
     drop(chunks);
     let chunks = open(home.path());
-    assert_eq!(chunks.unread().unwrap(), []);
+    assert!(chunks.unread().unwrap().is_empty());
     assert!(get(&chunks, &all[39]));
 }
 
@@ -672,9 +672,8 @@ impl Model {
             }
             Act::Collect(numbers) => {
                 self.chunks().collect(&Self::all(&numbers)).unwrap();
-                for number in numbers.iter().filter(|n| !self.held.contains(n)).copied() {
-                    self.gone(number);
-                }
+                let held = self.held.clone();
+                numbers.iter().filter(|n| !held.contains(n)).for_each(|n| self.gone(*n));
                 self.durable = self.here.clone();
             }
             Act::Compact => {

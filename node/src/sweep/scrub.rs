@@ -70,7 +70,7 @@ impl Scrub {
         self.note(store)
     }
 
-    fn note(&mut self, store: &Store) -> Result<(), StoreError> {
+    pub(super) fn note(&mut self, store: &Store) -> Result<(), StoreError> {
         self.since_note = 0;
         let mut batch = Batch::new();
         batch.put(Family::Meta, KEY, codec::encode(&self.mark));

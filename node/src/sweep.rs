@@ -42,7 +42,7 @@ pub enum SweepError {
 }
 
 /// How the store is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How long content stays after its last use.
     pub keep: Millis,

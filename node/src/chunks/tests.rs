@@ -147,7 +147,8 @@ fn a_crash_before_the_first_flush_promises_nothing_and_loses_little() {
     assert_eq!(chunks.read_again(0, |_| ()).unwrap(), 1);
     assert!(get(&chunks, &lost) && !get(&chunks, &torn) && put(&chunks, &torn));
     chunks.flush().unwrap();
-    let chunks = open(crash(crashed.path()).path());
+    let again = crash(crashed.path());
+    let chunks = open(again.path());
     assert!(get(&chunks, &lost) && get(&chunks, &torn));
     assert!(chunks.unread().unwrap().is_empty());
 }

@@ -191,13 +191,13 @@ impl Work<'_> {
             }
         }
         for number in (0..self.roots.len()).rev() {
-            let over =
-                sums.get_mut(&self.roots[number].owner).filter(|sum| **sum > self.rules.tenant);
-            let Some(sum) = over else { continue };
-            let fits = *sum - self.bytes[number];
-            if self.may_go(number) {
+            if !self.may_go(number) {
+                continue;
+            }
+            let sum = sums.get_mut(&self.roots[number].owner);
+            if let Some(sum) = sum.filter(|sum| **sum > self.rules.tenant) {
+                *sum -= self.bytes[number];
                 self.gone[number] = true;
-                sums.insert(self.roots[number].owner, fits);
             }
         }
     }

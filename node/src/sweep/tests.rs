@@ -148,8 +148,11 @@ fn content_of_a_lease_stays_while_it_lasts_and_goes_after_it() {
     world.collect_all();
     assert!(world.has(&link));
     world.pins.lift_for(&[Output::Release(LeaseId([1; 16]))]);
-    let dry = world.sweeper.collect(LATER, 0, true).unwrap();
-    let done = world.sweeper.collect(LATER, 0, false).unwrap();
+    // While it was pinned, it was noted that it was in use.
+    let old = Millis(LATER.0 + 14 * DAY);
+    assert_eq!(world.sweeper.collect(Millis(old.0 - 1), 0, false).unwrap().roots, 0);
+    let dry = world.sweeper.collect(old, 0, true).unwrap();
+    let done = world.sweeper.collect(old, 0, false).unwrap();
     assert!(done.chunks > 3 && done.roots == 1);
     assert_eq!(Collected { segments: 0, ..done }, dry);
     assert!(!world.has(&link) && world.bytes() == 0);
@@ -216,7 +219,7 @@ fn a_job_keeps_its_content_through_restarts_until_it_has_ended() {
 }
 
 #[test]
-fn results_stay_until_they_are_accepted_and_then_go_at_once() {
+fn results_stay_until_they_are_accepted_and_then_go_soon() {
     let home = tempfile::tempdir().unwrap();
     let world = World::open(home.path(), &[]);
     let link = world.ingest(9, &[("out/a.exr", noise(1, 900_000))]);
@@ -228,7 +231,8 @@ fn results_stay_until_they_are_accepted_and_then_go_at_once() {
     let accepted =
         [Output::Persist(Change::Delete(Key::Finished(attempt))), Output::Forget(attempt)];
     world.pins.lift_for(&accepted);
-    assert_eq!(world.sweeper.collect(soon, 0, false).unwrap().roots, 1);
+    let arrived = soon.plus(choose::RECENT);
+    assert_eq!(world.sweeper.collect(arrived, 0, false).unwrap().roots, 1);
     assert_eq!(world.bytes(), 0);
 }
 
@@ -416,7 +420,7 @@ fn a_million_chunks_are_opened_listed_and_collected_in_little_time() {
         let cid = meshfarm_protocol::seal::content_hash(&number.to_be_bytes());
         let (segment, len) = (number / 4000, 262_144_u32);
         let offset = (number % 4000) * (len + 16);
-        let place = [segment, offset, len, 7].map(u32::to_be_bytes).concat();
+        let place = [segment, offset, len, 7 + number / 1000].map(u32::to_be_bytes).concat();
         batch.put(Family::Chunk, cid, place);
         *made.entry(segment).or_default() += u64::from(len) + 16;
         if batch.len() >= 10_000 {

@@ -9,8 +9,8 @@ use super::place::Place;
 use super::{ChunkError, Chunks, Shared, State};
 use crate::store::{Batch, Family};
 
-/// So many chunks are removed while others wait.
-const AT_ONCE: usize = 1024;
+/// So many chunks are removed while others wait: each is looked up first.
+const AT_ONCE: usize = 128;
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -382,8 +382,10 @@ async fn a_full_disk_stops_intake_and_unused_content_makes_room_again() {
         tokio::task::yield_now().await;
     }
     assert!(world.has(&used));
-    let free = usize::try_from(sys::free_bytes(Path::new("/mnt")).unwrap()).unwrap();
-    fs::write("/mnt/more", vec![1; free - (3 << 20)]).unwrap();
+    let mut more = fs::File::create("/mnt/more").unwrap();
+    while sys::free_bytes(Path::new("/mnt")).unwrap() > 3 << 20 {
+        std::io::Write::write_all(&mut more, &[1; 64 << 10]).unwrap();
+    }
     let said = |input| match input {
         Some(meshfarm_core::Input::Disk { full }) => full,
         other => panic!("{other:?}"),

@@ -16,6 +16,9 @@ use crate::store::Family;
 /// So many segments are emptied in one go, which bounds the memory for their chunks' places.
 const AT_ONCE: usize = 4;
 
+/// A segment and the chunks in it.
+type PlacesIn = (u32, Vec<(ChunkId, Place)>);
+
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compacted {
@@ -84,10 +87,7 @@ impl Shared {
     }
 
     /// The chunks of some segments, in the order in which they lie.
-    pub(super) fn places_in(
-        &self,
-        segments: &[u32],
-    ) -> Result<Vec<(u32, Vec<(ChunkId, Place)>)>, ChunkError> {
+    pub(super) fn places_in(&self, segments: &[u32]) -> Result<Vec<PlacesIn>, ChunkError> {
         let mut found: Vec<_> = segments.iter().map(|segment| (*segment, Vec::new())).collect();
         if segments.is_empty() {
             return Ok(found);

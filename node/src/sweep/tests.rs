@@ -201,7 +201,7 @@ fn a_job_keeps_its_content_through_restarts_until_it_has_ended() {
     world.collect_all();
     assert!(world.has(&link));
     drop(world);
-    let world = World::open(home.path(), &[record.clone()]);
+    let world = World::open(home.path(), std::slice::from_ref(&record));
     world.collect_all();
     assert!(world.has(&link));
     // It ends and begins again in one go.
@@ -384,7 +384,7 @@ async fn a_full_disk_stops_intake_and_unused_content_makes_room_again() {
     assert!(world.has(&used));
     let mut more = fs::File::create("/mnt/more").unwrap();
     while sys::free_bytes(Path::new("/mnt")).unwrap() > 3 << 20 {
-        std::io::Write::write_all(&mut more, &[1; 64 << 10]).unwrap();
+        io::Write::write_all(&mut more, &[1; 64 << 10]).unwrap();
     }
     let said = |input| match input {
         Some(meshfarm_core::Input::Disk { full }) => full,

@@ -88,8 +88,10 @@ fn results_go_when_they_have_arrived_but_nothing_that_was_just_used() {
     assert_eq!(chosen(&all, &[(result, 1), (fresh, 1), (pinned, 1)], &[]).0, [1]);
 }
 
+type Stored = (Vec<Spot>, Vec<(Known, BTreeSet<u32>)>, Rules);
+
 /// Chunks by their marks, and roots that use some of them.
-fn world() -> impl Strategy<Value = (Vec<Spot>, Vec<(Known, BTreeSet<u32>)>, Rules)> {
+fn world() -> impl Strategy<Value = Stored> {
     let spot = (0..40_u32, 1..100_u32, 0..100_u64).prop_map(|(mark, span, days)| Spot {
         mark,
         span,

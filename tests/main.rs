@@ -10,5 +10,6 @@ mod namespaces;
 mod outsource;
 mod render;
 mod restart;
+mod store;
 
 mod tidy;

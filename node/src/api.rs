@@ -10,6 +10,12 @@ use meshfarm_protocol::id::{JobId, MeshId, Millis, SiteId};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::membership::Role;
 
+mod store;
+
+pub use store::{
+    Collect, StoreCollected, StoreStat, StoreVerified, TenantBytes, Verify, VerifyLine,
+};
+
 /// Why a request was refused, in the shape of RFC 9457. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{}", self.text())]
@@ -158,6 +164,8 @@ pub enum Phase {
     Loading,
     /// Cutting, hashing and encrypting the files that travel.
     Hashing,
+    /// Looking at stored chunks.
+    Verifying,
 }
 
 /// One line of the answer to a submission; the last is not a progress line.

@@ -20,9 +20,9 @@ use meshfarm_protocol::seal::{self, TenantSecret};
 use meshfarm_protocol::session::JOB_FILE;
 
 use crate::api::{
-    DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join, LogPart, MeshView, Outputs,
-    Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan, Submit, Submitted, Transfers,
-    causes,
+    Collect, DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join, LogPart, MeshView,
+    Outputs, Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan, StoreCollected,
+    StoreStat, StoreVerified, Submit, Submitted, Transfers, Verify, causes,
 };
 use crate::archive;
 use crate::command::Rooms;
@@ -37,8 +37,11 @@ use crate::mesh::{MeshError, Meshes};
 use crate::meter::Moved;
 use crate::node::{DEFAULT_PROJECT, Node};
 use crate::store::Batch;
+use crate::sweep::Sweeper;
 use crate::sys;
 use crate::web::{Answer, Backend};
+
+mod store;
 
 /// So many bytes of a log are answered at a time.
 const LOG_PIECE: usize = 1 << 20;
@@ -55,6 +58,7 @@ pub struct NodeBackend {
     pub(crate) means: Arc<Means>,
     pub(crate) gate: Gate,
     pub(crate) meshes: Arc<Meshes>,
+    pub(crate) sweeper: Arc<Sweeper>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) tenant: TenantSecret,
@@ -122,6 +126,8 @@ impl NodeBackend {
                 .into_iter()
                 .map(|file| Taken { path: file.path, source: Source::File(file.source) }),
         );
+        // Until the job is queued, which pins its content.
+        let _hold = self.means.chunks.hold();
         let (means, secret) = (Arc::clone(&self.means), self.tenant.clone());
         let compress = self.compress == Compress::Auto;
         let ingest = move || {
@@ -149,7 +155,10 @@ impl NodeBackend {
             Means::keep_root(&mut batch, &built.link);
             Means::keep_inputs(&mut batch, built.link.cid, &kept);
             let kept = means.store.commit(batch);
-            kept.map(|()| built).map_err(|error| Problem::broken(&error))
+            kept.map_err(|error| Problem::broken(&error))?;
+            let (limits, now) = (ingest.limits, means.machine.clock.now());
+            let learned = means.pins.learn(&built.link, limits, (means.me, false), now);
+            learned.map(|()| built).map_err(|error| Problem::broken(&error))
         };
         let built = self.means.machine.block(ingest).await.ok_or_else(panicked)??;
         let (name, place) = (spec.name.clone(), spec.policy.place.clone());
@@ -373,6 +382,26 @@ impl Backend for NodeBackend {
 
     fn doctor(&self) -> Answer<'_, Examination> {
         self.examine().boxed()
+    }
+
+    fn can_retry(&self, job: JobId) -> Answer<'_, ()> {
+        self.check_content(job).boxed()
+    }
+
+    fn store(&self) -> Answer<'_, StoreStat> {
+        self.store_stat().boxed()
+    }
+
+    fn store_verify(
+        &self,
+        verify: Verify,
+        progress: mpsc::Sender<Progress>,
+    ) -> Answer<'_, StoreVerified> {
+        self.verify(verify, progress).boxed()
+    }
+
+    fn store_collect(&self, collect: Collect) -> Answer<'_, StoreCollected> {
+        self.collect(collect).boxed()
     }
 
     fn status(&self) -> Answer<'_, Status> {

@@ -3,9 +3,16 @@
 //! A chunk is appended to the newest segment and can be read at once. A commit syncs the segments and
 //! then writes the index in one synced batch, so the index never points at bytes that a crash could
 //! take. What lies behind the committed length of a segment after a crash is cut off and fetched again.
+//! The room of removed chunks comes back at once where the file system can punch holes, and everywhere when
+//! a segment that is less than half live is copied to the newest one, while chunks are read and stored.
 
+mod check;
 mod commit;
+mod compact;
+mod hold;
 mod place;
+mod remove;
+pub mod segment;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -17,16 +24,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use meshfarm_protocol::id::ChunkId;
+use meshfarm_protocol::id::{ChunkId, Millis};
 use meshfarm_protocol::seal::{self, Fresh, OpenError};
 
-use crate::store::{Batch, Family, Store, StoreError};
-use place::{Extent, Place};
+use crate::store::{Family, Store, StoreError};
+pub use check::{Counted, Seen, Spot};
+pub use hold::Hold;
+use hold::Holds;
+use place::{Extent, Place, seconds};
+pub use remove::Removed;
 
-/// What stands before each chunk: a mark, its length and the beginning of its address, so that a
-/// segment can be read without the index. In bytes.
-const HEADER: u64 = 16;
-const MARK: [u8; 4] = *b"mfc1";
+const HEADER: u64 = segment::HEADER as u64;
 
 /// A commit is due after so many chunks, which bounds the memory for those not yet indexed.
 const MAX_PENDING: usize = 1 << 16;
@@ -50,18 +58,28 @@ pub struct Settings {
     pub keep_free: u64,
     /// How many bytes are free on the disk of a folder.
     pub free_bytes: fn(&Path) -> io::Result<u64>,
+    /// Gives the room of some bytes of a file back, from an offset on, where the file system can.
+    pub punch: fn(&File, u64, u64) -> io::Result<()>,
+    /// What time it is.
+    pub now: fn() -> Millis,
 }
 
 impl Settings {
     /// What a node uses: segments of 1 GiB, a commit every 128 MiB or 500 ms, 1 GiB kept free.
     #[must_use]
-    pub fn new(free_bytes: fn(&Path) -> io::Result<u64>) -> Self {
+    pub fn new(
+        free_bytes: fn(&Path) -> io::Result<u64>,
+        punch: fn(&File, u64, u64) -> io::Result<()>,
+        now: fn() -> Millis,
+    ) -> Self {
         Self {
             segment_bytes: 1 << 30,
             commit_bytes: 128 << 20,
             commit_after: Duration::from_millis(500),
             keep_free: 1 << 30,
             free_bytes,
+            punch,
+            now,
         }
     }
 }
@@ -144,15 +162,19 @@ struct State {
     /// The segment that grows.
     active: Option<(u32, Arc<File>)>,
     tail: u64,
+    /// The number of the next segment: none is used twice while the node runs, so that nobody who knows a
+    /// segment that is gone finds another in its place.
+    next_segment: u32,
+    holds: Holds,
     /// Appended since the last commit began.
-    pending: BTreeMap<ChunkId, Place>,
+    pending: BTreeMap<ChunkId, Pending>,
     pending_bytes: u64,
     /// When the first of them was appended.
     since: Option<Instant>,
     /// Segments that grew since the last commit began.
     dirty: HashMap<u32, Arc<File>>,
     /// Being committed now.
-    committing: Option<BTreeMap<ChunkId, Place>>,
+    committing: Option<BTreeMap<ChunkId, Pending>>,
     /// How many commits have begun.
     begun: u64,
     /// The last one that was not refused by the index.
@@ -161,6 +183,20 @@ struct State {
     free_was_asked: bool,
     broken: bool,
     stopping: bool,
+}
+
+/// A chunk that the index does not show there yet.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    place: Place,
+    /// Where the index shows it: it is being moved.
+    from: Option<Place>,
+}
+
+/// What tells chunks apart where a few false likenesses do no harm: the first bytes of the address.
+#[must_use]
+pub fn mark(cid: &ChunkId) -> u32 {
+    u32::from_be_bytes([cid.0[0], cid.0[1], cid.0[2], cid.0[3]])
 }
 
 impl Chunks {
@@ -195,7 +231,7 @@ impl Chunks {
     /// # Errors
     /// When the index refuses.
     pub fn has(&self, cid: &ChunkId) -> Result<bool, ChunkError> {
-        Ok(self.shared.place(cid)?.is_some())
+        Ok(self.shared.look(cid)?.is_some())
     }
 
     /// Whether all of them are here, durable or not.
@@ -220,17 +256,18 @@ impl Chunks {
     /// # Errors
     /// When the disk or the index refuses.
     pub fn get(&self, cid: &ChunkId) -> Result<Option<Vec<u8>>, ChunkError> {
-        let Some(place) = self.shared.place(cid)? else {
-            return Ok(None);
-        };
-        let bytes = self.shared.read(place)?;
-        if let Some(bytes) = bytes.filter(|bytes| seal::check_chunk(cid, bytes).is_ok()) {
-            return Ok(Some(bytes));
-        }
-        // A chunk that was removed meanwhile has lost its place, and perhaps its segment.
-        if self.shared.place(cid)? == Some(place) {
-            tracing::warn!(%cid, ?place, "a stored chunk is damaged and will be fetched again");
-            self.remove(&[*cid])?;
+        let mut place = self.shared.look(cid)?;
+        while let Some(here) = place {
+            let bytes = self.shared.read(here)?;
+            if let Some(bytes) = bytes.filter(|bytes| seal::check_chunk(cid, bytes).is_ok()) {
+                return Ok(Some(bytes));
+            }
+            // A chunk that was moved or removed meanwhile has another place, or none.
+            place = self.shared.place(cid)?;
+            if place == Some(here) {
+                self.forget_damaged(cid, here)?;
+                return Ok(None);
+            }
         }
         Ok(None)
     }
@@ -239,7 +276,7 @@ impl Chunks {
     ///
     /// # Errors
     /// When the index refuses.
-    pub fn find(&self, beginning: &[u8]) -> Result<Option<ChunkId>, ChunkError> {
+    pub fn beginning(&self, beginning: &[u8]) -> Result<Option<ChunkId>, ChunkError> {
         let found = self.shared.lock().find_beginning(beginning);
         if found.is_some() {
             return Ok(found);
@@ -283,12 +320,13 @@ impl Chunks {
     fn put_checked(&self, cid: &ChunkId, bytes: &[u8]) -> Result<bool, ChunkError> {
         let shared = &self.shared;
         let mut state = shared.lock();
+        state.holds.look(cid);
         if state.find(cid).is_some() || shared.indexed(cid)?.is_some() {
             return Ok(false);
         }
-        shared.append(&mut state, cid, bytes)?;
-        let due = state.pending_bytes >= shared.settings.commit_bytes
-            || state.pending.len() >= MAX_PENDING;
+        let born = seconds((shared.settings.now)());
+        shared.append(&mut state, (cid, bytes), born, None)?;
+        let due = shared.is_due(&state);
         drop(state);
         if due {
             shared.commit()?;
@@ -302,50 +340,6 @@ impl Chunks {
     /// When the disk or the index refuses.
     pub fn flush(&self) -> Result<(), ChunkError> {
         self.shared.commit()
-    }
-
-    /// Removes chunks, and deletes segments in which none is left. The room of a removed chunk
-    /// returns with its whole segment.
-    ///
-    /// # Errors
-    /// When the disk or the index refuses.
-    pub fn remove(&self, cids: &[ChunkId]) -> Result<(), ChunkError> {
-        self.shared.commit()?;
-        let mut state = self.shared.settled()?;
-        let mut batch = Batch::new();
-        let mut touched = HashMap::new();
-        for cid in cids {
-            let Some(place) = self.shared.indexed(cid)? else {
-                continue;
-            };
-            batch.delete(Family::Chunk, cid.0);
-            touched.entry(place.segment).or_insert_with(HashMap::new).insert(*cid, place);
-        }
-        let mut changed = Vec::new();
-        for (segment, places) in touched {
-            let span: u64 = places.values().map(|place| place.span()).sum();
-            let mut extent = state.extents.get(&segment).copied().unwrap_or_default();
-            extent.live = extent.live.saturating_sub(span);
-            let grows = state.dirty.contains_key(&segment)
-                || state.active.as_ref().is_some_and(|(active, _)| *active == segment);
-            if extent.live == 0 && !grows {
-                batch.delete(Family::Segment, segment.to_be_bytes());
-                changed.push((segment, None));
-            } else {
-                batch.put(Family::Segment, segment.to_be_bytes(), extent.to_bytes());
-                changed.push((segment, Some(extent)));
-            }
-        }
-        self.shared.store.commit(batch)?;
-        for (segment, extent) in changed {
-            if let Some(extent) = extent {
-                state.extents.insert(segment, extent);
-            } else {
-                state.extents.remove(&segment);
-                self.shared.forget(segment)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -367,7 +361,7 @@ impl State {
     fn find_beginning(&self, beginning: &[u8]) -> Option<ChunkId> {
         let mut from = [0; 32];
         from.get_mut(..beginning.len())?.copy_from_slice(beginning);
-        let first = |places: &BTreeMap<ChunkId, Place>| {
+        let first = |places: &BTreeMap<ChunkId, Pending>| {
             let (cid, _) = places.range(ChunkId(from)..).next()?;
             cid.0.starts_with(beginning).then_some(*cid)
         };
@@ -376,7 +370,13 @@ impl State {
 
     fn find(&self, cid: &ChunkId) -> Option<Place> {
         let committing = self.committing.as_ref().and_then(|places| places.get(cid));
-        self.pending.get(cid).or(committing).copied()
+        self.pending.get(cid).or(committing).map(|pending| pending.place)
+    }
+
+    /// Whether bytes are still appended to a segment, or were and are not durable.
+    fn grows(&self, segment: u32) -> bool {
+        self.dirty.contains_key(&segment)
+            || self.active.as_ref().is_some_and(|(active, _)| *active == segment)
     }
 }
 
@@ -397,6 +397,17 @@ impl Shared {
 
     fn path(&self, segment: u32) -> PathBuf {
         self.folder.join(format!("{segment:08x}.seg"))
+    }
+
+    /// Where a chunk is, for somebody who may rely on it from now on.
+    fn look(&self, cid: &ChunkId) -> Result<Option<Place>, ChunkError> {
+        // Marked before it is looked for: a collection either sees the mark or has removed the chunk.
+        self.lock().holds.look(cid);
+        self.place(cid)
+    }
+
+    fn is_due(&self, state: &State) -> bool {
+        state.pending_bytes >= self.settings.commit_bytes || state.pending.len() >= MAX_PENDING
     }
 
     fn place(&self, cid: &ChunkId) -> Result<Option<Place>, ChunkError> {
@@ -441,27 +452,30 @@ impl Shared {
         Ok(file)
     }
 
-    fn append(&self, state: &mut State, cid: &ChunkId, bytes: &[u8]) -> Result<(), ChunkError> {
+    fn append(
+        &self,
+        state: &mut State,
+        (cid, bytes): (&ChunkId, &[u8]),
+        born: u32,
+        from: Option<Place>,
+    ) -> Result<(), ChunkError> {
         if state.broken {
             return Err(self.broken());
         }
         let len = u32::try_from(bytes.len()).expect("a chunk's length was checked");
         let span = HEADER + u64::from(len);
         self.ask_space(state, span)?;
-        let (segment, file) = self.active(state, span)?;
+        let (number, file) = self.active(state, span)?;
         let offset = u32::try_from(state.tail).expect("segments are shorter than 4 GiB");
-        let mut record = Vec::with_capacity(bytes.len() + 16);
-        record.extend_from_slice(&MARK);
-        record.extend_from_slice(&len.to_be_bytes());
-        record.extend_from_slice(&cid.0[..8]);
-        record.extend_from_slice(bytes);
+        let record = [&segment::header(len, &cid.0)[..], bytes].concat();
         // Bytes of a write that ended halfway lie behind the tail, and the next write covers them.
-        file.write_all_at(&record, state.tail).map_err(|source| self.full(segment, source))?;
+        file.write_all_at(&record, state.tail).map_err(|source| self.full(number, source))?;
         state.tail += span;
         state.pending_bytes += span;
         state.unasked_bytes += span;
-        state.pending.insert(*cid, Place { segment, offset, len });
-        state.dirty.insert(segment, file);
+        let place = Place { segment: number, offset, len, born };
+        state.pending.insert(*cid, Pending { place, from });
+        state.dirty.insert(number, file);
         if state.since.is_none() {
             state.since = Some(Instant::now());
             self.changed.notify_all();
@@ -500,7 +514,7 @@ impl Shared {
         if let Some((segment, file)) = state.active.as_ref().filter(|_| fits) {
             return Ok((*segment, file.clone()));
         }
-        let segment = state.extents.keys().max().map_or(0, |last| last + 1);
+        let segment = state.next_segment;
         let path = self.path(segment);
         let file = OpenOptions::new()
             .write(true)
@@ -512,6 +526,7 @@ impl Shared {
         sync_folder(&self.folder)?;
         let file = Arc::new(file);
         state.extents.insert(segment, Extent::default());
+        state.next_segment += 1;
         state.active = Some((segment, file.clone()));
         state.tail = 0;
         Ok((segment, file))

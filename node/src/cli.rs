@@ -153,6 +153,16 @@ Task numbers are those of `meshfarm job`.")]
     #[command(after_help = "Example:\n  meshfarm slots")]
     Slots,
 
+    /// Show, verify or clean the store of encrypted chunks
+    #[command(after_help = "\
+Examples:
+  meshfarm store stat
+  meshfarm store verify
+  meshfarm store gc --dry-run
+
+Content in use is never removed. Unused content stays for as long as meshfarm.toml says.")]
+    Store(Store),
+
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  meshfarm completions bash > ~/.local/share/bash-completion/completions/meshfarm"
@@ -215,6 +225,50 @@ pub enum MeshCommand {
         /// Name of the mesh
         #[arg(value_parser = name)]
         name: String,
+    },
+}
+
+/// What to do with the store.
+#[derive(Debug, Args)]
+pub struct Store {
+    /// Which
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+/// What to do with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum StoreCommand {
+    /// Show what is in it: by tenant, in use, reclaimable
+    #[command(after_help = "Example:\n  meshfarm store stat --json")]
+    Stat,
+    /// Look at every chunk; damaged ones are forgotten and fetched again
+    #[command(after_help = "\
+Examples:
+  meshfarm store verify
+  meshfarm store verify --rebuild
+
+Exit code 1 when a chunk was damaged. The node does the same by itself once a month, slowly.")]
+    Verify {
+        /// Read the segments without their index first, and index again what it has lost
+        #[arg(long)]
+        rebuild: bool,
+    },
+    /// Remove what nobody uses and is old or too much
+    #[command(after_help = "\
+Examples:
+  meshfarm store gc --dry-run
+  meshfarm store gc --free 20
+
+The node does the same by itself every ten minutes, and when the disk is nearly full.")]
+    Gc {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Make so many GiB free, also from unused content that is not old yet
+        #[arg(long, value_name = "GIB", default_value = "0", hide_default_value = true,
+              value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+        free: u32,
     },
 }
 

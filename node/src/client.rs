@@ -16,8 +16,9 @@ use meshfarm_protocol::id::{AttemptId, JobId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
-    Changed, DryRun, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs, Problem, Retry,
-    Status, Submit, SubmitLine, Submitted, Transfers, causes,
+    Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs,
+    Problem, Retry, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine,
+    Submitted, Transfers, Verify, VerifyLine, causes,
 };
 use crate::web::LOG_ENDED;
 
@@ -257,6 +258,43 @@ impl Client {
             }
         }
         Err(ClientError::Broken("the node stopped before it had queued the job".to_owned()))
+    }
+
+    /// What is in the store of chunks.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn store(&self) -> Result<StoreStat> {
+        self.get("/v1/store").await
+    }
+
+    /// Remove from the store what nobody uses.
+    ///
+    /// # Errors
+    /// When there is no answer, or the disk refuses.
+    pub async fn store_collect(&self, collect: &Collect) -> Result<StoreCollected> {
+        self.post("/v1/store/gc", collect).await
+    }
+
+    /// Look at every chunk of the store; `seen` is called with every progress line.
+    ///
+    /// # Errors
+    /// When there is no answer or the disk refuses. Dropping the call stops it.
+    pub async fn store_verify(
+        &self,
+        verify: &Verify,
+        mut seen: impl FnMut(&crate::api::Progress),
+    ) -> Result<StoreVerified> {
+        let body = serde_json::to_vec(verify).map_err(|e| broken(&e))?;
+        let mut lines = Lines::new(self.send(Method::POST, "/v1/store/verify", body).await?);
+        while let Some(line) = lines.next().await? {
+            match parse(&line)? {
+                VerifyLine::Progress(progress) => seen(&progress),
+                VerifyLine::Verified(verified) => return Ok(verified),
+                VerifyLine::Problem(problem) => return Err(problem.into()),
+            }
+        }
+        Err(ClientError::Broken("the node stopped before every chunk was verified".to_owned()))
     }
 
     /// Everything that happens from now on, one JSON object a line.

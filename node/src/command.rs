@@ -18,6 +18,7 @@ use crate::print::{self, Page, Printer, pages};
 use crate::sheet;
 
 mod logs;
+mod store;
 mod watch;
 
 /// A longer ticket on standard input is refused, in bytes.
@@ -214,6 +215,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
             desk.show(&page)
         }
         Command::Retry(flags) => retry(desk, &flags).await,
+        Command::Store(store) => store::store(desk, store.command).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
         Command::Init(_) | Command::Node(_) | Command::Doctor | Command::Completions { .. } => {
             unreachable!("dispatch keeps what needs no node")

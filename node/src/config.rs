@@ -13,6 +13,10 @@ use meshfarm_protocol::membership::{MAX_NAME, is_name};
 
 use crate::pace::RateSettings;
 
+mod store;
+
+pub use store::StoreConfig;
+
 /// Longest path of a Unix socket, in bytes: the kernel's field has 108 with a closing zero.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -343,6 +347,9 @@ pub struct Config {
     /// How fast content may go to and from other sites.
     #[serde(default)]
     pub rates: RateSettings,
+    /// How the store is kept.
+    #[serde(default)]
+    pub store: StoreConfig,
 }
 
 fn everywhere() -> Vec<String> {
@@ -372,6 +379,7 @@ impl Config {
             compress: Compress::Auto,
             log_format: LogFormat::Text,
             rates: RateSettings::default(),
+            store: StoreConfig::default(),
         }
     }
 
@@ -455,13 +463,14 @@ impl Config {
              # [[rates.hours]]\n\
              # from = 8\n\
              # to = 20\n\
-             # send = \"5 MB/s\"\n",
+             # send = \"5 MB/s\"\n\n{store}",
             name = string(&self.name),
             listen = strings(&self.listen),
             lend = self.lend,
             place = string(&self.place),
             bootstrap = strings(&self.bootstrap),
             mdns = self.mdns,
+            store = self.store.to_text(),
         )
     }
 
@@ -496,7 +505,7 @@ impl Config {
             let problem = "`local`, `auto`, `remote` or a site's name is wanted".to_owned();
             return wrong("where", problem);
         }
-        Ok(())
+        self.store.check().or_else(|(key, problem)| wrong(key, problem))
     }
 }
 
@@ -581,6 +590,8 @@ mod tests {
         config.mdns = false;
         config.compress = Compress::Off;
         config.log_format = LogFormat::Json;
+        config.store.total_gib = Some(500);
+        config.store.keep_days = 0;
         assert_eq!(parse(&config.to_text()), Ok(config));
     }
 
@@ -602,6 +613,11 @@ mod tests {
             ("name = 'x'\nlog_format = 'xml'", ["log_format", "xml"]),
             ("name = 'x'\ncompress = 'zip'", ["compress", "zip"]),
             ("name = 'a/b'", ["name", "a/b"]),
+            ("name = 'x'\n[store]\nkeep_days = 9999", ["store.keep_days", "3650"]),
+            ("name = 'x'\n[store]\ntenant_gib = 0", ["store.tenant_gib", "1 to"]),
+            ("name = 'x'\n[store]\ntotal_gib = 9", ["store.total_gib", "256 (that is tenant_gib)"]),
+            ("name = 'x'\n[store]\nkeep_free_gib = 1", ["store.keep_free_gib", "2 to"]),
+            ("name = 'x'\n[store]\ndays = 1", ["unknown field", "days"]),
             ("name = ", ["line 1", "/h/meshfarm.toml"]),
         ] {
             let error = parse(text).unwrap_err();

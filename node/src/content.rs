@@ -6,6 +6,7 @@ pub mod merge;
 pub mod plan;
 pub mod tree;
 pub mod unpack;
+pub mod uses;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -27,6 +27,7 @@ use crate::means::Means;
 use crate::mesh::Meshes;
 use crate::neighbours::Neighbours;
 use crate::net::{self, LaneStream, Multiaddr, Net};
+use crate::pins::Pins;
 use crate::records;
 use crate::returning::Returning;
 use crate::sharing::Sharer;
@@ -74,6 +75,8 @@ pub struct Rooms {
     pub lending: Arc<Lending>,
     /// Our tasks' results.
     pub returning: Arc<Returning>,
+    /// Which content is in use.
+    pub pins: Arc<Pins>,
     /// Where members are found.
     pub neighbours: Neighbours,
     /// Logs.
@@ -307,7 +310,9 @@ impl Daemon {
             }
         }
         self.rooms.neighbours.stage(&mut batch);
+        self.rooms.pins.place_for(&outputs)?;
         self.commit(batch).await?;
+        self.rooms.pins.lift_for(&outputs);
         for output in outputs {
             self.perform(output, now).await;
         }
@@ -340,7 +345,8 @@ impl Daemon {
     async fn perform(&mut self, output: Output, now: Millis) {
         let rooms = &self.rooms;
         match output {
-            Output::Persist(_) => {}
+            // What the borrower has is not pinned any more, and goes with the next collection.
+            Output::Persist(_) | Output::Forget { .. } => {}
             Output::Send { to, message } => rooms.net.send(to, message).await,
             Output::Commit { to, sealing_key, job, root, want, session } => {
                 let lease = want.lease;
@@ -365,7 +371,6 @@ impl Daemon {
             }
             Output::Stop(session) => rooms.lending.stop(session),
             Output::Release(lease) => rooms.lending.release(lease),
-            Output::Forget { attempt, root } => rooms.lending.forget(attempt, root),
             Output::Collect { attempt, task, lease, lender, outputs } => {
                 let layout = self.site.layout(task.job).unwrap_or_default();
                 let layout = (layout, self.site.content(task.job));

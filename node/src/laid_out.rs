@@ -289,8 +289,11 @@ async fn look(
     place: &Arc<Place>,
     wanted: Wanted,
 ) -> Result<Order, PrepareError> {
-    let limits = Limits::granting(MAX_CONTENT);
-    means.fetch_manifest(&place.link, limits, place.right()?).await.map_err(prepare_error)?;
+    let from = place.right()?;
+    let quota = if from.source == means.me { MAX_CONTENT } else { means.quota };
+    let limits = Limits::granting(MAX_CONTENT.min(quota));
+    means.fetch_manifest(&place.link, limits, from).await.map_err(prepare_error)?;
+    means.learn(&place.link, limits, (from.source, false)).await.map_err(prepare_error)?;
     let (its_means, its_place) = (Arc::clone(means), Arc::clone(place));
     let settled = means.machine.block(move || settle(&its_means, &its_place, &wanted));
     settled.await.ok_or_else(panicked)?

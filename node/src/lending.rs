@@ -23,6 +23,7 @@ use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::laid_out::{LaidOut, MAX_CONTENT, Progress, Wanted};
 use crate::logs::Logs;
 use crate::means::Means;
+use crate::pins::Why;
 use crate::session::{self, Listen, Plan, Ran, Stop};
 use crate::traces::Purpose;
 
@@ -336,7 +337,7 @@ impl Lending {
         let Ran { attempt, mut outcome, mut usage, files } = ran;
         let mut outputs = None;
         if outcome == Outcome::Done {
-            match self.try_seal(lease, plan, &files) {
+            match self.try_seal(lease, plan, (attempt, &files)) {
                 Ok(sealed) => {
                     usage.output_bytes = sealed.1;
                     outputs = sealed.0;
@@ -351,7 +352,7 @@ impl Lending {
         &self,
         lease: &Lease,
         plan: &Plan,
-        named: &[OutputPath],
+        (attempt, named): (AttemptId, &[OutputPath]),
     ) -> Result<(Option<Outputs>, u64), String> {
         let mut sources = Vec::new();
         for root in lease.session.layout.roots.iter().filter(|root| root.access == Access::Out) {
@@ -375,6 +376,7 @@ impl Lending {
             return Ok((None, 0));
         }
         let means = &self.means;
+        let _hold = means.chunks.hold();
         let ingest = Ingest {
             chunks: &means.chunks,
             secret: &lease.outputs,
@@ -385,6 +387,11 @@ impl Lending {
         let sealed = ingest.run(sources, |_| ControlFlow::Continue(()));
         let sealed = sealed.map_err(|error| error.to_string())?;
         let link = sealed.link;
+        let (whose, now) = ((lease.borrower, true), means.machine.clock.now());
+        let learned = means.pins.learn(&link, Limits::granting(MAX_CONTENT), whose, now);
+        learned.map_err(|error| error.to_string())?;
+        let placed = means.pins.place(Why::Attempt(attempt), link.cid);
+        placed.map_err(|error| error.to_string())?;
         let to = (lease.borrower, lease.outputs_to);
         let contents = codec::encode::<ChunkKey>(&link.key);
         let envelope = means.seal(to, (lease.job, link.cid), &contents);
@@ -426,11 +433,6 @@ impl Lending {
             }
         }
         self.means.machine.blocking.run(Box::new(move || drop(entered)));
-    }
-
-    /// The borrower has what an attempt made, or nobody will ever fetch it.
-    pub fn forget(&self, attempt: AttemptId, root: Option<ChunkId>) {
-        tracing::debug!(%attempt, ?root, "its outputs are needed here no more");
     }
 }
 

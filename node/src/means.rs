@@ -22,6 +22,7 @@ use crate::machine::Machine;
 use crate::meter::Meter;
 use crate::net::{LaneError, Net, NetError};
 use crate::pace::Pace;
+use crate::pins::Pins;
 use crate::sharing::Sharing;
 use crate::store::{Batch, Family, Store, StoreError};
 use crate::transfer::{self, Fetch};
@@ -90,6 +91,10 @@ pub struct Means {
     pub store: Arc<Store>,
     /// Chunk bytes.
     pub chunks: Arc<Chunks>,
+    /// Which content is in use.
+    pub pins: Arc<Pins>,
+    /// The most bytes of content that a tenant of another site may bring.
+    pub quota: u64,
     /// The network.
     pub net: Net,
     /// Bytes moved.
@@ -156,9 +161,7 @@ impl Means {
     /// # Errors
     /// When the store refuses.
     pub fn root(&self, cid: ChunkId) -> Result<Option<RootLink>, StoreError> {
-        let bytes = self.store.get(Family::Output, &root_key(cid))?;
-        let key = bytes.and_then(|bytes| codec::decode::<ChunkKey>(&bytes, 64).ok());
-        Ok(key.map(|key| RootLink { cid, key }))
+        kept_root(&self.store, cid)
     }
 
     /// Add the inputs that outputs of the job with this content must not replace to a batch.
@@ -191,6 +194,21 @@ impl Means {
     ) -> Result<(), FetchError> {
         self.fetch_chunks(link, limits, from, (Vec::new(), Arc::default())).await?;
         self.flush().await
+    }
+
+    /// Write down what fetched content uses, so that it stays for as long as it is pinned.
+    ///
+    /// # Errors
+    /// When the manifest cannot be read or the store refuses.
+    pub async fn learn(
+        &self,
+        link: &RootLink,
+        limits: Limits,
+        whose: (SiteId, bool),
+    ) -> Result<(), FetchError> {
+        let (pins, link, now) = (Arc::clone(&self.pins), link.clone(), self.machine.clock.now());
+        let learned = self.machine.block(move || pins.learn(&link, limits, whose, now)).await;
+        Ok(learned.ok_or(FetchError::Thread)??)
     }
 
     /// Fetch the nodes of a manifest. What has come is in the store when this returns, perhaps not durable.
@@ -265,6 +283,16 @@ impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.end();
     }
+}
+
+/// A root of ours with the key that was kept of it.
+///
+/// # Errors
+/// When the store refuses.
+pub(crate) fn kept_root(store: &Store, cid: ChunkId) -> Result<Option<RootLink>, StoreError> {
+    let bytes = store.get(Family::Output, &root_key(cid))?;
+    let key = bytes.and_then(|bytes| codec::decode::<ChunkKey>(&bytes, 64).ok());
+    Ok(key.map(|key| RootLink { cid, key }))
 }
 
 fn inputs_key(root: ChunkId) -> Vec<u8> {

@@ -1,8 +1,6 @@
 //! A node put together: a home opened, its rooms made, its loop run, its local API served.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,11 +33,13 @@ use crate::meter::Meter;
 use crate::neighbours::Neighbours;
 use crate::net::{self, Outside, transport};
 use crate::pace::Pace;
+use crate::pins::Pins;
 use crate::probe;
 use crate::records;
 use crate::returning::Returning;
 use crate::sharing::Sharing;
 use crate::store::{Batch, Family, Store};
+use crate::sweep::Sweeper;
 use crate::{sys, web};
 
 /// The project of jobs that name none.
@@ -50,15 +50,6 @@ const HOST_KEY: &[u8] = b"host";
 
 /// A remembered probe longer than this was not written by us.
 const MAX_HOST: usize = 1 << 20;
-
-/// How often the disk is looked at.
-const LOOK_AT_DISK: Millis = Millis::seconds(5);
-
-/// Other sites' content is not taken when less than this is free: our own records need room.
-const KEEP_FREE: u64 = 2 << 30;
-
-/// Room comes back when this much is free: not at every byte.
-const ROOM_AGAIN: u64 = 3 << 30;
 
 /// The rooms beneath the command line.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +173,8 @@ fn open(home: &Home) -> Result<Opened, Problem> {
     let store = Store::open(&records).map_err(|error| Problem::refused(causes(&error)))?;
     let store = Arc::new(store);
     let segments = home.store().join("segments");
-    let settings = ChunkSettings::new(sys::free_bytes);
+    let now = || net::Clock::now(&net::SystemClock);
+    let settings = ChunkSettings::new(sys::free_bytes, sys::punch_hole, now);
     let chunks = Chunks::open(&segments, Arc::clone(&store), settings);
     let chunks = Arc::new(chunks.map_err(|error| Problem::refused(causes(&error)))?);
     let meshes = Meshes::load(Arc::clone(&store), secrets);
@@ -247,7 +239,13 @@ impl Opened {
         Site::new(config, started, records)
     }
 
-    fn means(&self, config: &Config, net: &net::Net, input_tx: &mpsc::Sender<Input>) -> Means {
+    fn means(
+        &self,
+        config: &Config,
+        net: &net::Net,
+        input_tx: &mpsc::Sender<Input>,
+        (pins, quota): (&Arc<Pins>, u64),
+    ) -> Means {
         Means {
             me: self.keys.key.site(),
             key: self.keys.key.clone(),
@@ -255,6 +253,8 @@ impl Opened {
             machine: self.machine.clone(),
             store: Arc::clone(&self.store),
             chunks: Arc::clone(&self.chunks),
+            pins: Arc::clone(pins),
+            quota,
             net: net.clone(),
             meter: Arc::new(Meter::default()),
             sharing: Sharing::default(),
@@ -262,6 +262,23 @@ impl Opened {
             received: Arc::new(Semaphore::new(MAX_UNITS as usize)),
             input_tx: input_tx.clone(),
         }
+    }
+
+    /// What is in use, and what keeps the store in order.
+    fn pins(
+        &self,
+        home: &Home,
+        config: &Config,
+        records: &[Record],
+    ) -> Result<(Arc<Pins>, Arc<Sweeper>), Problem> {
+        let (store, chunks) = (Arc::clone(&self.store), Arc::clone(&self.chunks));
+        let pins = Pins::load(Arc::clone(&store), Arc::clone(&chunks), records);
+        let pins = Arc::new(pins.map_err(|error| Problem::refused(causes(&error)))?);
+        let settings = config.store.settings(sys::free_bytes);
+        let rooms = (store, chunks, Arc::clone(&pins));
+        let sweeper = Sweeper::new(self.keys.key.site(), rooms, home.store(), settings);
+        let sweeper = sweeper.map_err(|error| Problem::refused(causes(&error)))?;
+        Ok((pins, Arc::new(sweeper)))
     }
 
     fn start_net(
@@ -313,9 +330,11 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     for (site, addresses) in neighbours.all() {
         net.remember(site, addresses).await;
     }
+    let (pins, sweeper) = opened.pins(home, &config, &records)?;
     let site = opened.site(&config, host, (started, records));
     let (gate, question_rx) = Gate::new();
-    let means = Arc::new(opened.means(&config, &net, &input_tx));
+    let quota = sweeper.settings().tenant;
+    let means = Arc::new(opened.means(&config, &net, &input_tx, (&pins, quota)));
     let logs = Logs::open(home.logs()).map_err(|error| Problem::broken(&error))?;
     let logs = Arc::new(logs);
     logs.resume(&net).map_err(|error| Problem::broken(&error))?;
@@ -337,6 +356,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         means: Arc::clone(&means),
         lending,
         returning,
+        pins,
         neighbours,
         logs: Arc::clone(&logs),
         gate: gate.clone(),
@@ -346,6 +366,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         means,
         gate: gate.clone(),
         meshes: opened.meshes,
+        sweeper,
         catalog: opened.catalog,
         logs,
         tenant: opened.keys.tenant,
@@ -371,8 +392,10 @@ async fn serve(
     let api = Arc::clone(&backend) as Arc<dyn web::Backend>;
     let api = tokio::spawn(web::serve(listener, gate, api, async { drop(stop_rx.await) }));
     let daemon = tokio::spawn(daemon.run(async { drop(loop_rx.await) }));
-    let clock = Arc::clone(&backend.means.machine.clock);
-    tokio::spawn(watch_disk(home.store(), clock, input_tx));
+    let (machine, sweeper) = (&backend.means.machine, &backend.sweeper);
+    tokio::spawn(Arc::clone(sweeper).watch_disk(machine.clone(), input_tx));
+    tokio::spawn(Arc::clone(sweeper).collect_in_time(machine.clone()));
+    tokio::spawn(Arc::clone(sweeper).scrub_in_time(machine.clone()));
     backend.until_listening().await;
     ready(&backend.status_now().await);
     let mut daemon = daemon;
@@ -412,29 +435,4 @@ async fn signalled() {
             std::future::pending::<()>().await;
         }
     }
-}
-
-/// Tell the loop when the disk is full, and when there is room again.
-async fn watch_disk(
-    folder: std::path::PathBuf,
-    clock: Arc<dyn net::Clock>,
-    input_tx: mpsc::Sender<Input>,
-) {
-    let mut full = false;
-    loop {
-        let free = free_or_none(&folder);
-        let now_full = free.is_ok_and(|free| free < if full { ROOM_AGAIN } else { KEEP_FREE });
-        if now_full != full {
-            full = now_full;
-            tracing::warn!(full, "the disk of this node's home");
-            if input_tx.send(Input::Disk { full }).await.is_err() {
-                return;
-            }
-        }
-        clock.wait_until(clock.now().plus(LOOK_AT_DISK)).await;
-    }
-}
-
-fn free_or_none(folder: &Path) -> io::Result<u64> {
-    sys::free_bytes(folder)
 }

@@ -87,7 +87,10 @@ impl Returning {
         let link = RootLink { cid, key: key.map_err(CollectError::Bad)? };
         let limits = Limits::granting(MAX_OUTPUTS);
         let from = From { source: lender, lease, job: Some(task.job) };
+        let _hold = self.means.chunks.hold();
         self.means.fetch(&link, limits, from).await.map_err(collect_error)?;
+        let learned = self.means.learn(&link, limits, (self.means.me, true)).await;
+        learned.map_err(collect_error)?;
         let roots = layout.roots.into_iter().filter(|root| root.access == Access::Out);
         let places = roots.map(|root| (root.id, PathBuf::from(root.source))).collect();
         let means = Arc::clone(&self.means);
@@ -100,6 +103,8 @@ impl Returning {
             batch.put(Family::Output, output_key(task), codec::encode(&link));
             let kept = means.store.commit(batch);
             kept.map_err(|error| CollectError::Unwritable(error.to_string()))?;
+            let placed = means.pins.place_outputs(task, cid);
+            placed.map_err(|error| CollectError::Unwritable(error.to_string()))?;
             Ok(u32::try_from(landed.len()).unwrap_or(u32::MAX))
         });
         landed.await.unwrap_or(Err(CollectError::Unreachable))
@@ -127,6 +132,7 @@ impl Returning {
         root: ChunkId,
     ) -> Result<(ChunkId, u64), String> {
         let means = &self.means;
+        let _hold = means.chunks.hold();
         let base = means.root(root).map_err(|error| error.to_string())?;
         let mut links = vec![base.ok_or("the key of the job's content is gone")?];
         for step in needs {
@@ -144,6 +150,10 @@ impl Returning {
         let mut batch = Batch::new();
         Means::keep_root(&mut batch, &built.link);
         means.store.commit(batch).map_err(|error| error.to_string())?;
+        let learned = means.pins.learn(&built.link, limits, (means.me, false), now);
+        learned.map_err(|error| error.to_string())?;
+        let placed = means.pins.place_inputs(job, built.link.cid);
+        placed.map_err(|error| error.to_string())?;
         Ok((built.link.cid, built.bytes))
     }
 }

@@ -19,7 +19,7 @@ struct Serving {
 impl Shelf for Serving {
     fn get(&self, id: &AskedId) -> Option<Vec<u8>> {
         let chunks = &self.means.chunks;
-        let found = chunks.find(id).and_then(|cid| match cid {
+        let found = chunks.beginning(id).and_then(|cid| match cid {
             Some(cid) => chunks.get(&cid),
             None => Ok(None),
         });

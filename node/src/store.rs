@@ -56,11 +56,13 @@ pub enum Family {
     Trace,
     /// What was in files when they were last read.
     Stat,
+    /// What content roots use.
+    Root,
 }
 
 impl Family {
     /// All families. One that is added here is created when a home is opened.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::Job,
         Self::Task,
@@ -76,6 +78,7 @@ impl Family {
         Self::Neighbour,
         Self::Trace,
         Self::Stat,
+        Self::Root,
     ];
 
     /// Its name on disk, which never changes.
@@ -97,6 +100,7 @@ impl Family {
             Self::Neighbour => "neighbour",
             Self::Trace => "trace",
             Self::Stat => "stat",
+            Self::Root => "root",
         }
     }
 }

@@ -2,8 +2,10 @@
 #![expect(unsafe_code, reason = "system calls that the standard library does not wrap")]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -22,6 +24,21 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     // SAFETY: the call has succeeded, so it has written the whole buffer.
     let stat = unsafe { stat.assume_init() };
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Give the room of `len` bytes of a file back, from `offset` on: they read as zeros from now on, and the file
+/// keeps its length.
+///
+/// # Errors
+/// When the file system cannot, or the file is not open for writing.
+pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let too_far = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let (offset, len) =
+        (i64::try_from(offset).map_err(too_far)?, i64::try_from(len).map_err(too_far)?);
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: the call takes numbers only, and the descriptor is open as long as the file is borrowed.
+    let rc = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether we are root.
@@ -56,6 +73,23 @@ pub fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hole_reads_as_zeros_and_takes_no_room() {
+        use std::os::unix::fs::MetadataExt;
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &[7; 1 << 20]).unwrap();
+        file.sync_all().unwrap();
+        let before = file.metadata().unwrap();
+        punch_hole(&file, 4096, 1 << 19).unwrap();
+        let after = file.metadata().unwrap();
+        assert_eq!(after.len(), before.len());
+        assert!(after.blocks() + (1 << 9) <= before.blocks(), "{} blocks", after.blocks());
+        let mut bytes = [1; 2];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 4095).unwrap();
+        assert_eq!(bytes, [7, 0]);
+        assert!(punch_hole(&file, 0, 0).is_err());
+    }
 
     #[test]
     fn the_system_answers() {

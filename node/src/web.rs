@@ -31,8 +31,9 @@ use meshfarm_protocol::id::{AttemptId, JobId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
-    Changed, DryRun, Examination, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs,
-    Problem, Progress, Retry, Status, Submit, SubmitLine, Submitted, Transfers,
+    Changed, Collect, DryRun, Examination, Invite, Invited, Join, LogPart, MeshCreate, MeshView,
+    Outputs, Problem, Progress, Retry, Status, StoreCollected, StoreStat, StoreVerified, Submit,
+    SubmitLine, Submitted, Transfers, Verify, VerifyLine,
 };
 use crate::gate::{Gate, Stopping};
 
@@ -79,6 +80,18 @@ pub trait Backend: Send + Sync + 'static {
     fn profile(&self) -> Answer<'_, Profile>;
     /// What the machine is fit for.
     fn doctor(&self) -> Answer<'_, Examination>;
+    /// Whether a job's content is here whole, so that its tasks can be rendered again.
+    fn can_retry(&self, job: JobId) -> Answer<'_, ()>;
+    /// What is in the store of chunks.
+    fn store(&self) -> Answer<'_, StoreStat>;
+    /// Look at every chunk. Progress may be dropped when nobody reads it; when the reader is gone it stops.
+    fn store_verify(
+        &self,
+        verify: Verify,
+        progress: mpsc::Sender<Progress>,
+    ) -> Answer<'_, StoreVerified>;
+    /// Remove what nobody uses.
+    fn store_collect(&self, collect: Collect) -> Answer<'_, StoreCollected>;
     /// The node itself.
     fn status(&self) -> Answer<'_, Status>;
 }
@@ -144,6 +157,9 @@ fn routes(node: Node) -> Router {
         .route("/v1/meshes", get(meshes).post(mesh_create))
         .route("/v1/invitations", post(invite))
         .route("/v1/memberships", post(join))
+        .route("/v1/store", get(store))
+        .route("/v1/store/verify", post(store_verify))
+        .route("/v1/store/gc", post(store_collect))
         .route("/v1/events", get(events))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
@@ -300,6 +316,7 @@ async fn retry(
     Json(retry): Json<Retry>,
 ) -> Result<Json<Changed>> {
     let job = find_job(&node.gate, &name?.0).await?;
+    node.backend.can_retry(job.job).await?;
     let ask = Ask::Retry { job: job.job, tasks: retry.tasks };
     decide(&node.gate, ask).await
 }
@@ -376,6 +393,33 @@ async fn join(State(node): State<Node>, Json(join): Json<Join>) -> Result<Json<M
 
 async fn dry_run(State(node): State<Node>, Json(submit): Json<Submit>) -> Result<Json<DryRun>> {
     node.backend.dry_run(submit).await.map(Json)
+}
+
+async fn store(State(node): State<Node>) -> Result<Json<StoreStat>> {
+    node.backend.store().await.map(Json)
+}
+
+async fn store_collect(
+    State(node): State<Node>,
+    Json(collect): Json<Collect>,
+) -> Result<Json<StoreCollected>> {
+    node.backend.store_collect(collect).await.map(Json)
+}
+
+async fn store_verify(State(node): State<Node>, Json(verify): Json<Verify>) -> Response {
+    let (progress_tx, progress_rx) = mpsc::channel(PROGRESS);
+    let (line_tx, line_rx) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let line = match node.backend.store_verify(verify, progress_tx).await {
+            Ok(verified) => VerifyLine::Verified(verified),
+            Err(problem) => VerifyLine::Problem(problem),
+        };
+        if line_tx.send(line).await.is_err() {
+            tracing::debug!("nobody waited for the end of a verification");
+        }
+    });
+    let progress = receive(progress_rx).map(VerifyLine::Progress);
+    lines(progress.chain(receive(line_rx)))
 }
 
 async fn submit(State(node): State<Node>, Json(submit): Json<Submit>) -> Response {

@@ -1,14 +1,14 @@
 //! Making chunks durable in groups, and finding after a crash what was.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::place::Extent;
-use super::{ChunkError, Shared, State, io_error, sync_folder};
+use super::{ChunkError, Pending, Shared, State, io_error, sync_folder};
 use crate::store::{Batch, Family};
 
 impl Shared {
@@ -46,16 +46,20 @@ impl Shared {
         let bytes = std::mem::take(&mut state.pending_bytes);
         let dirty = std::mem::take(&mut state.dirty);
         let mut batch = Batch::new();
-        for (cid, place) in &places {
+        let mut touched: BTreeSet<u32> = dirty.keys().copied().collect();
+        for (cid, Pending { place, from }) in &places {
             batch.put(Family::Chunk, cid.0, place.to_bytes());
-        }
-        for place in places.values() {
             let extent = state.extents.entry(place.segment).or_default();
-            extent.committed = extent.committed.max(u64::from(place.offset) + place.span());
+            extent.committed = extent.committed.max(place.end());
             extent.live += place.span();
+            if let Some(from) = from {
+                let extent = state.extents.entry(from.segment).or_default();
+                extent.live = extent.live.saturating_sub(from.span());
+                touched.insert(from.segment);
+            }
         }
-        for segment in dirty.keys() {
-            let extent = state.extents.get(segment).copied().unwrap_or_default();
+        for segment in touched {
+            let extent = state.extents.get(&segment).copied().unwrap_or_default();
             batch.put(Family::Segment, segment.to_be_bytes(), extent.to_bytes());
         }
         state.committing = Some(places);
@@ -75,9 +79,12 @@ impl Shared {
         let places = state.committing.take().unwrap_or_default();
         if written.is_err() {
             // The bytes are durable, only the index is not: the next commit tries again.
-            for place in places.values() {
+            for Pending { place, from } in places.values() {
                 let extent = state.extents.entry(place.segment).or_default();
                 extent.live = extent.live.saturating_sub(place.span());
+                if let Some(from) = from {
+                    state.extents.entry(from.segment).or_default().live += from.span();
+                }
             }
             state.pending.extend(places);
             state.pending_bytes += bytes;
@@ -125,12 +132,12 @@ impl Shared {
             }
             ControlFlow::Continue(())
         })?;
-        let listing = |source| io_error("list", &self.folder, source);
-        for file in fs::read_dir(&self.folder).map_err(listing)? {
-            let path = file.map_err(listing)?.path();
-            let Some(segment) = segment_number(&path) else {
-                continue;
-            };
+        let files = self.files()?;
+        if extents.is_empty() {
+            extents = self.adopt(&files)?;
+        }
+        let newest = extents.keys().max().copied();
+        for (segment, path) in files {
             let Some(extent) = extents.get(&segment) else {
                 fs::remove_file(&path).map_err(|source| io_error("delete", &path, source))?;
                 continue;
@@ -147,15 +154,47 @@ impl Shared {
             // A segment that lost bytes must not grow again over the hole.
             if len < extent.committed {
                 tracing::warn!(path = %path.display(), len, "a segment is shorter than it was");
-            } else if Some(&segment) == extents.keys().max() {
+            } else if Some(segment) == newest && !extent.unread {
                 let mut state = self.lock();
                 state.tail = extent.committed;
                 state.active = Some((segment, Arc::new(file)));
             }
         }
         sync_folder(&self.folder)?;
-        self.lock().extents = extents;
+        let mut state = self.lock();
+        state.next_segment = newest.map_or(0, |newest| newest + 1);
+        state.extents = extents;
         Ok(())
+    }
+
+    /// The segments' files by their numbers.
+    fn files(&self) -> Result<BTreeMap<u32, PathBuf>, ChunkError> {
+        let listing = |source| io_error("list", &self.folder, source);
+        let mut files = BTreeMap::new();
+        for file in fs::read_dir(&self.folder).map_err(listing)? {
+            let path = file.map_err(listing)?.path();
+            if let Some(segment) = segment_number(&path) {
+                files.insert(segment, path);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Without any index there are either chunks that no commit has covered yet, or the index was lost: what
+    /// the segments hold is kept, to be [read again](super::Chunks::read_again).
+    fn adopt(&self, files: &BTreeMap<u32, PathBuf>) -> Result<HashMap<u32, Extent>, ChunkError> {
+        let mut extents = HashMap::new();
+        let mut batch = Batch::new();
+        for (segment, path) in files {
+            let about = fs::metadata(path).map_err(|source| io_error("read", path, source))?;
+            if about.len() > 0 {
+                let extent = Extent { committed: about.len(), live: 0, unread: true };
+                batch.put(Family::Segment, segment.to_be_bytes(), extent.to_bytes());
+                extents.insert(*segment, extent);
+            }
+        }
+        self.store.commit(batch)?;
+        Ok(extents)
     }
 }
 

@@ -18,8 +18,9 @@ use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
 use meshfarm_protocol::seal::SealingSecret;
 
 use crate::api::{
-    DryRun, Examination, Invite, Invited, Join, LogPart, MeshView, Outputs, Phase, Progress,
-    Submit, Submitted, Transfers,
+    Collect, DryRun, Examination, Invite, Invited, Join, LogPart, MeshView, Outputs, Phase,
+    Progress, StoreCollected, StoreStat, StoreVerified, Submit, Submitted, TenantBytes, Transfers,
+    Verify,
 };
 use crate::gate::{Gate, Happened, Question};
 use crate::web::{self, Answer, Backend};
@@ -195,6 +196,75 @@ impl Backend for Memory {
 
     fn profile(&self) -> Answer<'_, Profile> {
         no()
+    }
+
+    fn can_retry(&self, _: JobId) -> Answer<'_, ()> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn store(&self) -> Answer<'_, StoreStat> {
+        async {
+            Ok(StoreStat {
+                chunks: 3,
+                bytes: 3000,
+                pinned: 1000,
+                strays: 0,
+                collectable: 500,
+                segments: 1,
+                disk: 4096,
+                reclaimable: 1096,
+                unread: 0,
+                free: 1 << 40,
+                keep_free: 2 << 30,
+                damaged: 0,
+                verified: None,
+                tenants: vec![TenantBytes {
+                    site: SiteId([1; 32]),
+                    name: "lyon".into(),
+                    tenant: Some(TenantId([4; 16])),
+                    bytes: 3000,
+                    pinned: 1000,
+                    quota: Some(1 << 38),
+                }],
+            })
+        }
+        .boxed()
+    }
+
+    fn store_verify(
+        &self,
+        verify: Verify,
+        progress: mpsc::Sender<Progress>,
+    ) -> Answer<'_, StoreVerified> {
+        async move {
+            for done in [0, 1000] {
+                let step = Progress { phase: Phase::Verifying, done, total: Some(1000) };
+                progress.send(step).await.expect("the reader is there");
+            }
+            Ok(StoreVerified {
+                chunks: 3,
+                bytes: 3000,
+                found: u64::from(verify.rebuild),
+                n_damaged: 1,
+                damaged: vec![ChunkId([9; 32])],
+                jobs: vec![JobId([8; 16])],
+            })
+        }
+        .boxed()
+    }
+
+    fn store_collect(&self, collect: Collect) -> Answer<'_, StoreCollected> {
+        async move {
+            Ok(StoreCollected {
+                dry_run: collect.dry_run,
+                contents: 1,
+                chunks: 2,
+                bytes: collect.wanted,
+                segments: 0,
+                blocked: None,
+            })
+        }
+        .boxed()
     }
 
     fn doctor(&self) -> Answer<'_, Examination> {

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The node is asked at least this often, for what no event tells: bytes on their way.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// The bar of a submission, while files are read, hashed and encrypted.
+/// The bar of a submission, while files are read, hashed and encrypted, or of a verification.
 pub(super) struct HashingBar(ProgressBar);
 
 impl HashingBar {
@@ -32,10 +32,16 @@ impl HashingBar {
         Self(bar)
     }
 
+    pub(super) fn verifying(hidden: bool) -> Self {
+        let bar = Self::new(hidden);
+        bar.0.set_style(bytes_style("verifying"));
+        bar
+    }
+
     pub(super) fn show(&self, progress: &Progress) {
         match progress.phase {
             Phase::Loading => self.0.set_message("finding the files"),
-            Phase::Hashing => self.0.set_message(""),
+            Phase::Hashing | Phase::Verifying => self.0.set_message(""),
         }
         if let Some(total) = progress.total {
             self.0.set_length(total);

@@ -41,7 +41,10 @@ impl Site {
 
     fn open(home: &Path) -> Chunks {
         let store = Arc::new(Store::open(&home.join("records")).unwrap());
-        let settings = Settings { keep_free: 0, ..Settings::new(|_| Ok(u64::MAX)) };
+        let settings = Settings {
+            keep_free: 0,
+            ..Settings::new(|_| Ok(u64::MAX), crate::sys::punch_hole, || Millis(7000))
+        };
         Chunks::open(&home.join("segments"), store, settings).unwrap()
     }
 

@@ -10,8 +10,10 @@ use crate::api::{Check, CheckState, Examination, Invited, MeshView};
 use super::{Cell, Page, Tone, bytes, faint, moment, plain, span, strong};
 
 mod jobs;
+mod store;
 
 pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, speed, submitted, summary};
+pub use store::{collected, store, verified};
 
 fn role(role: Role) -> &'static str {
     match role {

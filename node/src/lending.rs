@@ -181,7 +181,7 @@ impl Lending {
                 Progress::Whole => true,
                 Progress::Enough(for_whom) if for_whom == purpose && !begun => false,
                 Progress::Enough(_) | Progress::Coming => {
-                    progress.changed().await.map_err(|_| PrepareError::Unreachable)?;
+                    progress.changed().await.map_err(|_gone| PrepareError::Unreachable)?;
                     continue;
                 }
             };

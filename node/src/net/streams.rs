@@ -190,11 +190,7 @@ impl ConnectionHandler for Lines {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: stream,
                 ..
-            }) => {
-                if self.inbound.len() < MAX_INBOUND {
-                    self.inbound.push_back(stream);
-                }
-            }
+            }) if self.inbound.len() < MAX_INBOUND => self.inbound.push_back(stream),
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: stream,
                 ..

@@ -3,32 +3,30 @@
 //! What to ask of whom is decided in `meshfarm_core::transfer`; here it is asked, checked and stored. Each line
 //! is a task: it asks for as much as its window allows, and hands what comes to threads that check and write it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use meshfarm_core::Input;
-use meshfarm_core::transfer::{Dropped, Line, Run, Transfer, Window, n_lanes};
+use meshfarm_core::transfer::{Dropped, Line, Transfer, n_lanes};
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
 use meshfarm_protocol::manifest::{Limits, RootLink};
 use meshfarm_protocol::message::{LaneHello, MAX_ASKED, Pass};
-use meshfarm_protocol::seal::chunk_id;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::arrivals::Arrivals;
-use crate::chunks::ChunkError;
 use crate::content::ContentError;
 use crate::content::plan::{Contents, Lacking, Plan};
 use crate::means::{FetchError, From, Means};
-use crate::net::{Lane, LaneError, NetError, Piece};
+use crate::net::{Lane, NetError, Piece};
 use crate::sharing::Sharer;
+
+mod line;
+
+use line::{Asked, Ended, OnLine};
 
 /// Nodes that may be under way: the next level is known only when one is here.
 const NODES: usize = 64;
-
-/// Pieces are checked and written when so many bytes of them are here, or no more are at hand.
-const GATHER: usize = 1 << 20;
 
 /// Content with fewer runs than this needs no second lane.
 const SMALL: u32 = 8;
@@ -249,24 +247,6 @@ struct State {
     failure: Option<FetchError>,
 }
 
-/// A chunk that was asked for on a line.
-#[derive(Clone, Copy)]
-struct Asked {
-    run: Run,
-    cid: ChunkId,
-    len: u32,
-}
-
-/// Why a line ended.
-enum Ended {
-    /// Nothing is left to be fetched, or everything has failed.
-    Over,
-    /// It broke, and may be opened again.
-    Lost(LaneError),
-    /// Its source misbehaves.
-    Dropped(Dropped),
-}
-
 impl Work {
     /// A panic elsewhere leaves a transfer that is asked for too much or too little, but stores nothing wrong.
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -406,221 +386,6 @@ impl Work {
         let (done, all) = self.lock().transfer.progress();
         let share = u128::from(all - done) * u128::from(self.contents.bytes());
         u64::try_from(share / u128::from(all.max(1))).unwrap_or(u64::MAX)
-    }
-}
-
-/// The runs of the chunks that were written; or of which chunk what went wrong, and the address of what came.
-type Written = Result<Vec<Run>, (ChunkId, ChunkId, ChunkError)>;
-
-/// A line while it is open.
-struct OnLine {
-    work: Arc<Work>,
-    line: Line,
-    lane: Lane,
-    /// Whether its source says what it has, and is worth waiting for when it has nothing new.
-    shares: bool,
-    window: Window,
-    asked: VecDeque<Asked>,
-    /// How many chunks of each run were asked for and are not stored yet, and whether one of them is missing.
-    open: BTreeMap<Run, (usize, bool)>,
-    writes: JoinSet<Written>,
-    received: u64,
-}
-
-impl OnLine {
-    fn new(work: Arc<Work>, line: Line, lane: Lane, shares: bool) -> Self {
-        Self {
-            work,
-            line,
-            lane,
-            shares,
-            window: Window::default(),
-            asked: VecDeque::new(),
-            open: BTreeMap::new(),
-            writes: JoinSet::new(),
-            received: 0,
-        }
-    }
-
-    async fn run(&mut self, first: Vec<Asked>) -> Ended {
-        if let Err(ended) = self.ask(first).await {
-            return ended;
-        }
-        loop {
-            if self.work.is_over() {
-                return Ended::Over;
-            }
-            let changed = Arc::clone(&self.work);
-            let changed = changed.changed.notified();
-            if let Err(ended) = self.ask_more().await {
-                return ended;
-            }
-            let idle = self.asked.is_empty() && self.writes.is_empty();
-            let step = tokio::select! {
-                biased;
-                Some(written) = self.writes.join_next() => self.written(written),
-                piece = self.lane.next(), if self.shares || !self.asked.is_empty() => {
-                    self.came(piece).await
-                }
-                () = changed, if idle => Ok(()),
-            };
-            if let Err(ended) = step {
-                return ended;
-            }
-        }
-    }
-
-    /// Asks for as much as the window allows.
-    async fn ask_more(&mut self) -> Result<(), Ended> {
-        if !self.window.is_open() || self.asked.len() >= MAX_ASKED {
-            return Ok(());
-        }
-        let room = self.window.room();
-        let taken = Arc::clone(&self.work).take(self.line, room).await;
-        let taken = taken.map_err(|error| {
-            self.work.fail(error);
-            Ended::Over
-        })?;
-        self.ask(taken).await
-    }
-
-    async fn ask(&mut self, taken: Vec<Asked>) -> Result<(), Ended> {
-        if taken.is_empty() {
-            return Ok(());
-        }
-        let means = &self.work.means;
-        let bytes = taken.iter().map(|asked| u64::from(asked.len)).sum();
-        means.pace.receive(self.line.site, bytes, &means.machine.clock).await;
-        let cids: Vec<_> = taken.iter().map(|asked| asked.cid).collect();
-        self.lane.ask(&cids, self.work.left()).await.map_err(Ended::Lost)?;
-        for asked in taken {
-            self.window.ask(asked.len.into());
-            self.open.entry(asked.run).or_default().0 += 1;
-            self.asked.push_back(asked);
-        }
-        Ok(())
-    }
-
-    /// A piece has come: gather what else is at hand, and have it checked and written.
-    async fn came(&mut self, piece: Result<Piece, LaneError>) -> Result<(), Ended> {
-        let mut gathered = Vec::new();
-        let mut size = 0;
-        let mut next = Some(piece);
-        while let Some(piece) = next {
-            match piece {
-                Err(LaneError::Garbled) => return Err(Ended::Dropped(Dropped::Garbled)),
-                Err(error) => return Err(Ended::Lost(error)),
-                Ok(Piece::Have(bitmap)) => {
-                    self.work.lock().transfer.has(self.line, &bitmap);
-                }
-                Ok(Piece::Chunk { bytes, .. }) => {
-                    let asked = self.asked.pop_front();
-                    let asked = asked.ok_or(Ended::Dropped(Dropped::Garbled))?;
-                    self.window.came(asked.len.into());
-                    match bytes {
-                        Some(bytes) if bytes.len() > asked.len as usize => {
-                            return Err(Ended::Dropped(Dropped::Wrong));
-                        }
-                        Some(bytes) => {
-                            size += bytes.len();
-                            gathered.push((asked, bytes));
-                        }
-                        None => self.missing(asked),
-                    }
-                }
-            }
-            next = if size < GATHER { self.lane.ready() } else { None };
-        }
-        if !gathered.is_empty() {
-            self.write(gathered, size).await;
-        }
-        Ok(())
-    }
-
-    fn missing(&mut self, Asked { run, cid, .. }: Asked) {
-        if let Some((_, lacking)) = self.open.get_mut(&run) {
-            *lacking = true;
-        }
-        tracing::debug!(chunk = %cid.short(), from = %self.line.site.short(), "not there");
-        self.settle(&[run], Some(cid));
-    }
-
-    async fn write(&mut self, gathered: Vec<(Asked, Vec<u8>)>, size: usize) {
-        self.received += size as u64;
-        let means = &self.work.means;
-        let from = (self.line.site, self.work.from.job);
-        means.meter.received(means.machine.clock.now(), from, size as u64);
-        let permit = means.receiving(size).await;
-        let chunks = Arc::clone(&means.chunks);
-        let write = move || {
-            let _permit = permit;
-            for (Asked { cid, .. }, bytes) in &gathered {
-                chunks.put(cid, bytes).map_err(|error| (*cid, chunk_id(bytes), error))?;
-            }
-            Ok(gathered.into_iter().map(|(asked, _)| asked.run).collect())
-        };
-        self.writes.spawn_blocking(write);
-    }
-
-    /// Some pieces were checked and written, or not.
-    fn written(&mut self, written: Result<Written, tokio::task::JoinError>) -> Result<(), Ended> {
-        match written {
-            Ok(Ok(runs)) => {
-                self.settle(&runs, None);
-                self.work.arrivals.some();
-                Ok(())
-            }
-            Ok(Err((chunk, came, ChunkError::Wrong(_)))) => {
-                self.blame(chunk, came);
-                Err(Ended::Dropped(Dropped::Wrong))
-            }
-            Ok(Err((_, _, error))) => {
-                self.work.fail(FetchError::Chunk(error));
-                Err(Ended::Over)
-            }
-            Err(_panicked) => {
-                self.work.fail(FetchError::Thread);
-                Err(Ended::Over)
-            }
-        }
-    }
-
-    /// One chunk of each of these runs needs no waiting for any more.
-    fn settle(&mut self, runs: &[Run], missing: Option<ChunkId>) {
-        let mut more = false;
-        for run in runs {
-            let Some((left, lacking)) = self.open.get_mut(run) else {
-                continue;
-            };
-            *left -= 1;
-            if *left > 0 {
-                continue;
-            }
-            let lacking = *lacking;
-            self.open.remove(run);
-            let transfer = &mut self.work.lock().transfer;
-            if lacking {
-                transfer.lacking(self.line, *run);
-            } else {
-                transfer.done(*run);
-            }
-            more = true;
-        }
-        if !more {
-            return;
-        }
-        let lost = self.work.lock().transfer.lacked_by_all();
-        if let (Some(_), Some(cid)) = (lost, missing) {
-            self.work.fail(FetchError::Missing(cid));
-        }
-        self.work.tell();
-    }
-
-    fn blame(&self, chunk: ChunkId, came: ChunkId) {
-        let (site, lease) = (self.line.site, self.work.from.lease);
-        let input = Input::WrongChunk { site, lease, chunk, came };
-        // When the loop is too busy to hear it, the log has it.
-        drop(self.work.means.input_tx.try_send(input));
     }
 }
 

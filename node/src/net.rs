@@ -32,7 +32,7 @@ mod swarm;
 pub mod transport;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use clock::{Clock, Outside, SystemClock};
 pub use lanes::{AskedId, Lane, LaneError, LaneStream, Piece, Shelf, serve};

@@ -397,3 +397,6 @@ fn processors() -> usize {
 pub(crate) fn is_damage(error: &FetchError) -> bool {
     matches!(error, FetchError::Content(ContentError::Missing(_)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -310,6 +310,11 @@ async fn send_asked<S: Shelf>(
     let mut next_index = 0;
     let mut sent = 0;
     let mut coming = None;
+    if let Some(have) = &mut have {
+        // Also when it will not change any more, because all of it is here.
+        let bitmap = Arc::clone(&have.borrow_and_update());
+        send(&mut writer, &have_piece(&bitmap), next_index).await?;
+    }
     loop {
         while asked.len() < BATCH_CHUNKS
             && let Ok(id) = asks.try_recv()

@@ -21,27 +21,27 @@ mod strangers;
 /// Nothing that a test waits for may take longer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-const FOREVER: Millis = Millis(u64::MAX);
+pub(crate) const FOREVER: Millis = Millis(u64::MAX);
 
-const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+pub(crate) const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
 /// A node with its events, as a daemon would hold it.
-struct Node {
-    key: SigningKey,
-    net: Net,
-    events: mpsc::Receiver<Event>,
+pub(crate) struct Node {
+    pub(crate) key: SigningKey,
+    pub(crate) net: Net,
+    pub(crate) events: mpsc::Receiver<Event>,
 }
 
 fn key(byte: u8) -> SigningKey {
     SigningKey::from_seed(&[byte; 32])
 }
 
-fn root() -> SigningKey {
+pub(crate) fn root() -> SigningKey {
     key(200)
 }
 
-fn certificate(root: &SigningKey, key: &SigningKey, expires: Millis) -> Certificate {
+pub(crate) fn certificate(root: &SigningKey, key: &SigningKey, expires: Millis) -> Certificate {
     let body = CertificateBody {
         version: 1,
         mesh: root.mesh(),
@@ -56,7 +56,7 @@ fn certificate(root: &SigningKey, key: &SigningKey, expires: Millis) -> Certific
     Certificate::sign(&body, root)
 }
 
-fn start_at(byte: u8, listen: &[Multiaddr]) -> Result<Node, StartError> {
+pub(crate) fn start_at(byte: u8, listen: &[Multiaddr]) -> Result<Node, StartError> {
     let key = key(byte);
     let settings = Settings { listen: listen.to_vec(), mdns: false, ..Settings::default() };
     let outside = Outside {
@@ -75,7 +75,7 @@ fn stranger(byte: u8, listen: &str) -> Node {
 }
 
 /// A node that belongs to the mesh of `root`.
-async fn member(byte: u8, listen: &str) -> Node {
+pub(crate) async fn member(byte: u8, listen: &str) -> Node {
     let node = stranger(byte, listen);
     let certificate = certificate(&root(), &node.key, FOREVER);
     node.net.add_mesh(root().mesh(), certificate).await;
@@ -91,7 +91,7 @@ async fn pair(listen: &str) -> (Node, Node) {
     (a, b)
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
         Err(_elapsed) => panic!("waited in vain for {what}"),
@@ -99,7 +99,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Asks again and again until `done`, or the deadline.
-async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
     let waiting = async {
         while !done().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -109,19 +109,19 @@ async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F
 }
 
 impl Node {
-    fn site(&self) -> SiteId {
+    pub(crate) fn site(&self) -> SiteId {
         self.key.site()
     }
 
     /// Where it listens, as soon as it does.
-    async fn address(&self) -> Multiaddr {
+    pub(crate) async fn address(&self) -> Multiaddr {
         let net = &self.net;
         until("an address", || async move { !net.listen_addresses().await.is_empty() }).await;
         net.listen_addresses().await.remove(0)
     }
 
     /// Stays connected to `other` from now on.
-    async fn call(&self, other: &Self) {
+    pub(crate) async fn call(&self, other: &Self) {
         let address = other.address().await;
         self.net.remember(other.site(), vec![address]).await;
     }
@@ -139,7 +139,7 @@ impl Node {
         .await
     }
 
-    async fn up(&mut self, other: &Self) -> PeerUp {
+    pub(crate) async fn up(&mut self, other: &Self) -> PeerUp {
         let site = other.site();
         self.event("a peer to come up", |event| match event {
             Event::PeerUp(up) if up.site == site => Some(up),

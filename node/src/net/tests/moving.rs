@@ -162,9 +162,7 @@ async fn what_a_source_has_is_heard_between_the_pieces_and_whenever_it_grows() {
     let stream = a_stream(&mut b).await;
     let have = watch::Sender::new(Arc::from(&[1_u8][..]));
     let (ids, has) = chunks(1, 1000);
-    let mut here = have.subscribe();
-    here.mark_changed();
-    tokio::spawn(serve(stream, shelf(has), Some(here)));
+    tokio::spawn(serve(stream, shelf(has), Some(have.subscribe())));
     assert_eq!(within("what there is", lane.next()).await.unwrap(), Piece::Have(vec![1]));
     lane.ask(&ids, 0).await.unwrap();
     assert!(chunk(&mut lane).await.1.is_some());

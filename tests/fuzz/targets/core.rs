@@ -180,10 +180,10 @@ fn perform(mesh: &mut Mesh, act: Act) {
         Act::Heard { at, from, says } => {
             let (at, from) = (site(at), usize::from(from % 4));
             let from = if from == 3 { 8 } else { from };
-            if at != from {
-                if let Some(message) = message(mesh, says) {
-                    mesh.give(at, Input::Heard { from: id(from), message });
-                }
+            if at != from
+                && let Some(message) = message(mesh, says)
+            {
+                mesh.give(at, Input::Heard { from: id(from), message });
             }
         }
         Act::Ended(at, session, attempt) => {

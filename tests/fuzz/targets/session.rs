@@ -111,11 +111,11 @@ fn table(bytes: &[u8]) {
 }
 
 fn layout(bytes: &[u8]) {
-    if let Ok(layout) = serde_json::from_slice::<Layout>(bytes) {
-        if layout.check().is_ok() {
-            for rule in session::path_rules(&layout) {
-                assert!(rule.destination.starts_with("/mnt/"));
-            }
+    if let Ok(layout) = serde_json::from_slice::<Layout>(bytes)
+        && layout.check().is_ok()
+    {
+        for rule in session::path_rules(&layout) {
+            assert!(rule.destination.starts_with("/mnt/"));
         }
     }
 }

@@ -148,19 +148,19 @@ fn secrets(bytes: &[u8]) {
 }
 
 fn piece(bytes: &[u8]) {
-    if let Some(head) = bytes.first_chunk() {
-        if let Some(header) = PieceHeader::from_bytes(*head) {
-            assert!(header.len as usize <= MAX_PIECE_BYTES);
-            assert_eq!(header.to_bytes(), *head);
-        }
+    if let Some(head) = bytes.first_chunk()
+        && let Some(header) = PieceHeader::from_bytes(*head)
+    {
+        assert!(header.len as usize <= MAX_PIECE_BYTES);
+        assert_eq!(header.to_bytes(), *head);
     }
 }
 
 fn ticket_text(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        if let Ok(ticket) = Ticket::from_text(text) {
-            assert_eq!(Ticket::from_text(&ticket.to_text()), Ok(ticket));
-        }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(ticket) = Ticket::from_text(text)
+    {
+        assert_eq!(Ticket::from_text(&ticket.to_text()), Ok(ticket));
     }
 }
 

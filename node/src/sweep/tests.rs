@@ -412,15 +412,13 @@ async fn a_full_disk_stops_intake_and_unused_content_makes_room_again() {
 }
 
 #[test]
-#[ignore = "takes a minute and is for its figures: run it by name with --nocapture"]
-fn a_million_chunks_are_opened_listed_and_collected_in_little_time() {
+fn a_hundred_thousand_chunks_are_opened_listed_and_collected() {
     let home = tempfile::tempdir().unwrap();
-    let began = std::time::Instant::now();
     let store = Store::open(&home.path().join("records")).unwrap();
     let mut batch = Batch::new();
     let mut made: BTreeMap<u32, u64> = BTreeMap::new();
-    // The index of a million chunks of 256 KiB, without their bytes.
-    for number in 0..1_000_000_u32 {
+    // The index of many chunks of 256 KiB, without their bytes.
+    for number in 0..100_000_u32 {
         let cid = meshfarm_protocol::seal::content_hash(&number.to_be_bytes());
         let (segment, len) = (number / 4000, 262_144_u32);
         let offset = (number % 4000) * (len + 16);
@@ -437,22 +435,12 @@ fn a_million_chunks_are_opened_listed_and_collected_in_little_time() {
     }
     store.commit(batch).unwrap();
     drop(store);
-    println!("made in {:?}", began.elapsed());
-    let began = std::time::Instant::now();
     let world = World::open(home.path(), &[]);
-    println!("opened in {:?}", began.elapsed());
-    let began = std::time::Instant::now();
     let cid = ChunkId(meshfarm_protocol::seal::content_hash(&77_u32.to_be_bytes()));
     assert!(world.chunks.has(&cid).unwrap());
-    println!("the first chunk found in {:?}", began.elapsed());
-    let began = std::time::Instant::now();
-    assert_eq!(world.sweeper.stock().unwrap().chunks, 1_000_000);
-    println!("counted in {:?}", began.elapsed());
-    let began = std::time::Instant::now();
-    let done = world.sweeper.collect(NOW, 0, true).unwrap();
-    println!("decided what goes ({}) in {:?}", done.chunks, began.elapsed());
-    let began = std::time::Instant::now();
-    let wanted = 100_000 * 262_160;
+    assert_eq!(world.sweeper.stock().unwrap().chunks, 100_000);
+    world.sweeper.collect(NOW, 0, true).unwrap();
+    let wanted = 10_000 * 262_160;
     let some = Sweeper::new(
         ME,
         (Arc::clone(&world.store), Arc::clone(&world.chunks), Arc::clone(&world.pins)),
@@ -460,5 +448,5 @@ fn a_million_chunks_are_opened_listed_and_collected_in_little_time() {
         Settings { keep: Millis(u64::MAX), ..settings() },
     );
     let done = some.unwrap().collect(NOW, wanted, false).unwrap();
-    println!("removed {} chunks in {:?}", done.chunks, began.elapsed());
+    assert!(done.chunks >= 10_000, "{} chunks", done.chunks);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use meshfarm_protocol::id::TenantId;
 use meshfarm_protocol::manifest::{Body, Entry, Reader, RootLink};
@@ -298,53 +298,4 @@ fn more_than_is_allowed_is_refused_before_it_is_read() {
     let inputs = vec![Input { path: "r0/a".into(), source: Source::File(a) }];
     let error = ingest.run(inputs, |progress| panic!("{progress:?} though refused")).unwrap_err();
     assert!(matches!(error, ContentError::Manifest(_)), "{error}");
-}
-
-/// Seconds of processor time that this process has used.
-fn cpu() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-fn walk(path: &Path, inputs: &mut Vec<Input>) {
-    for entry in fs::read_dir(path).unwrap() {
-        let entry = entry.unwrap();
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            walk(&entry.path(), inputs);
-        } else if kind.is_file() {
-            let path = format!("r0{}", entry.path().display());
-            inputs.push(Input { path, source: Source::File(entry.path()) });
-        }
-    }
-}
-
-#[test]
-#[ignore = "measures: MESHFARM_MEASURE names a folder to take"]
-fn how_fast_a_folder_is_taken() {
-    let folder = std::env::var_os("MESHFARM_MEASURE").expect("MESHFARM_MEASURE names a folder");
-    let mut site = Site::new();
-    site.compress = std::env::var_os("MESHFARM_COMPRESS").is_some();
-    let mut inputs = Vec::new();
-    walk(Path::new(&folder), &mut inputs);
-    let savings = Savings { records: Some(&site.store), compress: site.compress };
-    for round in ["cold", "again", "without memory"] {
-        let (began, before) = (Instant::now(), cpu());
-        let ingest = site.ingest();
-        let savings = if round == "without memory" { Savings::default() } else { savings };
-        let built = ingest.run_saving(savings, inputs.clone(), |_| ControlFlow::Continue(()));
-        let built = built.unwrap();
-        let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu() - before);
-        let mb = Duration::from_secs_f64(wall);
-        let bytes = f64::from(u32::try_from(built.bytes >> 10).unwrap()) * 1024.0;
-        println!(
-            "{round}: {} files, {:.0} MB in {mb:.2?}: {:.0} MB/s, {:.2} cpu-s/GB, {cpu:.2} cpu-s",
-            built.n_files,
-            bytes / 1e6,
-            bytes / 1e6 / wall,
-            cpu / (bytes / 1e9),
-        );
-    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use meshfarm_protocol::id::{ChunkId, hex};
 use meshfarm_protocol::manifest::{self, Body, Entry, Limits, Reader, RootLink};
+use meshfarm_protocol::seal;
 
 use super::ContentError;
 use crate::beneath::{Descent, Folder};
@@ -214,8 +215,15 @@ impl Files<'_> {
     ) -> Result<(), ContentError> {
         let path = folder.path().join(name);
         let fails = |doing| ContentError::target(doing, &path);
-        let random = getrandom::u64().map_err(|error| fails("name a part of")(error.into()))?;
-        let part = format!(".meshfarm-{}.part", hex(&random.to_be_bytes()));
+        // The same name when the same results land again after a crash, so that no part stays behind.
+        let whose = seal::content_hash(&[&self.link.cid.0[..], name.as_bytes()].concat());
+        let part = format!(".meshfarm-{}.part", hex(&whose[..8]));
+        match folder.remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fails("write")(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let mut out = folder.create_file(&part, file.executable).map_err(fails("write"))?;
         let done = self.write(&mut out, file, entries, &path).and_then(|()| {
             stamp(&out, file).map_err(fails("date"))?;

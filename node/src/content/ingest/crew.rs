@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -17,16 +17,13 @@ use meshfarm_protocol::manifest::{Body, Entry, File, INLINE_BELOW};
 use meshfarm_protocol::seal::{Form, MAX_PLAIN, SealedChunk, Sealer};
 
 use super::cut::Cutter;
-use super::source::{Found, Stamp};
+use super::source::{Found, SMALL, Stamp, fill, read_small};
 use super::{Ingest, Input, Progress, Source};
 use crate::content::ContentError;
 use crate::content::memory::{Memory, WORTH_KNOWING};
 
 /// What is read of a large file before it is sealed, in bytes: a few average chunks for each thread.
 const SPAN: usize = 2 << 20;
-
-/// A file up to this length is read in one go by the thread that seals it, in bytes.
-const SMALL: u64 = MAX_PLAIN as u64;
 
 /// Small files of one go: so many, of so many bytes together.
 const GO: (usize, u64) = (64, 4 << 20);
@@ -567,37 +564,4 @@ impl<'c, 'a> Hand<'c, 'a> {
             Form::Plain
         }
     }
-}
-
-/// Reads a small file to its end; nothing when it is large by now.
-fn read_small(source: &Source, into: &mut Vec<u8>) -> Result<Option<Found>, ContentError> {
-    let mut file = source.open().map_err(source.fails())?;
-    let before = Found::of(&file.metadata().map_err(source.fails())?);
-    if before.size > SMALL {
-        return Ok(None);
-    }
-    // One byte more shows a file that grows, and ends it without another question.
-    let room = usize::try_from(before.size).expect("it is small") + 1;
-    into.resize(room, 0);
-    let len = fill(&mut file, into).map_err(source.fails())?;
-    into.truncate(len);
-    let after = Found::of(&file.metadata().map_err(source.fails())?);
-    if len as u64 != before.size || before.stamp != after.stamp {
-        return Err(ContentError::Changed { path: source.path() });
-    }
-    Ok(Some(before))
-}
-
-/// Reads until `into` is full or nothing is left.
-fn fill(from: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < into.len() {
-        match from.read(&mut into[len..]) {
-            Ok(0) => break,
-            Ok(got) => len += got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(len)
 }

@@ -1,16 +1,20 @@
 //! Files as they are found on the disk: how long, how old, and whether they changed since.
 
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::thread;
 
 use meshfarm_protocol::id::Millis;
+use meshfarm_protocol::seal::MAX_PLAIN;
 
 use super::{Input, Source};
 use crate::beneath::{self, Folder};
 use crate::content::ContentError;
+
+/// A file up to this length is read in one go by the thread that seals it, in bytes.
+pub(super) const SMALL: u64 = MAX_PLAIN as u64;
 
 /// So many files are looked at by one thread: on a network's file server a look may take a millisecond.
 const LOOKS: usize = 256;
@@ -126,4 +130,40 @@ impl Source {
             }
         }
     }
+}
+
+/// Reads a small file to its end; nothing when it is large by now.
+pub(super) fn read_small(
+    source: &Source,
+    into: &mut Vec<u8>,
+) -> Result<Option<Found>, ContentError> {
+    let mut file = source.open().map_err(source.fails())?;
+    let before = Found::of(&file.metadata().map_err(source.fails())?);
+    if before.size > SMALL {
+        return Ok(None);
+    }
+    // One byte more shows a file that grows, and ends it without another question.
+    let room = usize::try_from(before.size).expect("it is small") + 1;
+    into.resize(room, 0);
+    let len = fill(&mut file, into).map_err(source.fails())?;
+    into.truncate(len);
+    let after = Found::of(&file.metadata().map_err(source.fails())?);
+    if len as u64 != before.size || before.stamp != after.stamp {
+        return Err(ContentError::Changed { path: source.path() });
+    }
+    Ok(Some(before))
+}
+
+/// Reads until `into` is full or nothing is left.
+pub(super) fn fill(from: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < into.len() {
+        match from.read(&mut into[len..]) {
+            Ok(0) => break,
+            Ok(got) => len += got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
 }

@@ -1,6 +1,6 @@
 //! The store kept in order: what nobody uses goes in time, what is damaged is found, and the disk has room.
 //!
-//! What goes is [chosen](choose) from a list of everything; here the list is made, the choice carried out, and
+//! What goes is [chosen](mod@choose) from a list of everything; here the list is made, the choice carried out, and
 //! the disk watched. Nothing of this is in a hurry, apart from making room when the disk is nearly full.
 
 use std::io;

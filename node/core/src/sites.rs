@@ -24,6 +24,9 @@ const LEFT_ALONE: Millis = Millis::seconds(30);
 /// So many roots are remembered of each site.
 const MAX_WARM: usize = 16;
 
+/// So many leases a site may lose in a restart and be asked again at once.
+const FORGIVEN: u8 = 8;
+
 /// How long we do not ask a site again that did not answer.
 const NO_ANSWER: Millis = Millis::seconds(5);
 
@@ -32,6 +35,8 @@ const NO_ANSWER: Millis = Millis::seconds(5);
 pub(crate) struct Known {
     pub(crate) name: String,
     pub(crate) connected: bool,
+    /// How many leases it may give back without a pause, because it has just come back.
+    forgiven: u8,
     pub(crate) heard: Millis,
     pub(crate) profile: Option<Profile>,
     /// No offers before this moment.
@@ -90,6 +95,7 @@ impl Sites {
     ) {
         let known = self.remember(site, name, now, out);
         known.connected = true;
+        known.forgiven = FORGIVEN;
         known.ask_after = Millis(0);
     }
 
@@ -129,6 +135,7 @@ impl Sites {
             Known {
                 name,
                 connected: false,
+                forgiven: 0,
                 heard: now,
                 profile: None,
                 ask_after: Millis(0),
@@ -151,9 +158,14 @@ impl Sites {
         }
     }
 
-    /// A site has given a lease back or was silent: it is not asked again at once.
+    /// A site has given a lease back or was silent: it is not asked again at once. One that has just come back lost
+    /// its leases in a restart, and goes on where it was.
     pub(crate) fn pause(&mut self, site: SiteId, now: Millis) {
         if let Some(known) = self.sites.get_mut(&site) {
+            if let Some(left) = known.forgiven.checked_sub(1) {
+                known.forgiven = left;
+                return;
+            }
             known.ask_after = known.ask_after.max(now.plus(NO_ANSWER));
         }
     }

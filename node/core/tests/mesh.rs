@@ -358,14 +358,18 @@ impl Mesh {
         let to = usize::from(to.0[0]) - 1;
         assert_ne!(from, to, "what a site says to itself never leaves it");
         if let Message::Accepted { attempt, .. } = &message {
-            // The lender forgets the outputs when it hears this, so a crash must not undo it.
+            // The lender forgets the outputs when it hears this, so a crash must not undo it. A task whose lease is
+            // no longer on the disk waits again after a crash.
+            let disk = &self.peers[from].disk;
             let open = |record: &Record| match record {
-                Record::Task(_, Task::Leased { attempt: leased, lender, .. }) => {
-                    leased == attempt && *lender == id(to)
+                Record::Task(_, Task::Leased { attempt: leased, lender, lease, .. }) => {
+                    leased == attempt
+                        && *lender == id(to)
+                        && disk.contains_key(&Key::Borrowed(*lease))
                 }
                 _ => false,
             };
-            assert!(!self.peers[from].disk.values().any(open), "accepted before it is durable");
+            assert!(!disk.values().any(open), "accepted before it is durable");
         }
         if to < self.peers.len() && !self.is_cut(from, to) {
             self.wires.push_back((from, to, message));

@@ -157,7 +157,11 @@ impl Fetch<'_> {
         arrivals: &Arc<Arrivals>,
     ) -> Result<(), FetchError> {
         let lent = self.from.job.is_none();
-        let mut sharers = self.means.sharing.sharers(self.from.lease);
+        // Outputs come from their lender alone, and nobody would forget what was asked about their lease.
+        let mut sharers = match lent {
+            true => self.means.sharing.sharers(self.from.lease),
+            false => watch::channel(Vec::new()).1,
+        };
         let alone = sharers.borrow().is_empty();
         let seed = if alone { 0 } else { self.means.start_of(self.from.lease) };
         let n_runs = contents.n_runs();

@@ -45,6 +45,8 @@ pub(crate) enum Note {
     Refused(Refusal),
     /// A mechanism and its state.
     Mechanism(Mechanism),
+    /// Everything stands; the program starts next.
+    Sealed,
 }
 
 impl From<crate::SandboxError> for Refusal {

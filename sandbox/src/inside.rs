@@ -11,7 +11,7 @@ use crate::{
     Mechanism, SandboxError, Step,
     control::Note,
     landlock,
-    launcher::{Identity, command_line, note, note_refusal},
+    launcher::{Identity, Way, Without, command_line, note, note_refusal},
     layout::Layout,
     limits, namespaces,
     namespaces::Held,
@@ -26,8 +26,7 @@ pub(crate) struct Task<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) layout: &'a Layout,
     pub(crate) filters: &'a Filters,
-    pub(crate) identity: Identity,
-    pub(crate) with_proc: bool,
+    pub(crate) way: Way,
     pub(crate) host: &'a [(String, String)],
     pub(crate) stdin: &'a OwnedFd,
 }
@@ -80,8 +79,8 @@ fn build(
     go.read_exact(&mut [0]).during(Step::Launcher, "the launcher is gone")?;
     sys::reset_signals();
     sys::new_session().during(Step::Identity, "session")?;
-    let uid = task.identity.uid();
-    let plain = matches!(task.identity, Identity::Plain(_));
+    let uid = task.way.identity.uid();
+    let plain = matches!(task.way.identity, Identity::Plain(_));
     if !plain {
         sys::become_user(uid, uid).during(Step::Identity, "")?;
     }
@@ -95,13 +94,13 @@ fn build(
     sys::make_mounts_private().during(Step::Mount, "/")?;
     let held = match held {
         Some(held) => held,
-        None => namespaces::hold_all(task.layout)?,
+        None => namespaces::hold_all(task.layout, task.way.without)?,
     };
-    namespaces::enter(task.spec, task.layout, held, task.identity, task.with_proc)?;
+    namespaces::enter(task.spec, task.layout, held, task.way)?;
     for mechanism in namespaces::compare(task.host, !plain) {
         note(notes, &Note::Mechanism(mechanism));
     }
-    note(notes, &Note::Mechanism(proc_state(task.with_proc)));
+    note(notes, &Note::Mechanism(proc_state(task.way.with_proc)));
     if plain {
         note(
             notes,
@@ -112,7 +111,9 @@ fn build(
             )),
         );
     }
-    sys::bring_up_loopback().during(Step::Network, "loopback")?;
+    if !task.way.without.net_namespace {
+        sys::bring_up_loopback().during(Step::Network, "loopback")?;
+    }
     sys::set_host_name("render").during(Step::Network, "host name")?;
     std::env::set_current_dir(WORK_AT).during(Step::Mount, WORK_AT)
 }
@@ -160,16 +161,25 @@ type CommandLine = (std::ffi::CString, Vec<std::ffi::CString>, Vec<std::ffi::CSt
 fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError> {
     let command = command_line(task.spec).during(Step::Exec, "arguments")?;
     sys::umask(0o022);
-    limits::apply(&task.spec.limits)?;
+    let without = task.way.without;
+    if !without.limits {
+        limits::apply(&task.spec.limits)?;
+    }
     sys::put_at(task.stdin.as_fd(), 0).during(Step::Exec, "standard input")?;
     let status = fs::File::open("/proc/self/status").ok();
-    sys::lock_capabilities().during(Step::Capabilities, "")?;
+    if !without.capabilities {
+        sys::lock_capabilities().during(Step::Capabilities, "")?;
+    }
     // Real root lets go of the bounding set first: that needs a capability, and so does the change of user.
-    if let Identity::Plain(uid) = task.identity {
+    if let Identity::Plain(uid) = task.way.identity {
         sys::become_user(uid, uid).during(Step::Identity, "")?;
     }
-    sys::empty_capabilities().during(Step::Capabilities, "")?;
-    sys::close_on_exec_from(3).during(Step::Exec, "descriptors")?;
+    if !without.capabilities {
+        sys::empty_capabilities().during(Step::Capabilities, "")?;
+    }
+    if !without.closed_descriptors {
+        sys::close_on_exec_from(3).during(Step::Exec, "descriptors")?;
+    }
     sys::no_new_privs().during(Step::NoNewPrivs, "")?;
     if !sys::has_no_new_privs() {
         return Err(SandboxError::new(
@@ -179,18 +189,25 @@ fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError
         ));
     }
     let mut rules = task.layout.rules.clone();
-    if task.with_proc {
+    if task.way.with_proc {
         rules.push(landlock::Rule {
             path: Path::new("/proc").into(),
             rights: landlock::Rights::READ,
         });
     }
-    let evidence = landlock::restrict(&rules).during(Step::Landlock, "")?;
-    note(notes, &Note::Mechanism(Mechanism::held("landlock", evidence)));
-    task.filters.install().during(Step::Seccomp, "")?;
-    verify(status, notes)?;
-    let evidence = task.filters.evidence();
-    note(notes, &Note::Mechanism(Mechanism::held("seccomp", evidence)));
+    if !without.landlock {
+        let evidence = landlock::restrict(&rules).during(Step::Landlock, "")?;
+        note(notes, &Note::Mechanism(Mechanism::held("landlock", evidence)));
+    }
+    if !without.seccomp {
+        task.filters.install().during(Step::Seccomp, "")?;
+        let evidence = task.filters.evidence();
+        note(notes, &Note::Mechanism(Mechanism::held("seccomp", evidence)));
+    }
+    if without == Without::default() {
+        verify(status, notes)?;
+    }
+    note(notes, &Note::Sealed);
     Ok(command)
 }
 

@@ -58,10 +58,37 @@ impl Identity {
 
 /// What one try at a jail uses.
 #[derive(Debug, Clone, Copy)]
-struct Way {
-    identity: Identity,
+pub(crate) struct Way {
+    pub(crate) identity: Identity,
     /// Whether the jail has a process list.
-    with_proc: bool,
+    pub(crate) with_proc: bool,
+    /// What is left out, which is nothing in the launcher that is installed.
+    pub(crate) without: Without,
+}
+
+/// Layers that are left out, to show what an attack does where nothing stops it.
+///
+/// The installed launcher has no way to ask for this: only a program of the attack tests does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Without {
+    /// Paths are not restricted by Landlock.
+    pub landlock: bool,
+    /// Every system call may be made.
+    pub seccomp: bool,
+    /// Mounts keep no restriction but their place: neither read-only, nor without devices, set-id or exec.
+    pub mount_restrictions: bool,
+    /// The network namespace is the host's.
+    pub net_namespace: bool,
+    /// The IPC namespace is the host's.
+    pub ipc_namespace: bool,
+    /// The process list of the jail shows every process of the jail and the settings of the kernel.
+    pub hidden_processes: bool,
+    /// No limit on memory, processes, files or time.
+    pub limits: bool,
+    /// Descriptors of the launcher stay open.
+    pub closed_descriptors: bool,
+    /// Capabilities inside the user namespace are kept.
+    pub capabilities: bool,
 }
 
 /// A jail that stands.
@@ -77,6 +104,12 @@ struct Standing {
 /// Run the launcher: policy in on standard input, one jail, its end reported on the same socket.
 #[must_use]
 pub fn run() -> ExitCode {
+    run_without(Without::default())
+}
+
+/// As [`run`], with layers left out: for the controls of the attack tests, and for nothing else.
+#[must_use]
+pub fn run_without(without: Without) -> ExitCode {
     let Ok(socket) = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
         return ExitCode::FAILURE;
     };
@@ -84,7 +117,7 @@ pub fn run() -> ExitCode {
     let received = control::receive_policy::<Spec>(&socket).during(Step::Policy, "");
     let stood = received.and_then(|(spec, stdin)| {
         spec.check()?;
-        stand(&spec, stdin)
+        stand(&spec, without, stdin)
     });
     let said = match stood {
         Ok(standing) => {
@@ -102,13 +135,13 @@ pub fn run() -> ExitCode {
 }
 
 /// Try the strongest way first, and the next one only when the machine refuses exactly what differs.
-fn stand(spec: &Spec, stdin: OwnedFd) -> Result<Standing, SandboxError> {
+fn stand(spec: &Spec, without: Without, stdin: OwnedFd) -> Result<Standing, SandboxError> {
     if spec.floor > Level::S2 {
         let text = format!("{} is asked for and this launcher reaches S2", spec.floor);
         return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
     }
     let filters = Filters::compile().during(Step::Seccomp, "")?;
-    let mut way = Way { identity: identity_of(spec), with_proc: true };
+    let mut way = Way { identity: identity_of(spec), with_proc: true, without };
     loop {
         let error = match attempt(spec, &filters, way, &stdin) {
             Ok(standing) => return Ok(standing),
@@ -116,7 +149,7 @@ fn stand(spec: &Spec, stdin: OwnedFd) -> Result<Standing, SandboxError> {
         };
         way = match (way.identity, error.step) {
             (Identity::Tenant(uid), Step::Namespaces | Step::UserMap | Step::Proc) => {
-                Way { identity: Identity::Plain(uid), with_proc: true }
+                Way { identity: Identity::Plain(uid), ..way }
             }
             // Where a container hides parts of its process list, the kernel gives no fresh one.
             (Identity::Myself, Step::Proc) if way.with_proc => Way { with_proc: false, ..way },
@@ -161,14 +194,14 @@ fn attempt(
     let outside = !matches!(way.identity, Identity::Myself);
     let held = if outside {
         give_away(&layout, way.identity)?;
-        Some(namespaces::hold_all(&layout)?)
+        Some(namespaces::hold_all(&layout, way.without)?)
     } else {
         None
     };
     let (go_rx, mut go_tx) = io::pipe().during(Step::Launcher, "pipe")?;
     let (note_rx, note_tx) = io::pipe().during(Step::Launcher, "pipe")?;
     let (result_rx, result_tx) = io::pipe().during(Step::Launcher, "pipe")?;
-    let mut kinds = namespaces::ALL_BUT_USER;
+    let mut kinds = namespaces::kinds(way.without);
     if way.identity.has_user_namespace() {
         kinds |= sys::CLONE_NEWUSER;
     }
@@ -180,15 +213,7 @@ fn attempt(
         Forked::Parent { pid, pidfd } => (pid, pidfd),
         Forked::Child => {
             drop((go_tx, note_rx, result_rx));
-            let task = inside::Task {
-                spec,
-                layout: &layout,
-                filters,
-                identity: way.identity,
-                with_proc: way.with_proc,
-                host: &host,
-                stdin,
-            };
+            let task = inside::Task { spec, layout: &layout, filters, way, host: &host, stdin };
             inside::first_process(&task, held, go_rx, note_tx, result_tx)
         }
     };
@@ -250,10 +275,8 @@ fn read_notes(notes: PipeReader) -> Result<Vec<Mechanism>, SandboxError> {
             .during(Step::Launcher, "notes")?
         {
             Note::Refused(refusal) => return Err(refusal.into()),
-            Note::Mechanism(mechanism) => {
-                sealed |= mechanism.name == "seccomp" && mechanism.in_force;
-                mechanisms.push(mechanism);
-            }
+            Note::Mechanism(mechanism) => mechanisms.push(mechanism),
+            Note::Sealed => sealed = true,
         }
     }
     if sealed {

@@ -8,20 +8,24 @@ use std::{
 
 use crate::{
     Mechanism, SandboxError, Step,
-    launcher::Identity,
+    launcher::{Way, Without},
     layout::{Layout, MEMORY, Source},
     report::During,
     spec::Spec,
     sys,
 };
 
-/// Every namespace but the user's.
-pub(crate) const ALL_BUT_USER: i32 = sys::CLONE_NEWNS
-    | sys::CLONE_NEWPID
-    | sys::CLONE_NEWNET
-    | sys::CLONE_NEWIPC
-    | sys::CLONE_NEWUTS
-    | sys::CLONE_NEWCGROUP;
+/// Every namespace but the user's, without those that are left out.
+pub(crate) fn kinds(without: Without) -> i32 {
+    let mut kinds = sys::CLONE_NEWNS | sys::CLONE_NEWPID | sys::CLONE_NEWUTS | sys::CLONE_NEWCGROUP;
+    if !without.net_namespace {
+        kinds |= sys::CLONE_NEWNET;
+    }
+    if !without.ipc_namespace {
+        kinds |= sys::CLONE_NEWIPC;
+    }
+    kinds
+}
 
 /// A copy of a host mount, with its restrictions, that is attached nowhere yet.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ pub(crate) struct Held(OwnedFd);
 ///
 /// # Errors
 /// [`Step::Source`] with the path.
-pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
+pub(crate) fn hold_all(layout: &Layout, without: Without) -> Result<Vec<Held>, SandboxError> {
     let root = Source {
         host: layout.root.clone(),
         at: "".into(),
@@ -42,10 +46,10 @@ pub(crate) fn hold_all(layout: &Layout) -> Result<Vec<Held>, SandboxError> {
         given: false,
         linked: true,
     };
-    std::iter::once(&root).chain(&layout.sources).map(hold).collect()
+    std::iter::once(&root).chain(&layout.sources).map(|source| hold(source, without)).collect()
 }
 
-fn hold(source: &Source) -> Result<Held, SandboxError> {
+fn hold(source: &Source, without: Without) -> Result<Held, SandboxError> {
     let named = || source.host.display();
     let (mount, below) = match sys::clone_mount(&source.host, false, source.linked) {
         // In a user namespace the kernel will not uncover what lies under a mount: take it along.
@@ -55,7 +59,10 @@ fn hold(source: &Source) -> Result<Held, SandboxError> {
         ),
         other => (other.during(Step::Source, named())?, false),
     };
-    sys::restrict_mount(mount.as_fd(), source.attributes, below).during(Step::Source, named())?;
+    if !without.mount_restrictions {
+        let attributes = source.attributes;
+        sys::restrict_mount(mount.as_fd(), attributes, below).during(Step::Source, named())?;
+    }
     Ok(Held(mount))
 }
 
@@ -67,10 +74,9 @@ pub(crate) fn enter(
     spec: &Spec,
     layout: &Layout,
     held: Vec<Held>,
-    identity: Identity,
-    with_proc: bool,
+    way: Way,
 ) -> Result<(), SandboxError> {
-    let owner = identity.uid();
+    let owner = way.identity.uid();
     let mut held = held.into_iter().map(|h| h.0);
     let root = held.next().ok_or_else(|| {
         SandboxError::new(Step::Mount, "root", std::io::ErrorKind::InvalidInput.into())
@@ -91,8 +97,8 @@ pub(crate) fn enter(
         let copy = sys::clone_mount(at, true, false).during(Step::Mount, alias.display())?;
         attach(&root, &copy, alias, false)?;
     }
-    if with_proc {
-        mount_proc(identity.has_user_namespace()).during(Step::Proc, "")?;
+    if way.with_proc {
+        mount_proc(way).during(Step::Proc, "")?;
     }
     sys::pivot_root_here().during(Step::PivotRoot, "")?;
     sys::unmount(Path::new(".")).during(Step::PivotRoot, "")?;
@@ -118,9 +124,12 @@ fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<
 /// further namespaces.
 ///
 /// These limits belong to the user namespace of who writes them: without one of our own they are the host's.
-fn mount_proc(own_user_namespace: bool) -> std::io::Result<()> {
+fn mount_proc(way: Way) -> std::io::Result<()> {
     let at = Path::new("proc");
-    if own_user_namespace {
+    if way.without.hidden_processes {
+        return sys::mount(c"proc", at, sys::MOUNT_DATA, "");
+    }
+    if way.identity.has_user_namespace() {
         sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
         for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
             // A second lock beside seccomp: a kernel without one of these files still has the other.

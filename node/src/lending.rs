@@ -1,5 +1,6 @@
 //! Tasks on our slots, other sites' and our own: their content, their sessions, and what those leave behind.
 
+use std::fs::File;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -359,7 +360,8 @@ impl Lending {
             let folder = session::output_folder(&plan.folder, &root.id);
             let wanted: BTreeSet<_> =
                 named.iter().filter(|file| file.root == root.id).map(|f| f.path.as_str()).collect();
-            let collected = sandbox::collect(&folder, CollectLimits::default(), |path, _, _| {
+            let opened = File::open(&folder).map_err(|error| error.to_string())?;
+            let collected = sandbox::collect(opened, CollectLimits::default(), |path, _, _| {
                 if let Some(name) = path.to_str().filter(|path| wanted.contains(path)) {
                     let (folder, path) = (folder.clone(), name.to_owned());
                     let source = Source::Beneath { folder, path };

@@ -93,20 +93,19 @@ struct Walk<'a, F> {
     done: Collected,
 }
 
-/// Walk a folder and hand each regular file to `each`, opened, with its relative path and length in bytes.
+/// Walk a folder, behind a descriptor, and hand each regular file to `each`, opened, with its relative path and length in bytes.
 ///
 /// Call it only when nothing of the jail is left: a live job could change what was looked at.
 /// Read at most the stated length. The order is that of names, so that two walks agree.
 ///
 /// # Errors
-/// When the root cannot be opened, or `each` refuses, at that file; what was collected before stays with the caller.
-pub fn collect<F>(root: &Path, limits: CollectLimits, mut each: F) -> io::Result<Collected>
+/// When `each` refuses, at that file; what was collected before stays with the caller.
+pub fn collect<F>(root: impl AsFd, limits: CollectLimits, mut each: F) -> io::Result<Collected>
 where
     F: FnMut(&Path, File, u64) -> io::Result<()>,
 {
-    let folder = File::open(root)?;
     let mut walk = Walk { limits, each: &mut each, seen: 0, done: Collected::default() };
-    walk.folder(folder.as_fd(), Path::new(""), 1)?;
+    walk.folder(root.as_fd(), Path::new(""), 1)?;
     Ok(walk.done)
 }
 
@@ -212,7 +211,7 @@ mod tests {
 
     fn texts(root: &Path, limits: CollectLimits) -> (Vec<(String, String)>, Collected) {
         let mut texts = Vec::new();
-        let done = collect(root, limits, |path, mut file, length| {
+        let done = collect(File::open(root).unwrap(), limits, |path, mut file, length| {
             let mut text = String::new();
             file.read_to_string(&mut text)?;
             assert_eq!(text.len() as u64, length);

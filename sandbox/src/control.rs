@@ -6,7 +6,7 @@
 use std::{
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
 };
@@ -25,7 +25,7 @@ pub(crate) enum Said {
     Refused(Refusal),
     /// The program runs.
     Started(Report),
-    /// Nothing of the jail is left. The last word.
+    /// Nothing of the jail is left. The last word; what the job wrote comes with it if it had a volume.
     Ended(Exit),
 }
 
@@ -70,38 +70,30 @@ impl From<Refusal> for crate::SandboxError {
     }
 }
 
-/// Send the policy and the program's standard input.
-pub(crate) fn send_policy<T: Serialize>(
+/// Send one message, and perhaps a descriptor with it.
+pub(crate) fn send_with<T: Serialize>(
     socket: &UnixStream,
-    policy: &T,
-    stdin: impl AsFd,
+    message: &T,
+    descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let bytes = framed(policy)?;
-    let sent = sys::send_with_fd(socket.as_fd(), &bytes, stdin.as_fd())?;
+    let bytes = framed(message)?;
+    let sent = match descriptor {
+        Some(descriptor) => sys::send_with_fd(socket.as_fd(), &bytes, descriptor)?,
+        None => 0,
+    };
     let mut socket = socket;
     socket.write_all(&bytes[sent..])
 }
 
-/// Receive the policy and the program's standard input.
-pub(crate) fn receive_policy<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<(T, OwnedFd)> {
+/// Receive one message, and the descriptor that came with it; `UnexpectedEof` when the other side has hung up.
+pub(crate) fn receive_with<T: DeserializeOwned>(
+    socket: &UnixStream,
+) -> io::Result<(T, Option<OwnedFd>)> {
     let mut length = [0_u8; 4];
-    let (n, stdin) = sys::receive_with_fd(socket.as_fd(), &mut length)?;
+    let (n, descriptor) = sys::receive_with_fd(socket.as_fd(), &mut length)?;
     let mut rest = socket;
     rest.read_exact(&mut length[n..])?;
-    let stdin = stdin.ok_or_else(|| io::Error::other("no standard input came with the policy"))?;
-    Ok((body(socket, length)?, stdin))
-}
-
-/// Send one message.
-pub(crate) fn send<T: Serialize>(mut socket: &UnixStream, message: &T) -> io::Result<()> {
-    socket.write_all(&framed(message)?)
-}
-
-/// Receive one message; `UnexpectedEof` when the other side has hung up.
-pub(crate) fn receive<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Result<T> {
-    let mut length = [0_u8; 4];
-    socket.read_exact(&mut length)?;
-    body(socket, length)
+    Ok((body(socket, length)?, descriptor))
 }
 
 fn framed<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {

@@ -3,21 +3,25 @@
 use std::{
     fs,
     io::{self, PipeReader, PipeWriter, Read, Seek, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::Path,
 };
 
 use crate::{
     Mechanism, SandboxError, Step,
     control::Note,
-    landlock,
+    gpu, landlock,
     launcher::{Identity, Way, Without, command_line, note, note_refusal},
     layout::Layout,
     limits, namespaces,
     namespaces::Held,
     report::During,
     seccomp::Filters,
-    spec::{Spec, WORK_AT},
+    services,
+    spec::{ProcessList, Spec, WORK_AT},
     sys::{self, Forked},
 };
 
@@ -29,6 +33,8 @@ pub(crate) struct Task<'a> {
     pub(crate) way: Way,
     pub(crate) host: &'a [(String, String)],
     pub(crate) stdin: &'a OwnedFd,
+    /// Where the listeners for the policy's services go.
+    pub(crate) launcher: &'a UnixStream,
 }
 
 /// The first process of the jail. Ends with the job's program, and with it everything in the jail.
@@ -100,7 +106,7 @@ fn build(
     for mechanism in namespaces::compare(task.host, !plain) {
         note(notes, &Note::Mechanism(mechanism));
     }
-    note(notes, &Note::Mechanism(proc_state(task.way.with_proc)));
+    note(notes, &Note::Mechanism(proc_state(task.way.with_proc, task.spec.process_list)));
     if plain {
         note(
             notes,
@@ -114,13 +120,19 @@ fn build(
     if !task.way.without.net_namespace {
         sys::bring_up_loopback().during(Step::Network, "loopback")?;
     }
+    let services = &task.spec.services;
+    services::listen(services, task.launcher).during(Step::Network, "services")?;
     sys::set_host_name("render").during(Step::Network, "host name")?;
     std::env::set_current_dir(WORK_AT).during(Step::Mount, WORK_AT)
 }
 
-fn proc_state(with_proc: bool) -> Mechanism {
+fn proc_state(with_proc: bool, list: ProcessList) -> Mechanism {
     if with_proc {
-        Mechanism::held("process list", "own, subset=pid, hidepid=invisible")
+        let kind = match list {
+            ProcessList::Subset => "own, subset=pid, hidepid=invisible",
+            ProcessList::Compat => "own, hidepid=invisible, the kernel's telling files covered",
+        };
+        Mechanism::held("process list", kind)
     } else {
         Mechanism::missing(
             "process list",
@@ -190,13 +202,14 @@ fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError
     }
     let mut rules = task.layout.rules.clone();
     if task.way.with_proc {
-        rules.push(landlock::Rule {
-            path: Path::new("/proc").into(),
-            rights: landlock::Rights::READ,
-        });
+        // CUDA names its threads there; the process list is the job's own.
+        let named = task.spec.devices.iter().any(|d| gpu::is_nvidia(d));
+        let rights = if named { landlock::Rights::WRITE } else { landlock::Rights::READ };
+        rules.push(landlock::Rule { path: Path::new("/proc").into(), rights });
     }
     if !without.landlock {
-        let evidence = landlock::restrict(&rules).during(Step::Landlock, "")?;
+        let ports: Vec<u16> = task.spec.services.iter().map(|s| s.port).collect();
+        let evidence = landlock::restrict(&rules, &ports).during(Step::Landlock, "")?;
         note(notes, &Note::Mechanism(Mechanism::held("landlock", evidence)));
     }
     if !without.seccomp {

@@ -1,7 +1,9 @@
 //! The node's side: start the launcher, hold the jail, end it, learn what it used.
 
 use std::{
-    env, fs, io,
+    env, fs,
+    fs::File,
+    io,
     io::{PipeReader, PipeWriter},
     net::Shutdown,
     os::{
@@ -15,10 +17,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Report, SandboxError, Step,
+    Report, SandboxError, Step, Stopped,
     control::{self, Said},
+    layout::{self, Writable},
     report::During,
     spec::Spec,
+    sys,
 };
 
 /// How the job's program ended and what the jail used. Exactly one of code and signal is set.
@@ -28,13 +32,14 @@ pub struct Exit {
     pub code: Option<i32>,
     /// The signal that ended it, if one did; 9 when the jail was killed.
     pub signal: Option<i32>,
+    /// The limit that it was ended for, if it was.
+    pub stopped: Option<Stopped>,
     /// Measured from outside.
     pub usage: Usage,
 }
 
-/// What a jail used, counted by the kernel for the first process of the jail and all that were waited for.
-///
-/// A job can hide processor time in processes that nobody waits for; only a cgroup counts that.
+/// What a jail used, counted by the kernel: for all its processes where there is a cgroup, and otherwise for the first
+/// process of the jail and all that were waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Processor time in the programs, in milliseconds.
@@ -43,6 +48,9 @@ pub struct Usage {
     pub system_ms: u64,
     /// The most memory that a single process had resident, in bytes.
     pub peak_memory_bytes: u64,
+    /// Bytes to and from the services of the policy.
+    #[serde(default)]
+    pub service_bytes: u64,
 }
 
 impl Exit {
@@ -70,6 +78,8 @@ pub struct Jail {
     launcher: Child,
     control: UnixStream,
     exit: Option<Exit>,
+    volume: Option<OwnedFd>,
+    writable: Vec<Writable>,
 }
 
 /// Start a program in a jail of its own. Blocks for some milliseconds, until the program runs.
@@ -103,6 +113,8 @@ pub fn launch(launcher: &Path, spec: &Spec) -> Result<Jail, SandboxError> {
             launcher: child,
             control: ours,
             exit: None,
+            volume: None,
+            writable: layout::writable(spec),
         }),
         Err(error) => {
             drop(ours);
@@ -114,9 +126,10 @@ pub fn launch(launcher: &Path, spec: &Spec) -> Result<Jail, SandboxError> {
 }
 
 fn begin(control: &UnixStream, spec: &Spec, stdin: PipeReader) -> Result<Report, SandboxError> {
-    control::send_policy(control, spec, stdin.as_fd()).during(Step::Launcher, "policy")?;
+    let sent = control::send_with(control, spec, Some(stdin.as_fd()));
+    sent.during(Step::Launcher, "policy")?;
     drop(stdin);
-    match control::receive(control).during(Step::Launcher, "answer")? {
+    match control::receive_with(control).during(Step::Launcher, "answer")?.0 {
         Said::Started(report) if report.level >= spec.floor => Ok(report),
         Said::Started(report) => {
             let text = format!("{} is reached and {} is asked for", report.level, spec.floor);
@@ -137,12 +150,14 @@ impl Jail {
         if let Some(exit) = self.exit {
             return Ok(exit);
         }
-        let said = control::receive(&self.control);
+        let said = control::receive_with(&self.control);
         // The launcher's last word is said; it only ends.
         drop(self.launcher.wait());
-        match said.during(Step::Launcher, "the launcher is gone")? {
+        let (said, volume) = said.during(Step::Launcher, "the launcher is gone")?;
+        match said {
             Said::Ended(exit) => {
                 self.exit = Some(exit);
+                self.volume = volume;
                 Ok(exit)
             }
             Said::Refused(refusal) => Err(refusal.into()),
@@ -157,6 +172,25 @@ impl Jail {
     pub fn kill(&mut self) -> Result<Exit, SandboxError> {
         self.hang_up();
         self.wait()
+    }
+
+    /// The folder behind a writable place of the jail, opened, for collecting when the jail is dead: a mount's path
+    /// or [`crate::WORK_AT`]. It stays readable as long as the descriptor is open.
+    ///
+    /// # Errors
+    /// [`Step::Source`]: no writable place of that path, or it cannot be opened.
+    pub fn written(&self, at: &Path) -> Result<OwnedFd, SandboxError> {
+        let place = self.writable.iter().find(|place| place.at == at);
+        let opened = place.ok_or_else(|| io::ErrorKind::NotFound.into()).and_then(|place| {
+            match &self.volume {
+                Some(volume) => {
+                    let name = sys::c_path(Path::new(&place.name))?;
+                    sys::open_below(volume.as_fd(), &name, sys::FOLDER, sys::RESOLVE_CONFINED)
+                }
+                None => File::open(&place.host).map(OwnedFd::from),
+            }
+        });
+        opened.during(Step::Source, at.display())
     }
 
     /// The process number of the launcher, which stands for the jail in lists of processes.

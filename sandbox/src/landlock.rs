@@ -3,8 +3,8 @@
 use std::{io, path::PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::sys;
@@ -23,10 +23,14 @@ pub(crate) struct Rights {
     pub(crate) exec: bool,
     /// Make pipes and sockets with names.
     pub(crate) rendezvous: bool,
+    /// Send a device its own commands.
+    pub(crate) control: bool,
 }
 
 impl Rights {
-    pub(crate) const READ: Self = Self { read: true, write: false, exec: false, rendezvous: false };
+    pub(crate) const READ: Self =
+        Self { read: true, write: false, exec: false, rendezvous: false, control: false };
+    pub(crate) const DEVICE: Self = Self { control: true, ..Self::WRITE };
     pub(crate) const RUN: Self = Self { exec: true, ..Self::READ };
     pub(crate) const WRITE: Self = Self { write: true, ..Self::READ };
     pub(crate) const SCRATCH: Self = Self { rendezvous: true, ..Self::WRITE };
@@ -42,7 +46,8 @@ pub(crate) struct Rule {
 /// Restrict this process, for good, in one ruleset: a second layer would break renames between folders.
 ///
 /// A path that is missing is an error and not a rule less: a ruleset must never be quietly incomplete.
-pub(crate) fn restrict(rules: &[Rule]) -> io::Result<String> {
+/// The job may connect to these TCP ports and listen on none.
+pub(crate) fn restrict(rules: &[Rule], ports: &[u16]) -> io::Result<String> {
     let version = sys::landlock_version();
     if version < OLDEST {
         return Err(io::Error::new(
@@ -74,6 +79,12 @@ pub(crate) fn restrict(rules: &[Rule]) -> io::Result<String> {
         ruleset = ruleset
             .add_rule(PathBeneath::new(opened, access))
             .map_err(|e| io::Error::other(format!("{}: {e}", rule.path.display())))?;
+    }
+    if version >= 4 {
+        for port in ports {
+            let rule = NetPort::new(*port, AccessNet::ConnectTcp);
+            ruleset = ruleset.add_rule(rule).map_err(io::Error::other)?;
+        }
     }
     let status = ruleset.restrict_self().map_err(io::Error::other)?;
     if status.ruleset != RulesetStatus::FullyEnforced {
@@ -116,6 +127,9 @@ fn access_of(rights: Rights) -> BitFlags<AccessFs> {
     }
     if rights.rendezvous {
         access |= AccessFs::MakeFifo | AccessFs::MakeSock;
+    }
+    if rights.control {
+        access |= AccessFs::IoctlDev;
     }
     access
 }

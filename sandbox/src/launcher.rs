@@ -12,19 +12,25 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
     process::ExitCode,
+    sync::Arc,
 };
 
 use crate::{
-    Level, Mechanism, Report, SandboxError, Step,
+    Mechanism, Report, SandboxError, Step, Stopped,
+    cgroup::Cgroup,
     control::{self, Note, Refusal, Said},
     inside,
     jail::{Exit, Usage},
     layout::{Layout, program_at},
     namespaces,
     report::During,
+    resources::Resources,
     seccomp::Filters,
+    services,
     spec::{Spec, TENANT_UID_BASE},
     sys::{self, Forked},
+    volume::Volume,
+    watchdog::{self, Watchdog},
 };
 
 /// The job's user and group as the job sees them in a user namespace.
@@ -91,13 +97,16 @@ pub struct Without {
     pub capabilities: bool,
 }
 
-/// A jail that stands.
+/// A jail that stands. Its group, disk and root go when it is gone, in this order.
 struct Standing {
     pid: i32,
     process: OwnedFd,
     result: PipeReader,
     report: Report,
-    // The root goes when the jail is gone.
+    watchdog: Watchdog,
+    services: Arc<services::Meter>,
+    cgroup: Option<Cgroup>,
+    volume: Option<Volume>,
     _layout: Layout,
 }
 
@@ -114,21 +123,24 @@ pub fn run_without(without: Without) -> ExitCode {
         return ExitCode::FAILURE;
     };
     sys::umask(0o022);
-    let received = control::receive_policy::<Spec>(&socket).during(Step::Policy, "");
+    let received = control::receive_with::<Spec>(&socket).during(Step::Policy, "");
     let stood = received.and_then(|(spec, stdin)| {
+        let missing = || SandboxError::new(Step::Policy, "", io::ErrorKind::UnexpectedEof.into());
         spec.check()?;
-        stand(&spec, without, stdin)
+        stand(&spec, without, stdin.ok_or_else(missing)?)
     });
+    let mut volume = None;
     let said = match stood {
         Ok(standing) => {
             let started = Said::Started(standing.report.clone());
             // A node that is gone is noticed below, by the hung-up socket.
-            drop(control::send(&socket, &started));
-            watch(&socket, standing).map_or_else(|e| Said::Refused(e.into()), Said::Ended)
+            drop(control::send_with(&socket, &started, None));
+            watch(&socket, standing, &mut volume)
+                .map_or_else(|e| Said::Refused(e.into()), Said::Ended)
         }
         Err(e) => Said::Refused(e.into()),
     };
-    match control::send(&socket, &said) {
+    match control::send_with(&socket, &said, volume.as_ref().map(AsFd::as_fd)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
@@ -136,11 +148,8 @@ pub fn run_without(without: Without) -> ExitCode {
 
 /// Try the strongest way first, and the next one only when the machine refuses exactly what differs.
 fn stand(spec: &Spec, without: Without, stdin: OwnedFd) -> Result<Standing, SandboxError> {
-    if spec.floor > Level::S2 {
-        let text = format!("{} is asked for and this launcher reaches S2", spec.floor);
-        return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
-    }
-    let filters = Filters::compile().during(Step::Seccomp, "")?;
+    let compiled = Filters::compile(spec.profile, !spec.services.is_empty());
+    let filters = compiled.during(Step::Seccomp, "")?;
     let mut way = Way { identity: identity_of(spec), with_proc: true, without };
     loop {
         let error = match attempt(spec, &filters, way, &stdin) {
@@ -190,7 +199,8 @@ fn attempt(
     way: Way,
     stdin: &OwnedFd,
 ) -> Result<Standing, SandboxError> {
-    let layout = Layout::make(spec, way.identity.uid())?;
+    let mut layout = Layout::make(spec, way.identity.uid())?;
+    let resources = Resources::make(spec, way, &mut layout)?;
     let outside = !matches!(way.identity, Identity::Myself);
     let held = if outside {
         give_away(&layout, way.identity)?;
@@ -201,6 +211,7 @@ fn attempt(
     let (go_rx, mut go_tx) = io::pipe().during(Step::Launcher, "pipe")?;
     let (note_rx, note_tx) = io::pipe().during(Step::Launcher, "pipe")?;
     let (result_rx, result_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+    let (services_rx, services_tx) = UnixStream::pair().during(Step::Launcher, "socket")?;
     let mut kinds = namespaces::kinds(way.without);
     if way.identity.has_user_namespace() {
         kinds |= sys::CLONE_NEWUSER;
@@ -212,25 +223,46 @@ fn attempt(
     let (pid, process) = match sys::fork_into(kinds).during(Step::Namespaces, "")? {
         Forked::Parent { pid, pidfd } => (pid, pidfd),
         Forked::Child => {
-            drop((go_tx, note_rx, result_rx));
-            let task = inside::Task { spec, layout: &layout, filters, way, host: &host, stdin };
+            drop((go_tx, note_rx, result_rx, services_rx));
+            let launcher = &services_tx;
+            let layout = &layout;
+            let task = inside::Task { spec, layout, filters, way, host: &host, stdin, launcher };
             inside::first_process(&task, held, go_rx, note_tx, result_tx)
         }
     };
-    drop((go_rx, note_tx, result_tx, held));
+    drop((go_rx, note_tx, result_tx, services_tx, held));
     let mapped = write_maps(pid, way.identity).during(Step::UserMap, "");
+    let mapped = mapped.and_then(|()| resources.take_in(pid));
     if mapped.is_ok() {
         // If the first process is gone already, its last note says why.
         drop(go_tx.write_all(&[1]));
     }
     let notes = mapped.and_then(|()| read_notes(note_rx));
-    match notes {
-        Ok(mechanisms) => {
+    let ready = notes.and_then(|notes| {
+        let served =
+            services::serve(&spec.services, &services_rx).during(Step::Network, "services");
+        Ok((notes, served?))
+    });
+    match ready {
+        Ok((mechanisms, services)) => {
             forget_streams().during(Step::Launcher, "streams")?;
             // From here on the pipe only tells the first process that we live.
             std::mem::forget(go_tx);
-            let report = report_of(spec, mechanisms, way);
-            Ok(Standing { pid, process, result: result_rx, report, _layout: layout })
+            let report = resources.report(spec, mechanisms, way);
+            let watchdog = resources.watchdog(spec, pid);
+            let (cgroup, volume) = (resources.cgroup.ok(), resources.volume);
+            let result = result_rx;
+            Ok(Standing {
+                pid,
+                process,
+                result,
+                report,
+                watchdog,
+                services,
+                cgroup,
+                volume,
+                _layout: layout,
+            })
         }
         Err(error) => {
             drop(sys::signal(process.as_fd(), sys::SIGKILL));
@@ -294,86 +326,58 @@ fn forget_streams() -> io::Result<()> {
     sys::put_at(null.as_fd(), 2)
 }
 
-fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
-    mechanisms.insert(
-        0,
-        match way.identity {
-            Identity::Tenant(uid) => {
-                Mechanism::held("tenant user", format!("host user {uid}, mapped to {INSIDE_UID}"))
-            }
-            Identity::Plain(uid) => {
-                Mechanism::held("tenant user", format!("host user {uid}, without a user namespace"))
-            }
-            Identity::Myself => Mechanism::missing(
-                "tenant user",
-                format!("host user {}, the node's own", sys::effective_uid()),
-                "start the node as root to give each tenant a host user of its own",
-            ),
-        },
-    );
-    mechanisms.push(Mechanism {
-        asked: false,
-        ..Mechanism::missing("cgroup", "not used: limits are per process", "")
-    });
-    mechanisms.push(Mechanism {
-        asked: false,
-        ..Mechanism::missing(
-            "quota",
-            "not used: the size of a file is limited, not that of a folder",
-            "",
-        )
-    });
-    if !spec.windows.is_empty() {
-        mechanisms.push(windows_paths(spec));
-    }
-    for mechanism in &mut mechanisms {
-        mechanism.better = mechanism.better.take().filter(|b| !b.is_empty());
-    }
-    Report { level: Level::S2, mechanisms }
-}
-
-/// A convenience and no isolation, but a job with Windows paths wants to know.
-fn windows_paths(spec: &Spec) -> Mechanism {
-    let n_rules = spec.windows.len();
-    match &spec.preload {
-        Some(_) => Mechanism::held(
-            "windows paths",
-            format!(
-                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs"
-            ),
-        ),
-        None => Mechanism::missing(
-            "windows paths",
-            format!("{n_rules} rules, of which only the drives' alias folders hold"),
-            "install libmeshfarm_preload.so beside meshfarm",
-        ),
-    }
-}
-
-/// Wait for the end of the jail, or bring it about when the node hangs up.
-fn watch(socket: &UnixStream, mut standing: Standing) -> Result<Exit, SandboxError> {
+/// Wait for the end of the jail, or bring it about when the node hangs up or a limit is exceeded.
+fn watch(
+    socket: &UnixStream,
+    mut standing: Standing,
+    volume: &mut Option<OwnedFd>,
+) -> Result<Exit, SandboxError> {
     let fds = [standing.process.as_fd(), socket.as_fd()];
-    let [ended, _hung_up] = sys::wait_readable(fds, -1).during(Step::Launcher, "watch")?;
-    if !ended {
-        // Already dead is as good as killed; the wait below tells.
-        drop(sys::signal(standing.process.as_fd(), sys::SIGKILL));
+    let mut stopped = None;
+    let mut seen = (0, 0);
+    loop {
+        let pause = standing.watchdog.pause_ms();
+        let [ended, hung_up] = sys::wait_readable(fds, pause).during(Step::Launcher, "watch")?;
+        if ended {
+            break;
+        }
+        let out_of_memory = standing.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory);
+        if out_of_memory {
+            stopped = Some(Stopped::Memory);
+        } else if !hung_up {
+            stopped = standing.watchdog.look();
+        }
+        if hung_up || stopped.is_some() {
+            // What dies unwaited is in no later count but a group's.
+            seen = watchdog::processor_time(standing.pid);
+            // Already dead is as good as killed; the wait below tells.
+            drop(sys::signal(standing.process.as_fd(), sys::SIGKILL));
+            break;
+        }
     }
     // The kernel ends this wait only when every process of the jail is gone.
     let waited = sys::wait(standing.pid).during(Step::Launcher, "wait")?;
     let used = waited.map(|(_, _, used)| used).unwrap_or_default();
     let mut status = [0_u8; 4];
     let told = standing.result.read_exact(&mut status).is_ok();
-    let (code, signal) = if told {
+    let (code, signal) = if told && stopped.is_none() {
         sys::split_status(i32::from_le_bytes(status))
     } else {
         (None, Some(sys::SIGKILL))
     };
-    let usage = Usage {
-        user_ms: used.user_ms,
-        system_ms: used.system_ms,
-        peak_memory_bytes: used.peak_bytes,
-    };
-    Ok(Exit { code, signal, usage })
+    let group = standing.cgroup.as_ref();
+    if group.is_some_and(Cgroup::ran_out_of_memory) {
+        stopped = stopped.or(Some(Stopped::Memory));
+    }
+    let counted = group.and_then(Cgroup::processor_time);
+    let (user_ms, system_ms) =
+        counted.unwrap_or_else(|| (used.user_ms.max(seen.0), used.system_ms.max(seen.1)));
+    let peak_memory_bytes = used.peak_bytes;
+    let service_bytes = standing.services.bytes();
+    let usage = Usage { user_ms, system_ms, peak_memory_bytes, service_bytes };
+    let opened = standing.volume.as_ref().map(Volume::root).transpose();
+    *volume = opened.during(Step::Volume, "outputs")?;
+    Ok(Exit { code, signal, stopped, usage })
 }
 
 /// The program, its arguments and its environment in the form of execve(2).

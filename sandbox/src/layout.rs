@@ -8,11 +8,13 @@ use std::{
 };
 
 use crate::{
-    SandboxError, Step,
+    SandboxError, Step, gpu,
     landlock::{Rights, Rule},
     report::During,
+    services,
     spec::{Access, OWN_AT, Spec, WORK_AT},
     sys, table,
+    volume::Volume,
 };
 
 /// Folders at the root that hold programs and their libraries.
@@ -63,7 +65,8 @@ impl Layout {
         let mut layout = Self { root, sources: Vec::new(), aliases: Vec::new(), rules: Vec::new() };
         layout.system().during(Step::Skeleton, "system folders")?;
         layout.devices().during(Step::Skeleton, "devices")?;
-        layout.etc(uid).during(Step::Skeleton, "etc")?;
+        layout.graphics(&spec.devices).during(Step::Skeleton, "graphics cards")?;
+        layout.etc(uid, &services::hosts(&spec.services)).during(Step::Skeleton, "etc")?;
         layout.own(spec).during(Step::Skeleton, "program")?;
         for mount in spec.mounts_in_order() {
             layout.artist(mount).during(Step::Skeleton, mount.at.display())?;
@@ -126,16 +129,33 @@ impl Layout {
         Ok(())
     }
 
-    fn etc(&mut self, uid: u32) -> io::Result<()> {
+    fn graphics(&mut self, devices: &[PathBuf]) -> io::Result<()> {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        for device in gpu::with_drivers(devices, |path| path.exists()) {
+            let at = relative(&device).to_path_buf();
+            self.show_file(&device, &at, sys::ATTR_NOSUID | sys::ATTR_NOEXEC)?;
+            self.rules.push(Rule { path: device, rights: Rights::DEVICE });
+        }
+        // The drivers look for their cards there; which other files lie in it is covered.
+        let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC;
+        self.show_folder(Path::new("/sys"), attributes)?;
+        self.allow("sys", Rights::READ);
+        Ok(())
+    }
+
+    fn etc(&mut self, uid: u32, services: &str) -> io::Result<()> {
         let etc = self.root.join("etc");
         let person = format!("render:x:{uid}:{uid}:render:/home/render:/bin/sh\n");
         let group = format!("render:x:{uid}:\nnogroup:x:65534:\n");
         let passwd = format!("{person}nobody:x:65534:65534:nobody:/:/bin/false\n");
+        let hosts = format!("127.0.0.1 localhost render\n::1 localhost\n{services}");
         let files = [
             ("passwd", passwd.as_str()),
             ("group", &group),
             ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
-            ("hosts", "127.0.0.1 localhost render\n::1 localhost\n"),
+            ("hosts", &hosts),
             ("hostname", "render\n"),
             ("machine-id", "00000000000000000000000000000001\n"),
             ("povray/3.7/povray.conf", POVRAY_CONF),
@@ -247,6 +267,27 @@ impl Layout {
         fs::write(self.root.join("etc/ld.so.preload"), line).during(Step::Table, "ld.so.preload")
     }
 
+    /// Let everything that the job writes lie on a volume, filled with what is there now.
+    ///
+    /// # Errors
+    /// [`Step::Volume`] with the folder that could not be copied.
+    pub(crate) fn put_on(
+        &mut self,
+        volume: &Volume,
+        spec: &Spec,
+        owner: u32,
+    ) -> Result<(), SandboxError> {
+        for place in writable(spec) {
+            let at = relative(&place.at).to_path_buf();
+            let filled = volume.fill(&place.name, &place.host, owner);
+            let host = filled.during(Step::Volume, place.host.display())?;
+            for source in self.sources.iter_mut().filter(|s| s.given && s.at == at) {
+                source.host.clone_from(&host);
+            }
+        }
+        Ok(())
+    }
+
     fn folder(&self, at: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(at))
     }
@@ -294,6 +335,28 @@ impl Drop for Layout {
         // The node sweeps its folder at the next start, so a root that stays behind is only untidy.
         drop(fs::remove_dir_all(&self.root));
     }
+}
+
+/// A place of the jail that the job may write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Writable {
+    /// Where the job sees it.
+    pub(crate) at: PathBuf,
+    /// The host folder or file.
+    pub(crate) host: PathBuf,
+    /// Its name on a volume.
+    pub(crate) name: String,
+}
+
+/// Every writable place of a policy: the session folder first.
+pub(crate) fn writable(spec: &Spec) -> Vec<Writable> {
+    let mounts = spec.mounts_in_order().into_iter().filter(|m| m.access == Access::Write);
+    let mounts = mounts.map(|m| (m.at.clone(), m.host.clone()));
+    std::iter::once((WORK_AT.into(), spec.work.clone()))
+        .chain(mounts)
+        .enumerate()
+        .map(|(n, (at, host))| Writable { at, host, name: n.to_string() })
+        .collect()
 }
 
 /// The jail path of the started program.

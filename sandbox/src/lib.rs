@@ -13,7 +13,9 @@ mod probe;
 mod report;
 mod spec;
 
+mod cgroup;
 mod control;
+mod gpu;
 mod inside;
 mod landlock;
 /// The launcher program's own code, for its `main` alone.
@@ -22,14 +24,21 @@ pub mod launcher;
 mod layout;
 mod limits;
 mod namespaces;
+mod resources;
 mod seccomp;
+mod services;
 mod sys;
 mod table;
+mod volume;
+mod watchdog;
 
 pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
 pub use jail::{Exit, Jail, Killer, Programs, Usage, find_launcher, find_programs, launch};
+pub use limits::Limits;
 pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use spec::{
-    Access, Limits, Mount, OWN_AT, SPEC_VERSION, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,
+    Access, Mount, OWN_AT, ProcessList, Profile, SPEC_VERSION, Service, Spec, TENANT_UID_BASE,
+    WORK_AT, WindowsRule,
 };
+pub use watchdog::Stopped;

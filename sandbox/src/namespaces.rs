@@ -11,7 +11,7 @@ use crate::{
     launcher::{Way, Without},
     layout::{Layout, MEMORY, Source},
     report::During,
-    spec::Spec,
+    spec::{ProcessList, Spec},
     sys,
 };
 
@@ -98,7 +98,13 @@ pub(crate) fn enter(
         attach(&root, &copy, alias, false)?;
     }
     if way.with_proc {
-        mount_proc(way).during(Step::Proc, "")?;
+        mount_proc(way, spec.process_list).during(Step::Proc, "")?;
+    }
+    if !spec.devices.is_empty() {
+        // Groups, keys and tables of the kernel lie there, and no card.
+        for name in ["sys/fs", "sys/kernel", "sys/firmware", "sys/power"] {
+            cover(Path::new(name)).during(Step::Mount, name)?;
+        }
     }
     sys::pivot_root_here().during(Step::PivotRoot, "")?;
     sys::unmount(Path::new(".")).during(Step::PivotRoot, "")?;
@@ -120,24 +126,89 @@ fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<
     sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
 }
 
+/// Files of a full process list that tell about the machine or other jobs.
+const TELLING: [&str; 22] = [
+    "acpi",
+    "asound",
+    "bus",
+    "cmdline",
+    "config.gz",
+    "diskstats",
+    "fs",
+    "interrupts",
+    "irq",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "latency_stats",
+    "modules",
+    "pressure",
+    "sched_debug",
+    "scsi",
+    "sysrq-trigger",
+    "timer_list",
+    "timer_stats",
+];
+
 /// Mount the jail's process list; in a user namespace of its own after a moment with the full one, to forbid
-/// further namespaces.
+/// further namespaces and files in memory that can be executed.
 ///
-/// These limits belong to the user namespace of who writes them: without one of our own they are the host's.
-fn mount_proc(way: Way) -> std::io::Result<()> {
+/// These limits belong to the namespaces of who writes them: without a user namespace they are the host's.
+fn mount_proc(way: Way, list: ProcessList) -> std::io::Result<()> {
     let at = Path::new("proc");
     if way.without.hidden_processes {
         return sys::mount(c"proc", at, sys::MOUNT_DATA, "");
     }
-    if way.identity.has_user_namespace() {
-        sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
-        for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
-            // A second lock beside seccomp: a kernel without one of these files still has the other.
-            drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
+    match list {
+        ProcessList::Subset if way.identity.has_user_namespace() => {
+            sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
+            forbid_more();
+            sys::unmount(at)?;
+            sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
         }
-        sys::unmount(at)?;
+        ProcessList::Subset => {
+            sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
+        }
+        ProcessList::Compat => {
+            sys::mount(c"proc", at, sys::MOUNT_DATA, "hidepid=invisible")?;
+            for name in TELLING {
+                cover(&at.join(name))?;
+            }
+            let settings = sys::clone_mount(&at.join("sys"), false, false)?;
+            let place = sys::open_name(&at.join("sys"), sys::NAME)?;
+            sys::attach_mount(settings.as_fd(), place.as_fd())?;
+            if way.identity.has_user_namespace() {
+                forbid_more();
+            }
+            sys::restrict_mount(settings.as_fd(), sys::ATTR_RDONLY, false)
+        }
     }
-    sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
+}
+
+/// From here on nobody in the user namespace makes a namespace (a detached copy of a mount has one too).
+fn forbid_more() {
+    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+        // A second lock beside seccomp: a kernel without one of these files still has the other.
+        drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
+    }
+    drop(fs::write("proc/sys/vm/memfd_noexec", "2"));
+}
+
+/// Lay something empty over a file or folder of the jail, if it is there.
+fn cover(at: &Path) -> std::io::Result<()> {
+    match fs::symlink_metadata(at) {
+        Ok(found) if found.is_dir() => {
+            sys::mount(c"tmpfs", at, sys::MOUNT_DATA | sys::MOUNT_READ_ONLY, "size=0,mode=555")
+        }
+        Ok(_) => {
+            let nothing = sys::clone_mount(Path::new("dev/null"), false, false)?;
+            sys::attach_mount(nothing.as_fd(), sys::open_name(at, sys::NAME)?.as_fd())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The numbers of this process's namespaces, by kind; empty where there is no process list.

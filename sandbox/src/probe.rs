@@ -71,6 +71,8 @@ fn advice(step: Step) -> &'static str {
         Step::Policy
         | Step::Launcher
         | Step::Skeleton
+        | Step::Volume
+        | Step::Cgroup
         | Step::Table
         | Step::Identity
         | Step::Network

@@ -86,6 +86,10 @@ pub enum Step {
     Launcher,
     /// Making the empty root folder on the host.
     Skeleton,
+    /// Making the jail's own disk.
+    Volume,
+    /// Making the jail's control group.
+    Cgroup,
     /// Taking hold of a host file or folder.
     Source,
     /// Writing the table of the preload library.
@@ -126,6 +130,8 @@ impl fmt::Display for Step {
             Self::Policy => "policy",
             Self::Launcher => "launcher",
             Self::Skeleton => "root folder",
+            Self::Volume => "disk of its own",
+            Self::Cgroup => "control group",
             Self::Source => "open for the jail",
             Self::Table => "path table",
             Self::Namespaces => "namespaces",

@@ -13,12 +13,18 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::Profile;
+
 /// A group of calls and who needs it.
 struct Group {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the reason is for the reader and the test"))]
     who: &'static str,
     calls: &'static [c_long],
 }
+
+/// The groups that not every profile has.
+const SOCKETS: &str =
+    "Python's multiprocessing and Blender's look for services: sockets inside the jail";
+const BLENDER: &str = "Blender's allocator asks for local memory; the policy is its own";
 
 #[rustfmt::skip]
 const ALLOWED: &[Group] = &[
@@ -62,10 +68,12 @@ const ALLOWED: &[Group] = &[
         libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait,
         libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_pipe2, libc::SYS_inotify_init1,
         libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch] },
-    Group { who: "Python's multiprocessing and Blender's look for services: sockets inside the jail", calls: &[
-        libc::SYS_socket, libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4,
-        libc::SYS_connect, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_sendto, libc::SYS_recvfrom,
-        libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg, libc::SYS_shutdown,
+    Group { who: "the session runner: a pair of sockets for its own signals", calls: &[
+        libc::SYS_socketpair, libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg,
+        libc::SYS_shutdown] },
+    Group { who: SOCKETS, calls: &[
+        libc::SYS_socket, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4,
+        libc::SYS_connect, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_sendmmsg, libc::SYS_recvmmsg,
         libc::SYS_setsockopt, libc::SYS_getsockopt] },
     Group { who: "renderers: how many processors, how much memory", calls: &[
         libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sched_setaffinity, libc::SYS_sched_getparam,
@@ -74,7 +82,7 @@ const ALLOWED: &[Group] = &[
         libc::SYS_getcpu, libc::SYS_getpriority, libc::SYS_setpriority, libc::SYS_ioprio_get, libc::SYS_ioprio_set,
         libc::SYS_getrlimit, libc::SYS_setrlimit, libc::SYS_prlimit64, libc::SYS_getrusage, libc::SYS_sysinfo,
         libc::SYS_uname, libc::SYS_getrandom, libc::SYS_get_mempolicy] },
-    Group { who: "Blender's allocator asks for local memory; the policy is its own", calls: &[
+    Group { who: BLENDER, calls: &[
         libc::SYS_set_mempolicy] },
     Group { who: "shells and Python: who am I; changes are harmless with one mapped user and no capability", calls: &[
         libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid, libc::SYS_getgroups,
@@ -224,17 +232,27 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
-    /// Compile the table for this processor.
-    pub(crate) fn compile() -> io::Result<Self> {
-        Self::build().map_err(io::Error::other)
+    /// Compile the table for this processor and this kind of program; with services, sockets of the internet too.
+    pub(crate) fn compile(profile: Profile, with_services: bool) -> io::Result<Self> {
+        Self::build(profile, with_services).map_err(io::Error::other)
     }
 
-    fn build() -> Result<Self, seccompiler::Error> {
-        let flat = |groups: &'static [Group]| groups.iter().flat_map(|g| g.calls.iter().copied());
-        let allowed: Vec<c_long> = flat(ALLOWED).chain(ALLOWED_OLD.iter().copied()).collect();
-        let refused: Vec<c_long> = flat(REFUSED).chain(REFUSED_OLD.iter().copied()).collect();
+    fn build(profile: Profile, with_services: bool) -> Result<Self, seccompiler::Error> {
+        let granted = |group: &&Group| match profile {
+            Profile::Povray => group.who != SOCKETS && group.who != BLENDER,
+            Profile::Python => group.who != BLENDER,
+            Profile::BlenderCpu | Profile::BlenderGpu | Profile::Command => true,
+        };
+        let flat = |groups: Vec<&Group>| groups.iter().flat_map(|g| g.calls).copied().collect();
+        let allowed: Vec<c_long> = flat(ALLOWED.iter().filter(granted).collect());
+        let allowed: Vec<c_long> = allowed.into_iter().chain(ALLOWED_OLD.iter().copied()).collect();
+        // What another profile would have is known too: EPERM tells more than ENOSYS.
+        let refused = ALLOWED.iter().filter(|g| !granted(g)).chain(REFUSED).collect();
+        let refused: Vec<c_long> = flat(refused);
+        let refused: Vec<c_long> = refused.into_iter().chain(REFUSED_OLD.iter().copied()).collect();
         let known = allowed.iter().chain(&refused).map(|nr| (*nr, Vec::new())).collect();
-        let sockets = rules_of(&Bad::NoneOf(0, &[1]))?;
+        let families: &'static [u64] = if with_services { &[1, 2] } else { &[1] };
+        let sockets = rules_of(&Bad::NoneOf(0, families))?;
         let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
             refused.iter().map(|nr| (*nr, Vec::new())).collect();
         for (nr, bad) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
@@ -338,7 +356,7 @@ mod tests {
 
     #[test]
     fn the_table_compiles_and_stays_within_the_kernels_length() {
-        let filters = Filters::compile().unwrap();
+        let filters = Filters::compile(Profile::Command, true).unwrap();
         for program in &filters.programs {
             assert!(program.len() < 4096);
         }

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Level, SandboxError, Step};
+use crate::{Level, Limits, SandboxError, Step, gpu};
 
 /// The version of the policy that this crate writes and reads.
 pub const SPEC_VERSION: u32 = 1;
@@ -66,13 +66,26 @@ pub struct Spec {
     /// Host path of the preload library; without it Windows rules have only their alias folders.
     #[serde(default)]
     pub preload: Option<PathBuf>,
+    /// What kind of program it is.
+    #[serde(default)]
+    pub profile: Profile,
+    /// Device files of graphics cards that are this job's alone while it runs, such as `/dev/nvidia0`.
+    #[serde(default)]
+    pub devices: Vec<PathBuf>,
+    /// The only network that there is.
+    #[serde(default)]
+    pub services: Vec<Service>,
+    /// What `/proc` shows.
+    #[serde(default)]
+    pub process_list: ProcessList,
     /// How much of the machine the job may use.
     #[serde(default)]
     pub limits: Limits,
     /// Host user and group id of the job, used when started as root. One tenant at a time per id.
     #[serde(default)]
     pub tenant_uid: Option<u32>,
-    /// The lowest isolation that is acceptable: below it the launcher refuses.
+    /// The lowest isolation that is acceptable: below it the launcher refuses. A hard limit on the disk (level S3)
+    /// costs some fifty milliseconds at the start and is made only when it is asked for here.
     pub floor: Level,
     /// Host folder for the jail's empty root, best on a disk; the temporary folder when absent.
     #[serde(default)]
@@ -119,40 +132,44 @@ pub struct WindowsRule {
     pub case_insensitive: bool,
 }
 
-/// How much of the machine the job may use. Time by the clock is the caller's to watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Writable private memory of each process, in bytes. Shared memory and the sum over processes are
-    /// only limited by a cgroup, which level S2 does not have.
-    pub memory_bytes: u64,
-    /// Processes and threads.
-    pub processes: u64,
-    /// Open files of each process. Blender and USD scenes need more than 1024.
-    pub open_files: u64,
-    /// The longest file, in bytes.
-    pub file_bytes: u64,
-    /// The size of each of the private `/tmp`, `/dev/shm` and home folder, in bytes (held in memory).
-    pub tmp_bytes: u64,
-    /// Processor time of each process, in seconds: a backstop behind the caller's clock.
-    pub cpu_seconds: u64,
-    /// Memory that each process may lock, in bytes.
-    pub locked_bytes: u64,
+/// What kind of program the jail is for: what it may do beyond reading, writing and running.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// POV-Ray: no socket, no watch on folders, no memory that has no name.
+    Povray,
+    /// Python and tools written in it: semaphores, sockets within the jail.
+    Python,
+    /// Blender without graphics card: as Python, and memory policies.
+    BlenderCpu,
+    /// Blender with the devices of [`Spec::devices`]: their controls, locked memory, the folder `/sys`.
+    BlenderGpu,
+    /// Any command: everything that one of the above needs, but devices.
+    #[default]
+    Command,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        const GIB: u64 = 1 << 30;
-        Self {
-            memory_bytes: 16 * GIB,
-            processes: 1024,
-            open_files: 4096,
-            file_bytes: 16 * GIB,
-            tmp_bytes: 4 * GIB,
-            cpu_seconds: 7 * 24 * 3600,
-            locked_bytes: 64 << 20,
-        }
-    }
+/// What the jail shows of its processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessList {
+    /// The job's own processes and nothing else beneath `/proc`.
+    #[default]
+    Subset,
+    /// Also what the kernel tells about itself, with the telling files covered: some drivers look there.
+    Compat,
+}
+
+/// A service outside, such as a licence server, that the job may reach at `127.0.0.1` and by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// The name that the job looks up: `lic.studio.example`.
+    pub host: String,
+    /// The port, inside and outside.
+    pub port: u16,
+    /// Where connections go, whatever the name stands for by then.
+    pub address: std::net::IpAddr,
 }
 
 impl Spec {
@@ -169,6 +186,10 @@ impl Spec {
             software: Vec::new(),
             windows: Vec::new(),
             preload: None,
+            profile: Profile::default(),
+            devices: Vec::new(),
+            services: Vec::new(),
+            process_list: ProcessList::default(),
             limits: Limits::default(),
             tenant_uid: None,
             floor: Level::S2,
@@ -185,7 +206,8 @@ impl Spec {
             return Err(wrong(format!("policy version {} is not {SPEC_VERSION}", self.version)));
         }
         let most = [self.args.len(), self.env.len(), self.mounts.len(), self.software.len()];
-        if most.into_iter().any(|n| n > MOST_ENTRIES) || self.windows.len() > 64 {
+        let few = [self.windows.len(), self.devices.len(), self.services.len()];
+        if most.into_iter().any(|n| n > MOST_ENTRIES) || few.into_iter().any(|n| n > 64) {
             return Err(wrong("a list of the policy is too long".to_owned()));
         }
         // Our own files lie beside the program.
@@ -200,6 +222,12 @@ impl Spec {
             plain_absolute(&mount.host)?;
             plain_absolute(&mount.at)?;
             not_reserved(&mount.at)?;
+        }
+        for device in &self.devices {
+            gpu::check(device).map_err(wrong)?;
+        }
+        for service in &self.services {
+            service.check().map_err(wrong)?;
         }
         for rule in &self.windows {
             plain_absolute(&rule.at)?;
@@ -258,6 +286,20 @@ impl Spec {
             .iter()
             .filter(|m| path.starts_with(&m.at))
             .max_by_key(|m| m.at.components().count())
+    }
+}
+
+impl Service {
+    fn check(&self) -> Result<(), String> {
+        let name = &self.host;
+        let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if name.is_empty() || name.len() > 253 || !name.chars().all(fit) {
+            return Err(format!("{name:?} is no host name"));
+        }
+        if self.port == 0 {
+            return Err(format!("the service at {name} has no port"));
+        }
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 pub(crate) use libc::{
@@ -395,6 +395,69 @@ pub(crate) fn make_mounts_private() -> io::Result<()> {
     check(libc::c_long::from(n)).map(drop)
 }
 
+/// A mount that nobody writes to.
+pub(crate) const MOUNT_READ_ONLY: libc::c_ulong = libc::MS_RDONLY;
+
+/// Flags of a mount that holds files which may be programs.
+pub(crate) const MOUNT_FILES: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOATIME;
+
+/// Mount the filesystem that lies on a device.
+pub(crate) fn mount_from(
+    device: &Path,
+    kind: &CStr,
+    at: &Path,
+    flags: libc::c_ulong,
+    data: &str,
+) -> io::Result<()> {
+    let (device, at) = (c_path(device)?, c_path(at)?);
+    let data = CString::new(data).map_err(|_nul| errno(EINVAL))?;
+    let (from, to, data) = (device.as_ptr(), at.as_ptr(), data.as_ptr());
+    // SAFETY: every string ends with NUL and outlives the call.
+    check(libc::c_long::from(unsafe { libc::mount(from, to, kind.as_ptr(), flags, data.cast()) }))
+        .map(drop)
+}
+
+/// Go to a mount namespace of our own.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    // SAFETY: takes a number.
+    check(libc::c_long::from(unsafe { libc::unshare(CLONE_NEWNS) })).map(drop)
+}
+
+/// A file without a name, on the filesystem of this folder.
+pub(crate) fn unnamed_file(folder: &Path) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let how = libc::O_TMPFILE;
+    std::fs::OpenOptions::new().read(true).write(true).custom_flags(how).mode(0o600).open(folder)
+}
+
+/// Make a block device of a file; it goes when its last user is gone. Returns what keeps it until then, and its path.
+pub(crate) fn attach_loop(image: BorrowedFd<'_>) -> io::Result<(std::fs::File, PathBuf)> {
+    const GET_FREE: libc::c_ulong = 0x4C82;
+    const CONFIGURE: libc::c_ulong = 0x4C0A;
+    /// `struct loop_config` in 32-bit words; the file's descriptor is the first, the flags the sixteenth.
+    const WORDS: usize = 76;
+    const FLAGS: usize = 15;
+    const AUTOCLEAR: u32 = 4;
+    let open = |path: &Path| std::fs::OpenOptions::new().read(true).write(true).open(path);
+    let control = open(Path::new("/dev/loop-control"))?;
+    loop {
+        // SAFETY: takes no argument beyond the request.
+        let n = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) };
+        let path = PathBuf::from(format!("/dev/loop{}", check(libc::c_long::from(n))?));
+        let device = open(&path)?;
+        let mut config = [0_u32; WORDS];
+        config[0] = image.as_raw_fd().cast_unsigned();
+        config[FLAGS] = AUTOCLEAR;
+        // SAFETY: the kernel reads as many bytes as the array has.
+        let n = unsafe { libc::ioctl(device.as_raw_fd(), CONFIGURE, config.as_ptr()) };
+        match check(libc::c_long::from(n)) {
+            // Somebody else took the free one first.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+            other => return other.map(|_| (device, path)),
+        }
+    }
+}
+
 /// Detach the mount at a path.
 pub(crate) fn unmount(at: &Path) -> io::Result<()> {
     let at = c_path(at)?;
@@ -534,6 +597,13 @@ pub(crate) fn landlock_version() -> u32 {
     // SAFETY: with the version flag nothing is read.
     let n = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
     u32::try_from(n).unwrap_or(0)
+}
+
+/// Units of processor time in `/proc`, per second.
+pub(crate) fn ticks_per_second() -> u64 {
+    // SAFETY: takes a number.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).unwrap_or(100).clamp(1, 1000)
 }
 
 /// Flags for a mere name.

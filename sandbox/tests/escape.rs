@@ -130,7 +130,8 @@ fn the_report_says_what_the_kernel_has_in_force() {
     ] {
         assert!(report.holds(name), "{name}: {report:#?}");
     }
-    assert!(!report.holds("cgroup"));
+    // An ordinary user has a group here only where a service manager delegates one.
+    assert!(report.holds("cgroup") || !is_root());
 }
 
 #[test]
@@ -524,10 +525,12 @@ fn everything_dies_with_the_node() {
 #[test]
 fn a_jail_that_cannot_be_built_is_an_error_that_names_the_step() {
     let mut room = Room::new();
-    room.spec.floor = Level::S3;
-    let error = launch(&launcher(), &room.spec).unwrap_err();
-    assert_eq!(error.step, Step::Level);
-    room.spec.floor = Level::S2;
+    if !is_root() {
+        room.spec.floor = Level::S3;
+        let error = launch(&launcher(), &room.spec).unwrap_err();
+        assert!(matches!(error.step, Step::Cgroup | Step::Volume), "{error}");
+        room.spec.floor = Level::S2;
+    }
     room.spec.mounts.push(mount("/nowhere/at/all".into(), "/mnt/x", Access::Read));
     let error = launch(&launcher(), &room.spec).unwrap_err();
     assert!(error.to_string().contains("/mnt/x: no such file or directory"), "{error}");

@@ -1,8 +1,8 @@
 //! Tasks on our slots, other sites' and our own: their content, their sessions, and what those leave behind.
 
-use std::fs::File;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -97,7 +98,7 @@ pub struct Without {
     pub capabilities: bool,
 }
 
-/// A jail that stands. Its group, disk and root go when it is gone, in this order.
+/// A jail that stands. Its disk and root go when it is gone, in this order.
 struct Standing {
     pid: i32,
     process: OwnedFd,
@@ -105,9 +106,15 @@ struct Standing {
     report: Report,
     watchdog: Watchdog,
     services: Arc<services::Meter>,
-    cgroup: Option<Cgroup>,
+    cgroup: Rc<Result<Cgroup, String>>,
     volume: Option<Volume>,
     _layout: Layout,
+}
+
+impl Standing {
+    fn group(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref().as_ref().ok()
+    }
 }
 
 /// Run the launcher: policy in on standard input, one jail, its end reported on the same socket.
@@ -123,17 +130,21 @@ pub fn run_without(without: Without) -> ExitCode {
         return ExitCode::FAILURE;
     };
     sys::umask(0o022);
+    let mut group = if without.limits { Err("left out".to_owned()) } else { Cgroup::make() };
+    let folders = group.as_ref().map(Cgroup::folders).unwrap_or_default();
+    // A node that is gone is noticed below, by the hung-up socket.
+    drop(control::send_with(&socket, &Said::Group(folders), None));
     let received = control::receive_with::<Spec>(&socket).during(Step::Policy, "");
     let stood = received.and_then(|(spec, stdin)| {
         let missing = || SandboxError::new(Step::Policy, "", io::ErrorKind::UnexpectedEof.into());
         spec.check()?;
-        stand(&spec, without, stdin.ok_or_else(missing)?)
+        group = group.and_then(|group| group.hold_to(&spec.limits).map(|()| group));
+        stand(&spec, without, stdin.ok_or_else(missing)?, Rc::new(group))
     });
     let mut volume = None;
     let said = match stood {
         Ok(standing) => {
             let started = Said::Started(standing.report.clone());
-            // A node that is gone is noticed below, by the hung-up socket.
             drop(control::send_with(&socket, &started, None));
             watch(&socket, standing, &mut volume)
                 .map_or_else(|e| Said::Refused(e.into()), Said::Ended)
@@ -147,12 +158,17 @@ pub fn run_without(without: Without) -> ExitCode {
 }
 
 /// Try the strongest way first, and the next one only when the machine refuses exactly what differs.
-fn stand(spec: &Spec, without: Without, stdin: OwnedFd) -> Result<Standing, SandboxError> {
+fn stand(
+    spec: &Spec,
+    without: Without,
+    stdin: OwnedFd,
+    cgroup: Rc<Result<Cgroup, String>>,
+) -> Result<Standing, SandboxError> {
     let compiled = Filters::compile(spec.profile, !spec.services.is_empty());
     let filters = compiled.during(Step::Seccomp, "")?;
     let mut way = Way { identity: identity_of(spec), with_proc: true, without };
     loop {
-        let error = match attempt(spec, &filters, way, &stdin) {
+        let error = match attempt(spec, &filters, way, &stdin, Rc::clone(&cgroup)) {
             Ok(standing) => return Ok(standing),
             Err(error) => error,
         };
@@ -198,9 +214,10 @@ fn attempt(
     filters: &Filters,
     way: Way,
     stdin: &OwnedFd,
+    cgroup: Rc<Result<Cgroup, String>>,
 ) -> Result<Standing, SandboxError> {
     let mut layout = Layout::make(spec, way.identity.uid())?;
-    let resources = Resources::make(spec, way, &mut layout)?;
+    let resources = Resources::make(spec, way, &mut layout, cgroup)?;
     let outside = !matches!(way.identity, Identity::Myself);
     let held = if outside {
         give_away(&layout, way.identity)?;
@@ -250,7 +267,7 @@ fn attempt(
             std::mem::forget(go_tx);
             let report = resources.report(spec, mechanisms, way);
             let watchdog = resources.watchdog(spec, pid);
-            let (cgroup, volume) = (resources.cgroup.ok(), resources.volume);
+            let (cgroup, volume) = (resources.cgroup, resources.volume);
             let result = result_rx;
             Ok(Standing {
                 pid,
@@ -341,7 +358,7 @@ fn watch(
         if ended {
             break;
         }
-        let out_of_memory = standing.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory);
+        let out_of_memory = standing.group().is_some_and(Cgroup::ran_out_of_memory);
         if out_of_memory {
             stopped = Some(Stopped::Memory);
         } else if !hung_up {
@@ -365,7 +382,7 @@ fn watch(
     } else {
         (None, Some(sys::SIGKILL))
     };
-    let group = standing.cgroup.as_ref();
+    let group = standing.group();
     if group.is_some_and(Cgroup::ran_out_of_memory) {
         stopped = stopped.or(Some(Stopped::Memory));
     }

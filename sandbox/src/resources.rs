@@ -1,6 +1,6 @@
 //! What holds a jail to its limits beyond each single process, and the report of all that is in force.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, rc::Rc};
 
 use crate::{
     Level, Mechanism, Report, SandboxError, Step,
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Resources {
     /// The group, or why there is none.
-    pub(crate) cgroup: Result<Cgroup, String>,
+    pub(crate) cgroup: Rc<Result<Cgroup, String>>,
     /// The disk, made only for level S3.
     pub(crate) volume: Option<Volume>,
 }
@@ -28,15 +28,15 @@ impl Resources {
     ///
     /// # Errors
     /// [`Step::Cgroup`] or [`Step::Volume`] when level S3 is asked for and cannot be had.
-    pub(crate) fn make(spec: &Spec, way: Way, layout: &mut Layout) -> Result<Self, SandboxError> {
-        let cgroup = if way.without.limits {
-            Err("left out".to_owned())
-        } else {
-            Cgroup::make(&spec.limits)
-        };
+    pub(crate) fn make(
+        spec: &Spec,
+        way: Way,
+        layout: &mut Layout,
+        cgroup: Rc<Result<Cgroup, String>>,
+    ) -> Result<Self, SandboxError> {
         let mut volume = None;
         if spec.floor >= Level::S3 {
-            if let Err(reason) = &cgroup {
+            if let Err(reason) = cgroup.as_ref() {
                 let text = format!("level S3 needs one: {reason}");
                 return Err(SandboxError::new(Step::Cgroup, "", std::io::Error::other(text)));
             }
@@ -57,7 +57,7 @@ impl Resources {
     /// # Errors
     /// [`Step::Cgroup`]: the group that was just made does not take it.
     pub(crate) fn take_in(&self, pid: i32) -> Result<(), SandboxError> {
-        match &self.cgroup {
+        match self.cgroup.as_ref() {
             Ok(group) => group.take_in(pid).during(Step::Cgroup, ""),
             Err(_) => Ok(()),
         }
@@ -79,7 +79,7 @@ impl Resources {
             if self.cgroup.is_ok() && self.volume.is_some() { Level::S3 } else { Level::S2 };
         let mut mechanisms = vec![user(way.identity)];
         mechanisms.extend(inside);
-        mechanisms.push(match &self.cgroup {
+        mechanisms.push(match self.cgroup.as_ref() {
             Ok(group) => Mechanism::held("cgroup", group.evidence()),
             Err(reason) => Mechanism::missing(
                 "cgroup",

@@ -11,6 +11,7 @@ use std::{
     io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write},
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -19,7 +20,7 @@ use crate::{
     control::{self, Note, Refusal, Said},
     inside,
     jail::{Exit, Usage},
-    layout::{Layout, program_at},
+    layout::{Layout, PRELOAD_AT, program_at},
     namespaces,
     report::During,
     seccomp::Filters,
@@ -204,7 +205,7 @@ fn attempt(
             forget_streams().during(Step::Launcher, "streams")?;
             // From here on the pipe only tells the first process that we live.
             std::mem::forget(go_tx);
-            let report = report_of(spec, mechanisms, way);
+            let report = report_of(spec, mechanisms, way, &layout.ambiguous);
             Ok(Standing { pid, process, result: result_rx, report, _layout: layout })
         }
         Err(error) => {
@@ -271,7 +272,12 @@ fn forget_streams() -> io::Result<()> {
     sys::put_at(null.as_fd(), 2)
 }
 
-fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
+fn report_of(
+    spec: &Spec,
+    mut mechanisms: Vec<Mechanism>,
+    way: Way,
+    ambiguous: &[[PathBuf; 2]],
+) -> Report {
     mechanisms.insert(
         0,
         match way.identity {
@@ -301,7 +307,7 @@ fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
         )
     });
     if !spec.windows.is_empty() {
-        mechanisms.push(windows_paths(spec));
+        mechanisms.push(windows_paths(spec, ambiguous));
     }
     for mechanism in &mut mechanisms {
         mechanism.better = mechanism.better.take().filter(|b| !b.is_empty());
@@ -310,13 +316,17 @@ fn report_of(spec: &Spec, mut mechanisms: Vec<Mechanism>, way: Way) -> Report {
 }
 
 /// A convenience and no isolation, but a job with Windows paths wants to know.
-fn windows_paths(spec: &Spec) -> Mechanism {
+fn windows_paths(spec: &Spec, ambiguous: &[[PathBuf; 2]]) -> Mechanism {
     let n_rules = spec.windows.len();
+    let alike = ambiguous.first().map_or_else(String::new, |[one, other]| {
+        let (one, other, n) = (one.display(), other.display(), ambiguous.len());
+        format!("; only case tells {one} from {other} ({n} such pairs)")
+    });
     match &spec.preload {
         Some(_) => Mechanism::held(
             "windows paths",
             format!(
-                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs"
+                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs{alike}"
             ),
         ),
         None => Mechanism::missing(
@@ -360,8 +370,12 @@ pub(crate) fn command_line(spec: &Spec) -> io::Result<(CString, Vec<CString>, Ve
     let args = std::iter::once(Ok(program.clone()))
         .chain(spec.args.iter().cloned().map(text))
         .collect::<io::Result<_>>()?;
-    let env = spec
-        .environment()
+    let mut env = spec.environment();
+    if spec.preload.is_some() {
+        // musl reads no /etc/ld.so.preload; glibc loads the library once, however often it is named.
+        env.insert("LD_PRELOAD".to_owned(), format!("/{PRELOAD_AT}"));
+    }
+    let env = env
         .into_iter()
         .map(|(name, value)| text(format!("{name}={value}")))
         .collect::<io::Result<_>>()?;

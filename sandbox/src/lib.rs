@@ -31,5 +31,7 @@ pub use jail::{Exit, Jail, Killer, Programs, Usage, find_launcher, find_programs
 pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use spec::{
-    Access, Limits, Mount, OWN_AT, SPEC_VERSION, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,
+    Access, Limits, Mount, OWN_AT, RECORDS_AT, SPEC_VERSION, Spec, TENANT_UID_BASE, WORK_AT,
+    WindowsRule,
 };
+pub use table::Relocation;

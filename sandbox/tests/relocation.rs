@@ -3,8 +3,16 @@
 
 #[path = "relocation_coverage.rs"]
 mod coverage;
+#[path = "relocation_everyday.rs"]
+mod everyday;
 #[path = "room/library.rs"]
 mod library;
+#[path = "relocation_missing.rs"]
+mod missing;
+#[path = "relocation_mounts.rs"]
+mod mounts;
+#[path = "relocation_programs.rs"]
+mod programs;
 #[path = "room/room.rs"]
 #[allow(dead_code, reason = "each test program uses its part of the room")]
 mod room;

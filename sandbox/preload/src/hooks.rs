@@ -24,6 +24,8 @@ use crate::{
 const ENOSYS: i32 = 38;
 /// What libc returns for failure, where it returns a number.
 const FAILED: usize = usize::MAX;
+/// No program has memory below this address: such a path is the kernel's to refuse.
+const NOBODYS: usize = 4096;
 /// Results of Windows paths up to here need only a small part of the stack.
 const SHORT: usize = 768;
 
@@ -81,7 +83,7 @@ pub(crate) fn look_up() {
 /// Call with the path to use; `failed` with errno set when it is refused.
 #[inline]
 fn mapped(path: usize, way: Way, failed: usize, call: impl Fn(usize) -> usize) -> usize {
-    let Some(table) = real::table().filter(|_| path != 0) else {
+    let Some(table) = real::table().filter(|_| path >= NOBODYS) else {
         return call(path);
     };
     with_path(&Asked { table, path, way, failed }, &call)

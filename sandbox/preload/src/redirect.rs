@@ -73,10 +73,10 @@ pub(crate) fn redirect(table: &Table<'_>, path: &[u8], out: &mut [u8]) -> Verdic
 /// file of that name in the current folder would be a lost one.
 fn drive_relative(table: &Table<'_>, path: &[u8]) -> Verdict {
     let (Some(letter), Some(b':')) = (path.first(), path.get(1)) else { return NOT_OURS };
-    let letter = letter.to_ascii_lowercase();
-    if !letter.is_ascii_alphabetic()
-        || !table.rules().any(|r| r.source.starts_with(&[letter, b':']))
-    {
+    let drive = [*letter, b':'];
+    let known =
+        |source: &[u8]| source.get(..2).is_some_and(|root| root.eq_ignore_ascii_case(&drive));
+    if !letter.is_ascii_alphabetic() || !table.rules().any(|rule| known(rule.source)) {
         return NOT_OURS;
     }
     Verdict { decision: Decision::Refuse(ENOENT), spelled_at: Some(0) }

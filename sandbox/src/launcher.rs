@@ -22,7 +22,7 @@ use crate::{
     control::{self, Note, Refusal, Said},
     inside,
     jail::{Exit, Usage},
-    layout::{Layout, program_at},
+    layout::{Layout, PRELOAD_AT, program_at},
     namespaces,
     report::During,
     resources::Resources,
@@ -265,7 +265,7 @@ fn attempt(
             forget_streams().during(Step::Launcher, "streams")?;
             // From here on the pipe only tells the first process that we live.
             std::mem::forget(go_tx);
-            let report = resources.report(spec, mechanisms, way);
+            let report = resources.report(spec, mechanisms, way, &layout.ambiguous);
             let watchdog = resources.watchdog(spec, pid);
             let (cgroup, volume) = (resources.cgroup, resources.volume);
             let result = result_rx;
@@ -404,8 +404,12 @@ pub(crate) fn command_line(spec: &Spec) -> io::Result<(CString, Vec<CString>, Ve
     let args = std::iter::once(Ok(program.clone()))
         .chain(spec.args.iter().cloned().map(text))
         .collect::<io::Result<_>>()?;
-    let env = spec
-        .environment()
+    let mut env = spec.environment();
+    if spec.preload.is_some() {
+        // musl reads no /etc/ld.so.preload; glibc loads the library once, however often it is named.
+        env.insert("LD_PRELOAD".to_owned(), format!("/{PRELOAD_AT}"));
+    }
+    let env = env
         .into_iter()
         .map(|(name, value)| text(format!("{name}={value}")))
         .collect::<io::Result<_>>()?;

@@ -40,7 +40,8 @@ pub use limits::Limits;
 pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use spec::{
-    Access, Mount, OWN_AT, ProcessList, Profile, SPEC_VERSION, Service, Spec, TENANT_UID_BASE,
-    WORK_AT, WindowsRule,
+    Access, Mount, OWN_AT, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service, Spec,
+    TENANT_UID_BASE, WORK_AT, WindowsRule,
 };
+pub use table::Relocation;
 pub use watchdog::Stopped;

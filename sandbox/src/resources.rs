@@ -74,7 +74,13 @@ impl Resources {
     }
 
     /// Everything that is in force around the jail, and the level that it makes.
-    pub(crate) fn report(&self, spec: &Spec, inside: Vec<Mechanism>, way: Way) -> Report {
+    pub(crate) fn report(
+        &self,
+        spec: &Spec,
+        inside: Vec<Mechanism>,
+        way: Way,
+        ambiguous: &[[PathBuf; 2]],
+    ) -> Report {
         let level =
             if self.cgroup.is_ok() && self.volume.is_some() { Level::S3 } else { Level::S2 };
         let mut mechanisms = vec![user(way.identity)];
@@ -105,7 +111,7 @@ impl Resources {
             mechanisms.push(Mechanism::held("services", text));
         }
         if !spec.windows.is_empty() {
-            mechanisms.push(windows_paths(spec));
+            mechanisms.push(windows_paths(spec, ambiguous));
         }
         Report { level, mechanisms }
     }
@@ -129,13 +135,17 @@ fn user(identity: Identity) -> Mechanism {
 }
 
 /// A convenience and no isolation, but a job with Windows paths wants to know.
-fn windows_paths(spec: &Spec) -> Mechanism {
+fn windows_paths(spec: &Spec, ambiguous: &[[PathBuf; 2]]) -> Mechanism {
     let n_rules = spec.windows.len();
+    let alike = ambiguous.first().map_or_else(String::new, |[one, other]| {
+        let (one, other, n) = (one.display(), other.display(), ambiguous.len());
+        format!("; only case tells {one} from {other} ({n} such pairs)")
+    });
     match &spec.preload {
         Some(_) => Mechanism::held(
             "windows paths",
             format!(
-                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs"
+                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs{alike}"
             ),
         ),
         None => Mechanism::missing(

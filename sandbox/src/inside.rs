@@ -14,7 +14,7 @@ use crate::{
     Mechanism, SandboxError, Step,
     control::Note,
     gpu, landlock,
-    launcher::{Identity, Way, Without, command_line, note, note_refusal},
+    launcher::{CommandLine, Identity, Way, Without, command_line, note, note_refusal},
     layout::Layout,
     limits, namespaces,
     namespaces::Held,
@@ -167,8 +167,6 @@ fn become_program(task: &Task<'_>, notes: &PipeWriter) -> SandboxError {
         Err(error) => error,
     }
 }
-
-type CommandLine = (std::ffi::CString, Vec<std::ffi::CString>, Vec<std::ffi::CString>);
 
 fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError> {
     let command = command_line(task.spec).during(Step::Exec, "arguments")?;

@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// Folders at the root that hold programs and their libraries.
-const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+pub(crate) const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// Devices that no program can do harm with and most programs need.
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+pub(crate) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Private memory-backed folders of the jail.
 pub(crate) const MEMORY: [&str; 3] = ["tmp", "home/render", "dev/shm"];
 /// Host files and folders that are shown where they are, if they exist: fonts and links to chosen programs.
@@ -388,7 +388,8 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-fn fresh_folder(base: &Path) -> io::Result<PathBuf> {
+/// Make a folder for one jail that has no other name on this host.
+pub(crate) fn fresh_folder(base: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let process = std::process::id();
     loop {

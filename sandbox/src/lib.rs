@@ -13,6 +13,7 @@ mod probe;
 mod report;
 mod spec;
 
+mod bare;
 mod cgroup;
 mod control;
 mod gpu;

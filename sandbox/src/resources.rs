@@ -3,7 +3,7 @@
 use std::{path::PathBuf, rc::Rc};
 
 use crate::{
-    Level, Mechanism, Report, SandboxError, Step,
+    Level, Mechanism, Report, SandboxError, Step, bare,
     cgroup::Cgroup,
     launcher::{Identity, Way},
     layout::{Layout, writable},
@@ -81,10 +81,13 @@ impl Resources {
         way: Way,
         ambiguous: &[[PathBuf; 2]],
     ) -> Report {
-        let level =
-            if self.cgroup.is_ok() && self.volume.is_some() { Level::S3 } else { Level::S2 };
+        let whole = self.cgroup.is_ok() && self.volume.is_some();
+        let level = if way.level == Level::S2 && whole { Level::S3 } else { way.level };
         let mut mechanisms = vec![user(way.identity)];
         mechanisms.extend(inside);
+        if level < Level::S2 {
+            mechanisms.extend(bare::missing(level));
+        }
         mechanisms.push(match self.cgroup.as_ref() {
             Ok(group) => Mechanism::held("cgroup", group.evidence()),
             Err(reason) => Mechanism::missing(

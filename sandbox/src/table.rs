@@ -57,6 +57,28 @@ pub(crate) fn build(spec: &Spec) -> io::Result<Built> {
     Ok(Built { bytes: table.finish(Some(Path::new(RECORDS_AT)), 0)?, ambiguous })
 }
 
+/// The table of a policy on a host that cannot show its folders where the artist has them.
+///
+/// # Errors
+/// As [`build`], and when a path is not absolute and plain.
+pub(crate) fn build_bare(spec: &Spec, relocation: &Relocation) -> io::Result<Built> {
+    let mut table = Writer::default();
+    let mut ambiguous = Vec::new();
+    for rule in &spec.windows {
+        let names = if rule.case_insensitive { names_below(spec, rule)? } else { Names::new() };
+        ambiguous.extend(doubles(&names).map(|pair| pair.map(|name| rule.at.join(name))));
+        let flags = if rule.case_insensitive { format::INSENSITIVE } else { 0 };
+        let Some(mount) = spec.mount_of(&rule.at) else { continue };
+        let at = match rule.at.strip_prefix(&mount.at) {
+            Ok(inner) if !inner.as_os_str().is_empty() => mount.host.join(inner),
+            _ => mount.host.clone(),
+        };
+        table.rule(source_of(rule).as_bytes(), plain(&at)?, flags, names)?;
+    }
+    let bytes = relocation.finish(table)?;
+    Ok(Built { bytes, ambiguous })
+}
+
 /// Paths for hosts that cannot show a folder where the artist has it, for programs that load the preload
 /// library with `MESHFARM_PATHS` naming a file of these bytes. A convenience: it keeps no program from anything.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +99,10 @@ impl Relocation {
     /// # Errors
     /// When a path is not absolute and plain.
     pub fn table(&self) -> io::Result<Vec<u8>> {
-        let mut table = Writer::default();
+        self.finish(Writer::default())
+    }
+
+    fn finish(&self, mut table: Writer) -> io::Result<Vec<u8>> {
         for (source, at) in &self.pairs {
             let (source, at) = (plain(source)?, plain(at)?);
             table.rule(source, at, format::POSIX, Names::new())?;

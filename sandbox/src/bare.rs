@@ -164,7 +164,7 @@ pub(crate) fn first_process(
 ) -> ! {
     let prepared = sys::new_session()
         .and_then(|()| sys::adopt_orphans())
-        .and_then(|()| sys::be_unreadable())
+        .and_then(|()| sys::be_readable(false))
         .during(Step::Identity, "");
     sys::reset_signals();
     let forked = prepared.and_then(|()| sys::fork_into(0).during(Step::Exec, "fork"));

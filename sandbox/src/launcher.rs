@@ -103,6 +103,8 @@ pub struct Without {
     pub closed_descriptors: bool,
     /// Capabilities inside the user namespace are kept.
     pub capabilities: bool,
+    /// The first process of the jail can be read by others of its user.
+    pub unreadable_first_process: bool,
 }
 
 /// A jail that stands. Its disk and root go when it is gone, in this order.

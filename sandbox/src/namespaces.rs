@@ -123,27 +123,24 @@ fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<
 /// Most places that a job may watch files from. They count as the host user's too, who has 128 in all.
 const MOST_WATCHING_PLACES: &str = "32";
 
-/// Mount the jail's process list, after a moment with the full one, to forbid programs in nameless memory
-/// and, in a user namespace of its own, further namespaces.
+/// Mount the jail's process list; in a user namespace of its own after a moment with the full one, to forbid
+/// further namespaces and limit what counts as the host user's.
 ///
-/// The limits belong to the user namespace of who writes them: without one of our own they are the host's.
+/// These limits belong to the user namespace of who writes them: without one of our own they are the host's.
 fn mount_proc(way: Way) -> std::io::Result<()> {
     let at = Path::new("proc");
     if way.without.hidden_processes {
         return sys::mount(c"proc", at, sys::MOUNT_DATA, "");
     }
-    sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
-    // It belongs to the process namespace. Kernels before 6.3 have no such file, and Landlock does not
-    // see what has no path: there a job can run a program from memory, as it can from its own folder.
-    drop(fs::write("proc/sys/vm/memfd_noexec", "2"));
     if way.identity.has_user_namespace() {
+        sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
         drop(fs::write("proc/sys/user/max_inotify_instances", MOST_WATCHING_PLACES));
         for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
             // A second lock beside seccomp: a kernel without one of these files still has the other.
             drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
         }
+        sys::unmount(at)?;
     }
-    sys::unmount(at)?;
     sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
 }
 

@@ -66,7 +66,7 @@ fn single_files_software_and_places_below_tmp_can_be_shown() {
     let mut room = Room::new();
     fs::write(room.path("lut.cube"), "a lut").unwrap();
     fs::create_dir(room.path("tool")).unwrap();
-    fs::copy(room.spec.program.clone(), room.path("tool/probe")).unwrap();
+    room::copy_program(&room.spec.program, room.path("tool/probe"));
     fs::set_permissions(room.path("tool"), fs::Permissions::from_mode(0o755)).unwrap();
     let lut = "/home/artist/lut.cube";
     room.spec.mounts.push(mount(room.path("lut.cube"), lut, Access::Read));

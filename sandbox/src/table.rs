@@ -184,7 +184,7 @@ impl Writer {
 }
 
 fn hash(name: &[u8]) -> u64 {
-    fold::folded(name).fold(format::SEED, format::step)
+    name.split(|b| *b == b'/').fold(format::SEED, format::hash_part)
 }
 
 fn index(n: usize) -> io::Result<u32> {

@@ -79,7 +79,7 @@ fn first_of(text: &[u8]) -> Option<(u32, usize)> {
     let valid = text.get(..length).and_then(|bytes| core::str::from_utf8(bytes).ok());
     let letter =
         valid.and_then(|text| text.chars().next()).map(|letter| (u32::from(letter), length));
-    Some(letter.unwrap_or((BYTES + u32::from(first), 1)))
+    Some(letter.unwrap_or_else(|| (BYTES + u32::from(first), 1)))
 }
 
 /// Write what a character is made of, and say how many that are: one to four.

@@ -171,7 +171,7 @@ impl Absolute<'_> {
         };
         let start = (end + 1).min(length);
         let rest = &out[start..length];
-        if rest.split(|b| *b == b'/').any(is_impossible) {
+        if rest.contains(&b':') || rest.split(|b| *b == b'/').any(is_impossible) {
             return Decision::Refuse(ENOENT);
         }
         // The longest part of the path that is in the index takes its true spelling; what is new keeps its own.
@@ -265,21 +265,27 @@ fn trimmed(part: &[u8]) -> &[u8] {
     part.iter().rposition(|b| *b != b'.' && *b != b' ').map_or(part, |end| &part[..=end])
 }
 
-/// Whether Windows has no file of this name: devices, streams, nothing but dots and spaces.
+/// Whether Windows has no file of this name: a device, or nothing but dots and spaces. Streams are found by
+/// their colon.
 fn is_impossible(part: &[u8]) -> bool {
+    match part.first() {
+        Some(b'.' | b' ') => part.iter().all(|b| *b == b'.' || *b == b' '),
+        Some(first) => b"aclnp".contains(&first.to_ascii_lowercase()) && is_device(part),
+        None => false,
+    }
+}
+
+fn is_device(part: &[u8]) -> bool {
     let stem = part.split(|b| *b == b'.').next().unwrap_or(part);
     let stem = stem.iter().rposition(|b| *b != b' ').map_or(&[][..], |end| &stem[..=end]);
-    let named = |names: &[&[u8]]| names.iter().any(|name| stem.eq_ignore_ascii_case(name));
-    let device = match stem {
-        [name @ .., b'1'..=b'9'] => {
-            [&b"COM"[..], b"LPT"].iter().any(|device| name.eq_ignore_ascii_case(device))
-        }
-        // Superscript digits name the same devices.
-        [name @ .., 0xc2, 0xb9 | 0xb2 | 0xb3] => {
-            [&b"COM"[..], b"LPT"].iter().any(|device| name.eq_ignore_ascii_case(device))
-        }
-        _ => named(&[b"CON", b"NUL", b"AUX", b"PRN", b"CONIN$", b"CONOUT$"]),
+    let one_of = |name: &[u8], devices: &[&[u8]]| {
+        devices.iter().any(|device| name.eq_ignore_ascii_case(device))
     };
-    let nothing = !part.is_empty() && part.iter().all(|b| *b == b'.' || *b == b' ');
-    device || nothing || part.contains(&b':')
+    match stem {
+        // Superscript digits name the same devices.
+        [name @ .., b'1'..=b'9'] | [name @ .., 0xc2, 0xb9 | 0xb2 | 0xb3] => {
+            one_of(name, &[b"COM", b"LPT"])
+        }
+        _ => one_of(stem, &[b"CON", b"NUL", b"AUX", b"PRN", b"CONIN$", b"CONOUT$"]),
+    }
 }

@@ -2,11 +2,11 @@
 
 use crate::{
     fold::folded,
-    format::{COUNT, ENTRY, HEAD, INSENSITIVE, MAGIC, POSIX, RULE, SEED, WATCHED, step},
+    format::{COUNT, ENTRY, HEAD, INSENSITIVE, MAGIC, POSIX, RULE, SEED, WATCHED, hash_part},
 };
 
 /// Deepest folder at which rules and names are looked for.
-const MOST_CUTS: usize = 64;
+const MOST_CUTS: usize = 48;
 
 /// A table whose bytes hold together as far as they are used.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub(crate) struct Table<'a> {
     n_entries: usize,
     n_watched: usize,
     text: &'a [u8],
+    /// One bit for each rule, by its hash: most parts of a path end no rule, and this says so.
+    perhaps: [u64; 4],
     /// `format::REVERSE`, or nothing.
     pub(crate) flags: u32,
     /// The path of the file of records, with its NUL; empty when nothing is recorded.
@@ -60,7 +62,14 @@ impl<'a> Table<'a> {
             return None;
         }
         let flags = u32::try_from(field(5)?).ok()?;
-        Some(Self { bytes, n_rules, n_entries, n_watched, text, flags, records })
+        let perhaps = [0; 4];
+        let mut table =
+            Self { bytes, n_rules, n_entries, n_watched, text, perhaps, flags, records };
+        for n in 0..n_rules {
+            let (word, bit) = bit_of(table.long(HEAD + n * RULE)?);
+            table.perhaps[word] |= bit;
+        }
+        Some(table)
     }
 
     fn rule(&self, n: usize) -> Option<Rule<'a>> {
@@ -97,7 +106,11 @@ impl<'a> Table<'a> {
     /// The longest Windows rule that a plain path lies under, and where what follows it begins.
     pub(crate) fn longest(&self, plain: &[u8]) -> Option<(Rule<'a>, usize)> {
         let cuts = Cuts::of(plain);
-        cuts.from_longest().find_map(|(end, hash)| {
+        cuts.longest_first().find_map(|(end, hash)| {
+            let (word, bit) = bit_of(hash);
+            if self.perhaps[word] & bit == 0 {
+                return None;
+            }
             let mut n = first_not_below(0, self.n_rules, |n| {
                 self.long(HEAD + n * RULE).is_some_and(|other| other < hash)
             });
@@ -120,7 +133,7 @@ impl<'a> Table<'a> {
     pub(crate) fn known(&self, rule: &Rule<'a>, path: &[u8]) -> Option<(&'a [u8], usize)> {
         let end = rule.first.checked_add(rule.count).filter(|end| *end <= self.n_entries)?;
         let cuts = Cuts::of(path);
-        cuts.from_longest().find_map(|(length, hash)| {
+        cuts.longest_first().find_map(|(length, hash)| {
             let first = first_not_below(rule.first, end, |n| {
                 self.entry(n).is_some_and(|(other, _)| other < hash)
             });
@@ -150,6 +163,10 @@ impl<'a> Table<'a> {
     }
 }
 
+fn bit_of(hash: u64) -> (usize, u64) {
+    (usize::from(hash.to_be_bytes()[0] >> 6), 1 << (hash >> 56 & 63))
+}
+
 fn number(bytes: &[u8], at: usize) -> Option<usize> {
     let four = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
     usize::try_from(u32::from_le_bytes(four)).ok()
@@ -169,7 +186,10 @@ fn first_not_below(mut low: usize, mut high: usize, is_below: impl Fn(usize) -> 
 }
 
 fn same(one: &[u8], other: &[u8]) -> bool {
-    one == other || folded(one).eq(folded(other))
+    if one.is_ascii() && other.is_ascii() {
+        return one.eq_ignore_ascii_case(other);
+    }
+    folded(one).eq(folded(other))
 }
 
 /// What follows a folder in a path, if the folder ends where a part of the path ends.
@@ -180,28 +200,27 @@ pub(crate) fn below<'p>(path: &'p [u8], folder: &[u8]) -> Option<&'p [u8]> {
 
 /// Where the parts of a path end, with the hash of all up to there.
 struct Cuts {
-    ends: [(usize, u64); MOST_CUTS],
+    ends: [u16; MOST_CUTS],
+    hashes: [u64; MOST_CUTS],
     n: usize,
 }
 
 impl Cuts {
     fn of(path: &[u8]) -> Self {
-        let mut cuts = Self { ends: [(0, 0); MOST_CUTS], n: 0 };
+        let mut cuts = Self { ends: [0; MOST_CUTS], hashes: [0; MOST_CUTS], n: 0 };
         let (mut hash, mut end) = (SEED, 0);
         for part in path.split(|b| *b == b'/').take(MOST_CUTS) {
-            if cuts.n > 0 {
-                hash = step(hash, u32::from(b'/'));
-                end += 1;
-            }
-            hash = folded(part).fold(hash, step);
-            end += part.len();
-            cuts.ends[cuts.n] = (end, hash);
+            hash = hash_part(hash, part);
+            end += usize::from(cuts.n > 0) + part.len();
+            cuts.ends[cuts.n] = u16::try_from(end).unwrap_or(u16::MAX);
+            cuts.hashes[cuts.n] = hash;
             cuts.n += 1;
         }
         cuts
     }
 
-    fn from_longest(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.ends[..self.n].iter().rev().copied()
+    fn longest_first(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let ends = self.ends[..self.n].iter().map(|end| usize::from(*end));
+        ends.zip(self.hashes[..self.n].iter().copied()).rev()
     }
 }

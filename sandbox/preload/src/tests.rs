@@ -3,11 +3,11 @@
 mod here;
 mod windows;
 
-use crate::{fold::folded, format};
+use crate::format;
 
 /// The hash of a whole name, as the launcher makes it.
 fn hash(name: &[u8]) -> u64 {
-    folded(name).fold(format::SEED, format::step)
+    name.split(|b| *b == b'/').fold(format::SEED, format::hash_part)
 }
 
 /// What goes into a table.

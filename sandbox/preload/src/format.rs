@@ -5,7 +5,7 @@
 //! path (with its NUL; length 0 when nothing is recorded). Then rules of 32 bytes (u64 hash of the folded
 //! source, source offset, source length, target offset, target length, first entry, entry count; the
 //! count's highest bits are the rule's flags), sorted by hash. Then entries of 16 bytes (u64 hash of the folded
-//! path, offset, length), sorted by hash within each rule. Then watched folders of 8 bytes (offset, length).
+//! source and path, offset, length), sorted by hash within each rule. Then watched folders of 8 bytes (offset, length).
 //! Offsets of text count from its start.
 
 use super::fold::folded;

@@ -128,8 +128,7 @@ fn read(path: usize) -> Option<(&'static [u8], bool)> {
     if bytes.len() >= PATH_MAX {
         return None;
     }
-    // Without a way out of the loop many bytes are compared at once.
-    let foreign = bytes.iter().fold(false, |any, b| any | (*b == b':') | (*b == b'\\'));
+    let foreign = bytes.contains(&b':') || bytes.contains(&b'\\');
     Some((bytes, foreign))
 }
 

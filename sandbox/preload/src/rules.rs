@@ -104,8 +104,7 @@ impl<'a> Table<'a> {
     }
 
     /// The longest Windows rule that a plain path lies under, and where what follows it begins.
-    pub(crate) fn longest(&self, plain: &[u8]) -> Option<(Rule<'a>, usize)> {
-        let cuts = Cuts::of(plain);
+    pub(crate) fn longest(&self, plain: &[u8], cuts: &Cuts) -> Option<(Rule<'a>, usize)> {
         cuts.longest_first().find_map(|(end, hash)| {
             let (word, bit) = bit_of(hash);
             if self.perhaps[word] & bit == 0 {
@@ -127,29 +126,40 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// The true name of the longest part of a path below a rule that the index knows, and that part's length.
+    /// The true name of the longest part of a path that the index knows, and where that part ends. `start` is
+    /// where the rule ends and the names begin.
     ///
     /// Among names that differ only in case, the one that is spelled alike, and else the first in byte order.
-    pub(crate) fn known(&self, rule: &Rule<'a>, path: &[u8]) -> Option<(&'a [u8], usize)> {
-        let end = rule.first.checked_add(rule.count).filter(|end| *end <= self.n_entries)?;
-        let cuts = Cuts::of(path);
-        cuts.longest_first().find_map(|(length, hash)| {
-            let first = first_not_below(rule.first, end, |n| {
-                self.entry(n).is_some_and(|(other, _)| other < hash)
+    pub(crate) fn known(
+        &self,
+        rule: &Rule<'a>,
+        plain: &[u8],
+        start: usize,
+        cuts: &Cuts,
+    ) -> Option<(&'a [u8], usize)> {
+        let last = rule.first.checked_add(rule.count).filter(|last| *last <= self.n_entries)?;
+        cuts.longest_first().take_while(|(end, _)| *end > start).find_map(|(end, hash)| {
+            let first = first_not_below(rule.first, last, |n| {
+                self.long(self.entry_at(n)).is_some_and(|other| other < hash)
             });
-            let wanted = &path[..length];
+            let wanted = &plain[start..end];
             let alike = || {
-                let entries = (first..end).map_while(|n| self.entry(n));
+                let entries = (first..last).map_while(|n| self.entry(n));
                 entries.take_while(|entry| entry.0 == hash).map(|(_, name)| name)
             };
             let found = alike().find(|name| *name == wanted);
             let found = found.or_else(|| alike().find(|name| same(name, wanted)));
-            found.map(|name| (name, length))
+            found.map(|name| (name, end))
         })
     }
 
+    /// Where an entry lies. The head was checked to have room for all of them.
+    fn entry_at(&self, n: usize) -> usize {
+        HEAD + self.n_rules * RULE + n.min(self.n_entries) * ENTRY
+    }
+
     fn entry(&self, n: usize) -> Option<(u64, &'a [u8])> {
-        let at = HEAD + self.n_rules * RULE + n.checked_mul(ENTRY)?;
+        let at = self.entry_at(n);
         let name = self.piece(number(self.bytes, at + 8)?, number(self.bytes, at + 12)?)?;
         Some((self.long(at)?, name))
     }
@@ -199,14 +209,15 @@ pub(crate) fn below<'p>(path: &'p [u8], folder: &[u8]) -> Option<&'p [u8]> {
 }
 
 /// Where the parts of a path end, with the hash of all up to there.
-struct Cuts {
+#[derive(Debug)]
+pub(crate) struct Cuts {
     ends: [u16; MOST_CUTS],
     hashes: [u64; MOST_CUTS],
     n: usize,
 }
 
 impl Cuts {
-    fn of(path: &[u8]) -> Self {
+    pub(crate) fn of(path: &[u8]) -> Self {
         let mut cuts = Self { ends: [0; MOST_CUTS], hashes: [0; MOST_CUTS], n: 0 };
         let (mut hash, mut end) = (SEED, 0);
         for part in path.split(|b| *b == b'/').take(MOST_CUTS) {

@@ -5,9 +5,9 @@ mod windows;
 
 use crate::format;
 
-/// The hash of a whole name, as the launcher makes it.
-fn hash(name: &[u8]) -> u64 {
-    name.split(|b| *b == b'/').fold(format::SEED, format::hash_part)
+/// The hash of a path below another, as the launcher makes it.
+fn hash(above: u64, path: &[u8]) -> u64 {
+    path.split(|b| *b == b'/').fold(above, format::hash_part)
 }
 
 /// What goes into a table.
@@ -42,14 +42,16 @@ impl Content {
             [at, short(piece.len())]
         };
         for (source, at, posix, names) in &self.rules {
-            let mut sorted: Vec<_> = names.iter().map(|n| (hash(n.as_bytes()), n)).collect();
+            let source_hash = hash(format::SEED, source.as_bytes());
+            let mut sorted: Vec<_> =
+                names.iter().map(|n| (hash(source_hash, n.as_bytes()), n)).collect();
             sorted.sort();
             let mut count = short(names.len());
             count |= if names.is_empty() { 0 } else { format::INSENSITIVE };
             count |= if *posix { format::POSIX } else { 0 };
             let first = short(entries.len() / format::ENTRY);
             let fields = [put(source).to_vec(), put(at).to_vec(), vec![first, count]].concat();
-            rules.push((hash(source.as_bytes()), fields));
+            rules.push((source_hash, fields));
             for (hash, name) in sorted {
                 entries.extend_from_slice(&hash.to_le_bytes());
                 put(name).iter().for_each(|n| entries.extend_from_slice(&n.to_le_bytes()));

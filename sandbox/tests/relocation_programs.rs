@@ -140,6 +140,8 @@ fn the_library_says_that_it_is_in_force_and_nothing_else_does() {
     let mut room = windows_room();
     room.spec.windows.clear();
     assert_eq!(room.try_act(&["read", sign]), "ok \n");
+    assert!(room.try_act(&["env"]).contains("LD_PRELOAD=/run/meshfarm/"));
     room.spec.preload = None;
     assert!(room.try_act(&["read", sign]).starts_with("error 2"));
+    assert!(!room.try_act(&["env"]).contains("LD_PRELOAD"));
 }

@@ -23,6 +23,9 @@ const MAX_TOLD: usize = 200;
 /// The beginning of a program that lists its parts, in bytes.
 const MAX_HEAD: u64 = 64 << 10;
 
+/// Endings of what Python looks for beside every module, and makes itself where it can.
+const NEVER_MISSED: [&str; 2] = [".pyc", "/__pycache__"];
+
 /// A path that only the preload library understands.
 const LOADED: &str = r"\\?\meshfarm\loaded";
 
@@ -131,7 +134,11 @@ fn missing_of<'n>(notes: &'n str, outputs: &[OutputPath]) -> Vec<&'n str> {
             Some(("opened" | "made", path)) => {
                 found.insert(name_of(path));
             }
-            Some(("missing", path)) if !found.contains(&name_of(path)) && told.insert(path) => {
+            Some(("missing", path))
+                if !NEVER_MISSED.iter().any(|ending| path.ends_with(ending))
+                    && !found.contains(&name_of(path))
+                    && told.insert(path) =>
+            {
                 missing.push(path);
             }
             _ => {}
@@ -159,7 +166,7 @@ mod tests {
     fn what_is_found_later_or_left_by_the_task_is_not_missing() {
         let notes = "loaded 3\nmissing /show/inc/colors.inc\nopened /usr/inc/colors.inc\n\
             missing C:\\\\show\\\\tex\\\\wood.png\nmissing /show/out/f1.png\nmissing /show/out/sub\n\
-            made /show/out/sub\nopened /show/a.inc\nmissing /other/a.inc\nmissing /other/a.inc\nmissing\nrubbish";
+            made /show/out/sub\nmissing /show/__pycache__/tool.cpython-311.pyc\nopened /show/a.inc\nmissing /other/a.inc\nmissing /other/a.inc\nmissing\nrubbish";
         let missing = missing_of(notes, &[output("deep/F1.png")]);
         assert_eq!(missing, [r"C:\\show\\tex\\wood.png", "/other/a.inc"]);
     }

@@ -16,6 +16,8 @@ struct Content {
     /// Source, target, whether it is a path of this system, names of the index.
     rules: Vec<(String, String, bool, Vec<String>)>,
     watched: Vec<String>,
+    flags: u32,
+    records: String,
 }
 
 impl Content {
@@ -24,13 +26,13 @@ impl Content {
         let rules = rules.iter().map(|(source, at, names)| {
             (own(source), own(at), false, names.iter().map(own).collect())
         });
-        Self { rules: rules.collect(), watched: Vec::new() }
+        Self { rules: rules.collect(), ..Self::default() }
     }
 
     fn here(rules: &[(&str, &str)]) -> Self {
         let rules =
             rules.iter().map(|(source, at)| ((*source).into(), (*at).into(), true, Vec::new()));
-        Self { rules: rules.collect(), watched: Vec::new() }
+        Self { rules: rules.collect(), ..Self::default() }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -60,6 +62,7 @@ impl Content {
         for folder in &self.watched {
             put(folder).iter().for_each(|n| watched.extend_from_slice(&n.to_le_bytes()));
         }
+        let records = put(&self.records);
         rules.sort();
         let n_rules = rules.len();
         let rules = rules.into_iter().flat_map(|(hash, fields)| {
@@ -74,9 +77,9 @@ impl Content {
             short(self.watched.len()),
             short(start),
             short(text.len()),
-            0,
-            0,
-            0,
+            self.flags,
+            records[0],
+            records[1],
         ];
         let mut all = format::MAGIC.to_vec();
         head.iter().for_each(|n| all.extend_from_slice(&n.to_le_bytes()));

@@ -120,8 +120,11 @@ fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<
     sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
 }
 
+/// Most places that a job may watch files from. They count as the host user's too, who has 128 in all.
+const MOST_WATCHING_PLACES: &str = "32";
+
 /// Mount the jail's process list; in a user namespace of its own after a moment with the full one, to forbid
-/// further namespaces.
+/// further namespaces and limit what counts as the host user's.
 ///
 /// These limits belong to the user namespace of who writes them: without one of our own they are the host's.
 fn mount_proc(way: Way) -> std::io::Result<()> {
@@ -131,6 +134,7 @@ fn mount_proc(way: Way) -> std::io::Result<()> {
     }
     if way.identity.has_user_namespace() {
         sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
+        drop(fs::write("proc/sys/user/max_inotify_instances", MOST_WATCHING_PLACES));
         for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
             // A second lock beside seccomp: a kernel without one of these files still has the other.
             drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));

@@ -118,7 +118,8 @@ fn visit(address: &str) -> io::Result<String> {
 
 /// The descriptor of a file of the job's, given to whoever listens outside.
 fn hand_out(target: &Target) -> io::Result<String> {
-    let mut stream = UnixStream::connect_addr(&UnixAddr::from_abstract_name(target.get("abstract"))?)?;
+    let mut stream =
+        UnixStream::connect_addr(&UnixAddr::from_abstract_name(target.get("abstract"))?)?;
     let file = open(target.get("work"), libc::O_RDONLY)?;
     let socket = std::os::fd::AsRawFd::as_raw_fd(&stream);
     let text = *b"leak";
@@ -149,7 +150,8 @@ fn interfaces(_: &Target) -> io::Result<String> {
     let n = call!(libc::SYS_recvfrom, socket, &mut answer, 32_768_usize, 0, 0, 0)?;
     let (mut at, mut count) = (0, 0);
     while at + 16 <= n {
-        let length = u32::from_ne_bytes([answer[at], answer[at + 1], answer[at + 2], answer[at + 3]]);
+        let length =
+            u32::from_ne_bytes([answer[at], answer[at + 1], answer[at + 2], answer[at + 3]]);
         count += usize::from(answer[at + 4] == 16);
         at += usize::try_from(length).unwrap_or(n).max(16).next_multiple_of(4);
     }

@@ -130,7 +130,8 @@ fn through_open_files(target: &Target) -> io::Result<String> {
         let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for file in files.filter_map(Result::ok) {
             // Only this one: reading a pipe of another would wait for ever.
-            if fs::read_link(file.path()).is_ok_and(|to| to.to_str() == Some(target.get("secret"))) {
+            if fs::read_link(file.path()).is_ok_and(|to| to.to_str() == Some(target.get("secret")))
+            {
                 return fs::read_to_string(file.path());
             }
         }
@@ -162,7 +163,9 @@ fn by_handle(target: &Target, handle: &str) -> io::Result<String> {
     bytes.extend_from_slice(&number);
     for folder in [target.get("work"), target.get("out"), target.get("in"), "/", "/usr"] {
         let Ok(mount) = open(folder, libc::O_RDONLY | libc::O_DIRECTORY) else { continue };
-        let Ok(file) = call!(libc::SYS_open_by_handle_at, mount, &bytes, libc::O_RDONLY) else { continue };
+        let Ok(file) = call!(libc::SYS_open_by_handle_at, mount, &bytes, libc::O_RDONLY) else {
+            continue;
+        };
         let inside = format!("/proc/self/fd/{file}{}", target.get("secret"));
         return content(fd(file)).or_else(|_| fs::read_to_string(inside));
     }

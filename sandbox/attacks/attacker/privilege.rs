@@ -2,8 +2,6 @@
 
 use std::{fs, io};
 
-
-
 use crate::{
     Act,
     call::{c, halves, in_a_child, open, read, words},
@@ -199,7 +197,8 @@ fn ports() -> io::Result<String> {
 
 #[cfg(target_arch = "x86_64")]
 fn tables() -> io::Result<String> {
-    call!(libc::SYS_modify_ldt, 1, &halves(&[0, 0, 0xfffff, 0x51]), 16_usize).map(|_| got("an entry"))
+    call!(libc::SYS_modify_ldt, 1, &halves(&[0, 0, 0xfffff, 0x51]), 16_usize)
+        .map(|_| got("an entry"))
 }
 
 /// `getpid` through the interface of 32-bit programs, whose numbers no 64-bit filter knows.

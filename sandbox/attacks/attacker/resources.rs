@@ -126,7 +126,8 @@ fn count(most: usize, mut act: impl FnMut() -> bool) -> String {
 fn take_memory(kind: i32, most_mib: usize) -> io::Result<String> {
     let rights = libc::PROT_READ | libc::PROT_WRITE;
     Ok(count(most_mib, || {
-        let Ok(at) = call!(libc::SYS_mmap, 0, MIB, rights, kind | libc::MAP_ANONYMOUS, -1, 0) else {
+        let Ok(at) = call!(libc::SYS_mmap, 0, MIB, rights, kind | libc::MAP_ANONYMOUS, -1, 0)
+        else {
             return false;
         };
         for page in (0..MIB).step_by(4096) {
@@ -141,7 +142,9 @@ fn fill(path: &str) -> io::Result<String> {
     ignore(libc::SIGXFSZ);
     let mut n = 0;
     for part in 0..24 {
-        let Ok(file) = open(&format!("{path}-{part}"), libc::O_WRONLY | libc::O_CREAT) else { break };
+        let Ok(file) = open(&format!("{path}-{part}"), libc::O_WRONLY | libc::O_CREAT) else {
+            break;
+        };
         n += call!(libc::SYS_write, file, &vec![7; MIB], MIB).unwrap_or(0);
     }
     // The private folders of an attack hold eight.

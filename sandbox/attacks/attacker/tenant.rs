@@ -109,9 +109,8 @@ impl Belongings {
     fn look(&self) -> io::Result<String> {
         let memory = self.memory.first_chunk::<8>().copied().unwrap_or_default();
         // SAFETY: the segment is attached for as long as this process lives, and a page long.
-        let shared = unsafe {
-            std::ptr::with_exposed_provenance::<[u8; 8]>(self.shared).read_volatile()
-        };
+        let shared =
+            unsafe { std::ptr::with_exposed_provenance::<[u8; 8]>(self.shared).read_volatile() };
         let sem = call!(libc::SYS_semctl, self.sem, 0, 12, 0).unwrap_or(usize::MAX);
         let mut state = vec![0; 256];
         let n_messages = call!(libc::SYS_msgctl, self.msg, 2, &mut state)
@@ -235,9 +234,7 @@ fn listen(
 }
 
 /// Sockets that are only looked into; what came counts.
-fn datagrams(
-    told: &mut BTreeMap<&'static str, String>,
-) -> io::Result<Vec<Box<dyn Fn() -> usize>>> {
+fn datagrams(told: &mut BTreeMap<&'static str, String>) -> io::Result<Vec<Box<dyn Fn() -> usize>>> {
     let mut all: Vec<Box<dyn Fn() -> usize>> = Vec::new();
     for (key, address) in [("udp", "127.0.0.1:0"), ("udp6", "[::1]:0")] {
         let Ok(socket) = UdpSocket::bind(address) else { continue };

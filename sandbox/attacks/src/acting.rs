@@ -80,11 +80,7 @@ impl Acting {
         Ok(Self::new(Body::Loose(child), stdin, lines))
     }
 
-    fn new(
-        body: Body,
-        stdin: Option<Box<dyn Write + Send>>,
-        lines: Receiver<Vec<u8>>,
-    ) -> Self {
+    fn new(body: Body, stdin: Option<Box<dyn Write + Send>>, lines: Receiver<Vec<u8>>) -> Self {
         Self { body, stdin, lines, said: Vec::new(), deadline: Instant::now() + PATIENCE }
     }
 

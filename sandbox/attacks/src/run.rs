@@ -104,11 +104,7 @@ pub enum Outcome {
 }
 
 /// Run the attacks; `each` hears of every verdict as it comes, and all are returned in the order of the table.
-pub fn run(
-    programs: &Programs,
-    options: &Options,
-    mut each: impl FnMut(&Verdict),
-) -> Vec<Verdict> {
+pub fn run(programs: &Programs, options: &Options, mut each: impl FnMut(&Verdict)) -> Vec<Verdict> {
     let wanted = |a: &&Attack| options.only.as_ref().is_none_or(|part| a.name.contains(part));
     let chosen: Vec<&'static Attack> = attacks().iter().filter(wanted).collect();
     let next = AtomicUsize::new(0);

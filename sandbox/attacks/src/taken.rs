@@ -109,7 +109,11 @@ fn take_carelessly(out: &Path, path: &Path, depth: usize, taken: &mut Vec<Taken>
             take_carelessly(out, &path, depth + 1, taken);
             continue;
         }
-        let head = if found.is_file() { File::open(entry.path()).and_then(head_of) } else { Ok(Vec::new()) };
+        let head = if found.is_file() {
+            File::open(entry.path()).and_then(head_of)
+        } else {
+            Ok(Vec::new())
+        };
         let (kind, links, bytes) = (found.file_type(), found.nlink(), found.len());
         taken.push(Taken { path, kind, links, bytes, head: head.unwrap_or_default() });
     }

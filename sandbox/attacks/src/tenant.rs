@@ -22,7 +22,7 @@ pub(crate) struct Tenant {
     stdin: Option<ChildStdin>,
     answers: Receiver<String>,
     told: BTreeMap<String, String>,
-    program: std::path::PathBuf,
+    tidying: Command,
 }
 
 impl Tenant {
@@ -33,7 +33,8 @@ impl Tenant {
         secret: &str,
         uid: Option<u32>,
     ) -> io::Result<Self> {
-        let mut command = Command::new(program);
+        let (mut command, mut tidying) = (Command::new(program), Command::new(program));
+        tidying.arg("tidy-up-after-another-tenant").stderr(Stdio::null());
         command
             .arg0("another-tenant")
             .args(["stand-as-another-tenant", &format!("note={secret}-argument")])
@@ -44,6 +45,7 @@ impl Tenant {
             .stdout(Stdio::piped());
         if let Some(uid) = uid {
             command.uid(uid).gid(uid);
+            tidying.uid(uid).gid(uid);
         }
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -52,8 +54,7 @@ impl Tenant {
             BufReader::new(stdout).lines().map_while(Result::ok).all(|line| tx.send(line).is_ok())
         });
         let stdin = child.stdin.take();
-        let program = program.to_path_buf();
-        let mut tenant = Self { child, stdin, answers, told: BTreeMap::new(), program };
+        let mut tenant = Self { child, stdin, answers, told: BTreeMap::new(), tidying };
         let line = tenant.answers.recv_timeout(PATIENCE).map_err(io::Error::other)?;
         let words = line.split(' ').filter_map(|word| word.split_once('='));
         tenant.told = words.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
@@ -70,7 +71,8 @@ impl Tenant {
         let pid = self.child.id();
         let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
         let mut facts = BTreeMap::new();
-        let mut note = |key: &str, value: String| facts.insert(format!("its process: {key}"), value);
+        let mut note =
+            |key: &str, value: String| facts.insert(format!("its process: {key}"), value);
         let stat = read("stat").unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
         let alive = matches!(fields.first(), Some(&("R" | "S" | "D")));
@@ -104,10 +106,10 @@ impl Tenant {
 impl Drop for Tenant {
     fn drop(&mut self) {
         drop(self.stdin.take());
-        // It may be stopped or dead; what it then leaves in the kernel is removed by its successor.
+        // It may be stopped or dead, and what it has in the kernel outlives it.
         drop(self.child.kill());
         drop(self.child.wait());
         let words = self.told.iter().map(|(key, value)| format!("{key}={value}"));
-        drop(Command::new(&self.program).arg("tidy-up-after-another-tenant").args(words).status());
+        drop(self.tidying.args(words).status());
     }
 }

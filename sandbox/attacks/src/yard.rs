@@ -29,7 +29,8 @@ pub struct Yard {
     secret: String,
     moment: u64,
     uid: Option<u32>,
-    tenant: Tenant,
+    /// There until the yard goes, and first to go.
+    tenant: Option<Tenant>,
 }
 
 impl Yard {
@@ -61,7 +62,7 @@ impl Yard {
         give(&theirs, uid)?;
         copy_programs(&folder, attacker, uid)?;
         let tenant = Tenant::start(&folder.join("attacker"), &theirs, &secret, uid)?;
-        Ok(Self { folder, secret, moment, uid, tenant })
+        Ok(Self { folder, secret, moment, uid, tenant: Some(tenant) })
     }
 
     /// A path in the yard.
@@ -89,7 +90,7 @@ impl Yard {
 
     /// A word that the tenant told, such as an address.
     pub(crate) fn told(&self, key: &str) -> &str {
-        self.tenant.told().get(key).map_or("", String::as_str)
+        self.tenant.as_ref().and_then(|tenant| tenant.told().get(key)).map_or("", String::as_str)
     }
 
     /// Whether any secret stands in these bytes.
@@ -120,21 +121,17 @@ impl Yard {
             Prepare::SetUserId => {
                 fs::hard_link(self.path("set-user-id"), self.path("in/set-user-id"))
             }
-            Prepare::Nothing
-            | Prepare::LeakyNode
-            | Prepare::WindowsPaths
-            | Prepare::LittleTime => Ok(()),
+            Prepare::Nothing | Prepare::LeakyNode | Prepare::WindowsPaths | Prepare::LittleTime => {
+                Ok(())
+            }
         }
     }
 
     /// A device that reads as zeros.
     fn device(&self) -> io::Result<PathBuf> {
         let path = self.path("device");
-        let done = Command::new("mknod")
-            .args(["-m", "666"])
-            .arg(&path)
-            .args(["c", "1", "5"])
-            .status()?;
+        let done =
+            Command::new("mknod").args(["-m", "666"]).arg(&path).args(["c", "1", "5"]).status()?;
         if done.success() { Ok(path) } else { Err(io::Error::other("mknod was refused")) }
     }
 
@@ -217,7 +214,8 @@ impl Yard {
             ("disk", format!("{major}:{minor}")),
         ];
         let fixed = folders.into_iter().chain(of_tenant).map(|(k, v)| format!("{k}={v}"));
-        fixed.chain(self.tenant.told().iter().map(|(k, v)| format!("{k}={v}"))).collect()
+        let told = self.tenant.iter().flat_map(Tenant::told);
+        fixed.chain(told.map(|(k, v)| format!("{k}={v}"))).collect()
     }
 
     /// Everything that must be the same after an attack.
@@ -240,13 +238,14 @@ impl Yard {
         facts.insert("mounts of the job on the host".to_owned(), ours.to_string());
         let base = fs::read_dir(self.path("base")).map_or(0, Iterator::count);
         facts.insert("roots of the job on the host".to_owned(), base.to_string());
-        facts.extend(self.tenant.state());
+        facts.extend(self.tenant.iter_mut().flat_map(Tenant::state));
         facts
     }
 }
 
 impl Drop for Yard {
     fn drop(&mut self) {
+        drop(self.tenant.take());
         // The folder is below a temporary one of the caller's, who sees if it stays.
         drop(fs::remove_dir_all(&self.folder));
     }

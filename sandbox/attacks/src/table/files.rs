@@ -4,7 +4,10 @@ use crate::attack::{
     Attack,
     Control::{self, AsRoot, Unconfined, Without},
     Family,
-    Layer::{self, ClosedDescriptors, HiddenProcesses, Landlock, MountRestrictions, NoCapabilities, OwnRoot, PrivateFolders, ProcessNamespace, Seccomp},
+    Layer::{
+        self, ClosedDescriptors, HiddenProcesses, Landlock, MountRestrictions, NoCapabilities,
+        OwnRoot, PrivateFolders, ProcessNamespace, Seccomp,
+    },
     Prepare,
 };
 

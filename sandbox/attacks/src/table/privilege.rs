@@ -4,7 +4,10 @@ use crate::attack::{
     Attack,
     Control::{self, AsRoot, Unconfined, Without},
     Family,
-    Layer::{self, HiddenProcesses, Landlock, Limits, NoCapabilities, OwnEnvironment, OwnRoot, ProcessNamespace, Seccomp, UnreadableFirstProcess},
+    Layer::{
+        self, HiddenProcesses, Landlock, Limits, NoCapabilities, OwnEnvironment, OwnRoot,
+        ProcessNamespace, Seccomp, UnreadableFirstProcess,
+    },
     Prepare,
 };
 

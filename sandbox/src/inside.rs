@@ -84,9 +84,8 @@ fn build(
     if !plain {
         sys::become_user(uid, uid).during(Step::Identity, "")?;
     }
-    if !task.way.without.unreadable_first_process {
-        sys::be_unreadable().during(Step::Identity, "")?;
-    }
+    let readable = task.way.without.unreadable_first_process;
+    sys::be_readable(readable).during(Step::Identity, "")?;
     sys::die_with_parent().during(Step::Identity, "")?;
     // If the launcher died before the line above, its end of this pipe is closed.
     let alive = sys::wait_readable([go.as_fd(), go.as_fd()], 0).during(Step::Launcher, "")?;

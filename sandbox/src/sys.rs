@@ -274,9 +274,9 @@ pub(crate) fn die_with_parent() -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, 9).map(drop)
 }
 
-/// Make this process unreadable for others of the same user (no ptrace, no /proc/PID/mem).
-pub(crate) fn be_unreadable() -> io::Result<()> {
-    prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
+/// Whether others of the same user may read this process (ptrace, /proc/PID/mem).
+pub(crate) fn be_readable(readable: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, readable.into()).map(drop)
 }
 
 /// No exec may grant privileges from here on.

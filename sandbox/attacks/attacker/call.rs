@@ -67,7 +67,7 @@ fn enter(number: c_long, a: [usize; 6]) -> isize {
         let error = io::Error::last_os_error();
         return -(error.raw_os_error().unwrap_or(libc::EIO) as isize);
     }
-    answer as isize
+    isize::try_from(answer).unwrap_or(-1)
 }
 
 impl From<usize> for Arg<'_> {
@@ -79,6 +79,12 @@ impl From<usize> for Arg<'_> {
 impl From<i32> for Arg<'_> {
     fn from(n: i32) -> Self {
         Self::Number((n as isize).cast_unsigned())
+    }
+}
+
+impl From<libc::c_ulong> for Arg<'_> {
+    fn from(n: libc::c_ulong) -> Self {
+        Self::Number(usize::try_from(n).unwrap_or(usize::MAX))
     }
 }
 

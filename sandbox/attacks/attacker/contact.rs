@@ -48,7 +48,6 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
     ("make-a-raw-socket", |_| socket(libc::AF_INET, libc::SOCK_RAW, 1)),
     ("make-a-packet-socket", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 768)),
     ("make-a-socket-to-the-hypervisor", |_| socket(40, libc::SOCK_STREAM, 0)),
-    ("make-a-crypto-socket", |_| socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
     ("make-a-kernel-event-socket", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 15)),
     ("list-the-hosts-interfaces", interfaces),
     ("list-the-hosts-connections", |t| {

@@ -36,6 +36,9 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
     ("write-to-a-leaked-file", |_| {
         let n = (3..64).filter(|file| call!(libc::SYS_pwrite64, *file, b"spoiled".as_slice(), 7_usize, 0).is_ok()).count();
         Ok(format!("{n} written")) }),
+    ("find-any-inherited-descriptor", |_| (3..4096)
+        .find(|file| call!(libc::SYS_fcntl, *file, libc::F_GETFD).is_ok())
+        .map_or_else(nothing, |file| Ok(got(format!("descriptor {file}"))))),
     ("read-a-file-with-openat2", |t| {
         let how = words(&[0, 0, 0]);
         let file = call!(libc::SYS_openat2, libc::AT_FDCWD, &c(t.get("secret")), &how, 24_usize)?;
@@ -56,7 +59,7 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
         Ok(got("it is there")) }),
     ("list-a-folder", |t| names(t.get("tenant"))),
     ("list-the-folder-above", |t| names(&t.at("work", ".."))
-        .and_then(|seen| if seen.contains("another-tenant") { Ok(got(seen)) } else { Ok(seen) })),
+        .map(|seen| if seen.contains("another-tenant") { got(seen) } else { seen })),
     ("read-the-label-of-a-file", |t| {
         let mut value = vec![0; 200];
         let n = call!(libc::SYS_getxattr, &c(t.get("secret")), c"user.label", &mut value, 200_usize)?;

@@ -109,7 +109,7 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
         .into_iter().find(|path| open(path, libc::O_RDWR | libc::O_NOCTTY).is_ok())
         .map_or_else(|| Ok("none".to_owned()), |path| Ok(got(path)))),
     ("read-the-hosts-password-file", |_| read("/etc/shadow").map(|t| got(format!("{} bytes", t.len())))),
-    ("read-the-hosts-devices-and-settings", |_| ["/sys/kernel/notes", "/sys/class/net", "/proc/sys/kernel/osrelease", "/proc/cmdline", "/proc/kallsyms"]
+    ("read-the-hosts-devices-and-settings", |_| ["/sys/kernel/notes", "/sys/class/net", "/proc/kcore", "/root", "/proc/sys/kernel/osrelease", "/proc/cmdline", "/proc/kallsyms"]
         .into_iter().find(|path| fs::metadata(path).is_ok())
         .map_or_else(|| Ok("none".to_owned()), |path| Ok(got(path)))),
     ("change-the-flags-of-a-file", |t| {

@@ -24,7 +24,7 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
         call!(libc::SYS_pidfd_send_signal, process, libc::SIGUSR1, 0, 0).map(done) }),
     ("signal-a-process-as-the-owner-of-a-pipe", signal_through_a_pipe),
     ("trace-a-process", |t| call!(libc::SYS_ptrace, libc::PTRACE_ATTACH, t.number("pid"), 0, 0).map(done)),
-    ("seize-a-process", |t| call!(libc::SYS_ptrace, 0x4206, t.number("pid"), 0, 0).map(done)),
+    ("seize-a-process", |t| call!(libc::SYS_ptrace, 0x4206, t.number("pid"), 0, 0).map(|_| got("the process"))),
     ("trace-its-own-child", |_| {
         let child = fork_idle()?;
         call!(libc::SYS_ptrace, 0x4206, child, 0, 0).map(done) }),
@@ -87,7 +87,7 @@ fn collected(name: &str) -> String {
 /// The kernel tells a pipe's owner that there is something to read, whoever was made the owner.
 fn signal_through_a_pipe(target: &Target) -> io::Result<String> {
     let mut ends = vec![0; 8];
-    call!(libc::SYS_pipe2, &mut ends, libc::O_ASYNC)?;
+    call!(libc::SYS_pipe2, &mut ends, 0)?;
     let end = |at: usize| i32::from_ne_bytes(ends[at..at + 4].try_into().unwrap_or_default());
     call!(libc::SYS_fcntl, end(0), libc::F_SETOWN, target.number("pid"))?;
     call!(libc::SYS_fcntl, end(0), libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK)?;

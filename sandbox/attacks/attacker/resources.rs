@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Act, Target,
-    call::{c, fd, fork, fork_idle, open, words},
+    call::{c, fd, fork, fork_idle, in_a_child, open, words},
     files::done,
     got,
 };
@@ -49,17 +49,9 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
         let file = fd(call!(libc::SYS_memfd_create, c"m", 0)?);
         let piece = vec![7; MIB];
         Ok(count(256, || call!(libc::SYS_write, file, &piece, MIB).is_ok_and(|n| n == MIB))) }),
-    ("take-memory-in-many-processes", |_| Ok(count(8, || match fork() {
-        Ok(None) => {
-            drop(call!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, 9));
-            drop(take_memory(libc::MAP_PRIVATE, 24));
-            std::thread::sleep(STAY);
-            std::process::exit(0)
-        }
-        forked => forked.is_ok(),
-    }))),
+    ("take-memory-in-many-processes", |_| Ok(count(8, || in_a_child(|| take_memory(libc::MAP_PRIVATE, 24)).is_ok()))),
     ("fill-the-private-folder", |t| fill(&t.at("tmp", "big"))),
-    ("fill-the-shared-memory-folder", |t| fill(&t.at("shm", "big"))),
+    ("fill-the-shared-memory-folder", |t| fill(&t.at("memory", "big"))),
     ("fill-the-home-folder", |t| fill(&t.at("home", "big"))),
     ("write-a-long-file", |t| write_long(&t.at("out", "long"))),
     ("stretch-a-file", |t| {

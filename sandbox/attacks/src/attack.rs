@@ -124,7 +124,7 @@ impl Attack {
     }
 
     /// Only promised from this level on.
-    pub(crate) const fn from_level(self, promised: Level) -> Self {
+    pub(crate) const fn only_from(self, promised: Level) -> Self {
         Self { promised, ..self }
     }
 }

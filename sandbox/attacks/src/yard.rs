@@ -17,7 +17,7 @@ use crate::{attack::Prepare, tenant::Tenant};
 /// Where the job sees its inputs; its outputs lie in `render` beneath.
 const SHOW: &str = "/home/artist/show";
 /// The folders of the job.
-const OWN: [&str; 7] = ["work", "in", "out", "tmp", "shm", "home", "base"];
+const OWN: [&str; 7] = ["work", "in", "out", "tmp", "memory", "home", "base"];
 
 /// Facts about what must not change, by what they are about.
 pub(crate) type Facts = BTreeMap<String, String>;
@@ -136,6 +136,7 @@ impl Yard {
     }
 
     /// How much a job of these attacks may use: little, so that more is quickly seen.
+    #[allow(clippy::needless_update, reason = "a limit that is added later has its default")]
     pub(crate) fn limits(prepare: Prepare) -> Limits {
         const MIB: u64 = 1 << 20;
         Limits {
@@ -191,7 +192,7 @@ impl Yard {
                 ("in", SHOW.to_owned()),
                 ("out", render),
                 ("tmp", "/tmp".to_owned()),
-                ("shm", "/dev/shm".to_owned()),
+                ("memory", "/dev/shm".to_owned()),
                 ("home", "/home/render".to_owned()),
                 ("alias", "/c/show".to_owned()),
                 ("program", "/run/meshfarm/attacker".to_owned()),
@@ -202,7 +203,7 @@ impl Yard {
                 ("in", self.text("in")),
                 ("out", self.text("out")),
                 ("tmp", self.text("tmp")),
-                ("shm", self.text("shm")),
+                ("memory", self.text("memory")),
                 ("home", self.text("home")),
                 ("alias", self.text("in")),
                 ("program", self.text("attacker")),

@@ -46,8 +46,6 @@ pub(super) const ATTACKS: &[Attack] = &[
         &[Seccomp, NoCapabilities, NetNamespace], AsRoot),
     attack("make-a-socket-to-the-hypervisor", "makes a socket to the hypervisor",
         &[Seccomp], Without(&[Seccomp])),
-    attack("make-a-crypto-socket", "makes a socket to the kernel's ciphers",
-        &[Seccomp], Without(&[Seccomp])),
     attack("make-a-kernel-event-socket", "makes a socket for the kernel's device events",
         &[Seccomp], Without(&[Seccomp])),
     attack("list-the-hosts-interfaces", "lists the network interfaces of the host",

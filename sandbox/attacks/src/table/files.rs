@@ -52,6 +52,8 @@ pub(super) const ATTACKS: &[Attack] = &[
         &[ClosedDescriptors], Without(&[ClosedDescriptors])).with(Prepare::LeakyNode),
     attack("write-to-a-leaked-file", "writes to a file that the node left open",
         &[ClosedDescriptors], Without(&[ClosedDescriptors])).with(Prepare::LeakyNode),
+    attack("find-any-inherited-descriptor", "looks for any descriptor that the node left open",
+        &[ClosedDescriptors], Without(&[ClosedDescriptors])).with(Prepare::LeakyNode),
     attack("read-a-file-with-openat2", "reads it with the newest call for opening",
         &[Seccomp, OwnRoot, Landlock], Unconfined),
     attack("read-a-file-by-its-handle", "opens it by its number on the filesystem",

@@ -2,7 +2,7 @@
 
 use crate::attack::{
     Attack,
-    Control::{self, AsRoot, Unconfined, Without},
+    Control::{self, AsRoot, Impossible, Unconfined, Without},
     Family,
     Layer::{
         self, HiddenProcesses, Landlock, Limits, NoCapabilities, OwnEnvironment, OwnRoot,
@@ -86,7 +86,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         &[HiddenProcesses, NoCapabilities], AsRoot),
     attack("open-what-runs-when-a-program-crashes", "opens core_pattern for writing",
         &[HiddenProcesses, NoCapabilities], AsRoot),
-    attack("open-the-emergency-keys", "opens sysrq-trigger for writing",
+    attack("open-the-emergency-keys", "opens sysrq-trigger or the like for writing",
         &[HiddenProcesses, NoCapabilities], AsRoot),
     attack("change-the-name-of-the-host", "sets the host's name",
         &[Seccomp, NoCapabilities], AsRoot),
@@ -98,8 +98,8 @@ pub(super) const ATTACKS: &[Attack] = &[
         &[Seccomp, NoCapabilities], AsRoot),
     attack("read-the-kernels-log", "reads the log of the kernel",
         &[Seccomp, NoCapabilities], AsRoot),
-    attack("open-the-processors-ports", "asks for the processor's ports",
-        &[Seccomp, NoCapabilities], AsRoot),
+    attack("open-the-processors-ports", "asks for the processor's ports or the machine's memory",
+        &[Seccomp, NoCapabilities], Impossible("kernels without access to ports refuse it to everybody")),
     attack("change-the-processors-tables", "adds a segment to the processor's tables",
         &[Seccomp], Without(&[Seccomp])),
     attack("make-a-ring", "makes an io_uring, whose calls no filter sees",

@@ -148,6 +148,14 @@ impl Acting {
         }
     }
 
+    /// End it before its act.
+    pub(crate) fn stop(&mut self) -> io::Result<()> {
+        match &mut self.body {
+            Body::Jailed(jail) => jail.kill().map(drop).map_err(io::Error::other),
+            Body::Loose(child) => child.kill().and_then(|()| child.wait().map(drop)),
+        }
+    }
+
     /// Everything that it printed. Called when nothing that could print more is left.
     pub(crate) fn last_words(mut self) -> Vec<u8> {
         while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(500)) {

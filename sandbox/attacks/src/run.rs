@@ -208,7 +208,7 @@ impl Trial<'_> {
         let mut acting = self.start(&yard)?;
         let unpromised = acting.level().is_some_and(|level| level < self.attack.promised);
         if unpromised && !self.is_control() {
-            acting.end()?;
+            acting.stop()?;
             *kept = Some(yard);
             return Ok(Outcome::Skipped(format!("promised from level {}", self.attack.promised)));
         }

@@ -229,7 +229,7 @@ impl Yard {
         look(&shared, "shared memory file", &mut facts);
         for name in ["kernel/hostname", "kernel/domainname", "kernel/core_pattern"]
             .into_iter()
-            .chain(["user/max_user_namespaces", "vm/memfd_noexec", "user/max_inotify_instances"])
+            .chain(["user/max_user_namespaces", "user/max_inotify_instances"])
         {
             let value = fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap_or_default();
             facts.insert(format!("setting {name}"), value);

@@ -42,7 +42,8 @@ pub(crate) fn members(root: (u32, usize), mark: &str) -> Vec<u32> {
         let mut fields = stat.rsplit(") ").next().unwrap_or("").split(' ');
         let dead = matches!(fields.next(), Some("Z" | "X"));
         let parent = fields.next().and_then(|p| p.parse().ok()).unwrap_or(0);
-        if dead {
+        // Children of process 2 are the kernel's own.
+        if dead || parent == 2 {
             continue;
         }
         children.entry(parent).or_default().push(pid);

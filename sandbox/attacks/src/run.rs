@@ -232,7 +232,9 @@ impl Trial<'_> {
             evidence.push(format!("{} processes are left", left.len()));
         }
         evidence.extend(taken::judge(&yard, self.is_careless(), limits.file_bytes)?);
-        kill_all(&yard)?;
+        if !left.is_empty() {
+            kill_all(&yard)?;
+        }
         let said = acting.last_words();
         if yard.is_in(&said) {
             evidence.push("a secret was printed".to_owned());

@@ -92,6 +92,10 @@ impl Process {
         {
             fixed.insert(name.to_owned(), field(name)?.to_owned());
         }
+        // A process that seccomp is ending just now: it does nothing any more.
+        if fixed.get("Seccomp").is_some_and(|mode| mode == "3") {
+            return None;
+        }
         for entry in fs::read_dir(at("ns")).into_iter().flatten().filter_map(Result::ok) {
             let name = format!("{} namespace", entry.file_name().to_string_lossy());
             // One that cannot be read shows nothing, and is no change.

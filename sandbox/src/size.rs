@@ -44,7 +44,7 @@ impl fmt::Display for Size {
         let (unit, bytes) = UNITS.iter().find(fits).unwrap_or(&("B", 1));
         // What is no round number of anything is read in MiB, to a tenth.
         if *bytes == 1 && self.0 >= 1 << 20 {
-            return write!(f, "{}.{} MiB", self.0 >> 20, (self.0 % (1 << 20)) * 10 >> 20);
+            return write!(f, "{}.{} MiB", self.0 >> 20, ((self.0 % (1 << 20)) * 10) >> 20);
         }
         write!(f, "{} {unit}", self.0 / bytes)
     }

@@ -81,7 +81,7 @@ impl Policy {
     /// Names the key whose folder, card or host is not here.
     pub fn ready(&self, file: &Path) -> Result<Ready, PolicyError> {
         let wrong = |(key, problem)| PolicyError::Value { path: file.to_owned(), key, problem };
-        let folder = file.parent().unwrap_or(Path::new(""));
+        let folder = file.parent().unwrap_or_else(|| Path::new(""));
         // Program and working folder are whoever starts it's to say.
         let mut spec = Spec::new("/usr/bin/env", "/");
         spec.profile = self.profile;

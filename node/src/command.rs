@@ -18,6 +18,7 @@ use crate::print::{self, Page, Printer, pages};
 use crate::sheet;
 
 mod logs;
+mod sandbox;
 mod store;
 mod watch;
 
@@ -58,6 +59,9 @@ enum Failure {
     /// Everything was said already.
     #[error("it failed")]
     Said,
+    /// As [`Failure::Said`], with an exit code of its own.
+    #[error("it failed")]
+    Exit(u8),
 }
 
 impl Failure {
@@ -82,6 +86,7 @@ impl Failure {
             Self::Config(ConfigError::Io { .. }) => 1,
             Self::Config(_) => 2,
             Self::Client(ClientError::Broken(_)) | Self::Output(_) | Self::Said => 1,
+            Self::Exit(code) => *code,
         }
     }
 
@@ -102,7 +107,7 @@ impl Failure {
             }
             Self::Config(error) => Some(error.help()),
             Self::Client(ClientError::Broken(_)) => Some("look at the node's log".to_owned()),
-            Self::Output(_) | Self::Said => None,
+            Self::Output(_) | Self::Said | Self::Exit(_) => None,
         }
     }
 }
@@ -146,7 +151,7 @@ pub fn main(rooms: &dyn Rooms) -> ExitCode {
 }
 
 fn fail(failure: &Failure, home: Option<&Home>) -> ExitCode {
-    if !matches!(failure, Failure::Said) {
+    if !matches!(failure, Failure::Said | Failure::Exit(_)) {
         print::complain(&failure.text(), failure.help(home).as_deref());
     }
     ExitCode::from(failure.exit())
@@ -165,6 +170,7 @@ fn dispatch(rooms: &dyn Rooms, desk: &Desk, command: Command) -> Done {
             let found = rooms.look(&desk.home);
             block_on(doctor(desk, &found))
         }
+        Command::Sandbox(flags) => sandbox::sandbox(desk, flags.command),
         command => block_on(ask(desk, command)),
     }
 }
@@ -217,7 +223,11 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Retry(flags) => retry(desk, &flags).await,
         Command::Store(store) => store::store(desk, store.command).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
-        Command::Init(_) | Command::Node(_) | Command::Doctor | Command::Completions { .. } => {
+        Command::Init(_)
+        | Command::Node(_)
+        | Command::Doctor
+        | Command::Sandbox(_)
+        | Command::Completions { .. } => {
             unreachable!("dispatch keeps what needs no node")
         }
     }

@@ -26,6 +26,7 @@ mod flow;
 mod words;
 
 use flow::Flow;
+pub(crate) use words::stopped as stopped_words;
 
 /// Where the runner finds its working folder in the jail.
 const SESSION_AT: &str = "/session";

@@ -6,6 +6,7 @@ use std::{
     io,
     io::{PipeReader, PipeWriter},
     net::Shutdown,
+    os::unix::process::CommandExt,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -94,6 +95,8 @@ pub fn launch(launcher: &Path, spec: &Spec) -> Result<Jail, SandboxError> {
     command
         .env_clear()
         .current_dir("/")
+        // Ctrl-C is for us to hear: a launcher that dies of it leaves its folders, and nobody learns how the job ended.
+        .process_group(0)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -23,19 +23,19 @@ fn name(mechanism: &Mechanism) -> String {
     number.map_or_else(|| mechanism.name.clone(), |number| format!("{} {number}", mechanism.name))
 }
 
-/// Why a task that exceeded a limit has failed.
-pub(super) fn stopped(stopped: Stopped, limits: &Limits) -> String {
+/// Why what exceeded a limit has ended.
+pub(crate) fn stopped(stopped: Stopped, limits: &Limits) -> String {
     match stopped {
         Stopped::Memory => format!(
-            "stopped: it used more memory than the {} that a task may use here",
+            "stopped: it used more memory than the {} that it may use here",
             Size(limits.memory_bytes)
         ),
         Stopped::DiskBytes => format!(
-            "stopped: it wrote more than the {} that a task may write here",
+            "stopped: it wrote more than the {} that it may write here",
             Size(limits.disk_bytes)
         ),
         Stopped::DiskFiles => format!(
-            "stopped: it made more than the {} files that a task may make here",
+            "stopped: it made more than the {} files that it may make here",
             limits.disk_files
         ),
         Stopped::Time => match limits.wall_seconds {

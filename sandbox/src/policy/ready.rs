@@ -30,6 +30,18 @@ pub struct Outputs {
 }
 
 impl Outputs {
+    /// Everything that may be written within these limits.
+    #[must_use]
+    pub fn all(limits: &Limits) -> Self {
+        let usual = CollectLimits::default();
+        let limits = CollectLimits {
+            bytes: limits.disk_bytes,
+            files: limits.disk_files,
+            depth: usual.depth,
+        };
+        Self { accept: Vec::new(), limits }
+    }
+
     /// Whether a file is taken that has this path beneath its folder.
     #[must_use]
     pub fn accepts(&self, path: &Path) -> bool {

@@ -169,6 +169,10 @@ Example:
   meshfarm sandbox run --report -- povray scene.pov +O/session/frame.png")]
     Sandbox(Sandbox),
 
+    /// Decode frames: what the contact sheet starts in a jail
+    #[command(hide = true, name = crate::sheet::SUBCOMMAND, after_help = "Example:\n  meshfarm decode-frames")]
+    DecodeFrames,
+
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  meshfarm completions bash > ~/.local/share/bash-completion/completions/meshfarm"

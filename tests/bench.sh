@@ -29,6 +29,9 @@ need_build_packages
 case " ${*:-content} " in
 *' content'*) need_peers ;;
 esac
+case " ${*:-sandbox} " in
+*' sandbox'*) need_packages bubblewrap proot povray ;;
+esac
 if [ -z "${MESHFARM_PROGRAMS:-}" ]; then
     need_packages povray povray-examples
     build_programs

@@ -395,6 +395,10 @@ pub struct SiteBytes {
     pub receiving: u64,
     /// About how many bytes it still lacks, as it said last.
     pub left: u64,
+    /// Bytes with which we asked it for chunks.
+    pub asked: u64,
+    /// Times that we asked it while nothing else was under way: each costs the time there and back.
+    pub trips: u64,
 }
 
 /// Where the outputs of a job go.

@@ -301,6 +301,8 @@ impl NodeBackend {
             sending: moved.sending,
             receiving: moved.receiving,
             left: moved.left,
+            asked: moved.asked,
+            trips: moved.trips,
         };
         let jobs = jobs.into_iter().map(|(job, peers)| {
             let sum = |of: fn(&Moved) -> u64| peers.values().map(of).sum::<u64>();

@@ -308,6 +308,27 @@ it, which is said. Ctrl-C ends it and everything that it has started.
 As root the command gets a user of its own: it reads what every user may read, and --write folders are lent to it \
 while it runs. sandbox/policies/ has a policy for each kind of renderer, with a word on every key.")]
     Run(SandboxRun),
+
+    /// Attack this machine's own sandbox, and say what held
+    #[command(after_help = "\
+Examples:
+  meshfarm sandbox check
+  meshfarm sandbox check --level S3 --only files --json
+
+Each attack is one act in a jail of its own, and is judged from outside: nothing of the machine is harmed. Takes a \
+minute or two. Exit code 1 when anything broke; report that, please.")]
+    Check(SandboxCheck),
+}
+
+/// Flags of `sandbox check`.
+#[derive(Debug, Args)]
+pub struct SandboxCheck {
+    /// The isolation to attack [default: S2]
+    #[arg(long, value_enum, value_name = "LEVEL", ignore_case = true)]
+    pub level: Option<IsolationLevel>,
+    /// Only attacks whose name contains this
+    #[arg(long, value_name = "WORD")]
+    pub only: Option<String>,
 }
 
 /// Flags of `sandbox run`.

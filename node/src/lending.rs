@@ -19,7 +19,7 @@ use meshfarm_protocol::manifest::{Limits, RootLink};
 use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
-use meshfarm_sandbox::{self as sandbox, CollectLimits, Programs, Report};
+use meshfarm_sandbox::{self as sandbox, CollectLimits, Launcher, Programs, Report};
 
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::laid_out::{LaidOut, MAX_CONTENT, Progress, Wanted};
@@ -41,6 +41,7 @@ pub struct Lending {
     means: Arc<Means>,
     logs: Arc<Logs>,
     programs: Programs,
+    launcher: Arc<Launcher>,
     /// How much of the machine one session may use.
     limits: sandbox::Limits,
     /// Whether we may give files to tenants' uids.
@@ -110,10 +111,12 @@ impl Lending {
         }
         session::private_folder(&ground.folder)?;
         let Ground { programs, limits, root, folder } = ground;
+        let launcher = Arc::new(Launcher::new(programs.launcher.clone()));
         Ok(Self {
             means,
             logs,
             programs,
+            launcher,
             limits,
             root,
             folder,
@@ -314,6 +317,7 @@ impl Lending {
             limits: self.limits,
             tenant_uid: self.root.then_some(TENANT_UIDS + uid),
             programs: self.programs.clone(),
+            launcher: Arc::clone(&self.launcher),
             clock: Arc::clone(&self.means.machine.clock),
         };
         let listener = Listener { lending: self, own: lease.borrower == self.means.me };
@@ -507,4 +511,34 @@ impl Listen for Listener<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn named_outputs_are_found_behind_descriptors_wherever_their_folder_lies_by_then() {
+        let room = tempfile::tempdir().unwrap();
+        let folder = room.path().join("out");
+        fs::create_dir_all(folder.join("a")).unwrap();
+        for name in ["a/f1.png", "a/unnamed.png"] {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        symlink("/etc/passwd", folder.join("a/link.png")).unwrap();
+        let written =
+            BTreeMap::from([("out".to_owned(), OwnedFd::from(File::open(&folder).unwrap()))]);
+        // As a disk of the jail's own: no path of ours leads there any more.
+        fs::rename(&folder, room.path().join("elsewhere")).unwrap();
+        let name = |path: &str| OutputPath { root: "out".into(), path: path.into() };
+        let named = ["a/f1.png", "a/link.png", "a/absent.png", "../elsewhere/a/f1.png"].map(name);
+        let found = find_outputs(&written, &named).unwrap();
+        let paths: Vec<_> = found.iter().map(|taken| taken.path.as_str()).collect();
+        assert_eq!(paths, ["out/a/f1.png"]);
+        let Source::Beneath { folder, path } = &found[0].source else { panic!("{found:?}") };
+        assert_eq!(fs::read_to_string(folder.join(path)).unwrap(), "a/f1.png");
+    }
 }

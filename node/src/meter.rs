@@ -61,6 +61,10 @@ pub struct Moved {
     pub receiving: u64,
     /// Bytes that the receiver said it lacks, when it said so last.
     pub left: u64,
+    /// Bytes with which we asked for chunks.
+    pub asked: u64,
+    /// Times that we asked while nothing else was under way: each costs the time there and back.
+    pub trips: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +72,8 @@ struct Both {
     sent: Flow,
     received: Flow,
     left: u64,
+    asked: u64,
+    trips: u64,
 }
 
 impl Both {
@@ -78,6 +84,8 @@ impl Both {
             sending: self.sent.rate(at),
             receiving: self.received.rate(at),
             left: self.left,
+            asked: self.asked,
+            trips: self.trips,
         }
     }
 }
@@ -104,6 +112,14 @@ impl Meter {
     /// Count bytes received from `site`, for one of our jobs if `job` says so.
     pub fn received(&self, at: Millis, (site, job): (SiteId, Option<JobId>), bytes: u64) {
         self.count(site, job, |both| both.received.count(at, bytes));
+    }
+
+    /// Count the bytes of a request for chunks; `alone` when nothing else was under way.
+    pub fn asked(&self, (site, job): (SiteId, Option<JobId>), bytes: usize, alone: bool) {
+        self.count(site, job, |both| {
+            both.asked += bytes as u64;
+            both.trips += u64::from(alone);
+        });
     }
 
     /// `site` says how many bytes it lacks.
@@ -166,6 +182,11 @@ mod tests {
         assert_eq!((of_job.sent, of_job.received, of_job.left), (60_000, 0, 40_000));
         assert!((9_000..=11_000).contains(&of_job.sending), "{of_job:?}");
         assert_eq!(meter.sites(Millis::seconds(6))[&SITE].received, 7);
+        for alone in [true, false, false] {
+            meter.asked((SITE, None), 100, alone);
+        }
+        let of_site = meter.sites(Millis::seconds(6))[&SITE];
+        assert_eq!((of_site.asked, of_site.trips), (300, 1));
         assert_eq!(meter.sites(Millis::seconds(60))[&SITE].sending, 0);
     }
 }

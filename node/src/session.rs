@@ -18,7 +18,9 @@ use meshfarm_protocol::session::{
     self as speech, FromRunner, JOB_FILE, MAX_LINE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
     SESSION_VERSION, Start, ToRunner,
 };
-use meshfarm_sandbox::{self as sandbox, Jail, Killer, Level, Limits, Programs, Report, Spec};
+use meshfarm_sandbox::{
+    self as sandbox, Jail, Killer, Launcher, Level, Limits, Programs, Report, Spec,
+};
 
 use crate::net::Clock;
 
@@ -64,6 +66,8 @@ pub struct Plan {
     pub tenant_uid: Option<u32>,
     /// Programs of this installation.
     pub programs: Programs,
+    /// Starts the jail.
+    pub launcher: Arc<Launcher>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -154,7 +158,7 @@ pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Left {
     let mut talk = Talk::new(plan, listen);
     let result = prepare(plan).map_err(|error| format!("preparing the session: {error}"));
     let result = result.and_then(|spec| {
-        let jail = sandbox::launch(&plan.programs.launcher, &spec);
+        let jail = plan.launcher.launch(&spec);
         let mut jail = jail.map_err(|error| error.to_string())?;
         tracing::debug!(folder = %plan.folder.display(), "the jail stands");
         talk.say_isolation(&jail.report);

@@ -112,8 +112,12 @@ impl Fetch<'_> {
         let mut asked = VecDeque::new();
         loop {
             if !wanted.is_empty() {
-                if let Err(error) = lane.ask(&wanted, 0).await {
-                    return Err((Some(plan), FetchError::Broken(error)));
+                match lane.ask(&wanted, 0).await {
+                    Ok(said) => {
+                        let from = (self.from.source, self.from.job);
+                        self.means.meter.asked(from, said, asked.is_empty());
+                    }
+                    Err(error) => return Err((Some(plan), FetchError::Broken(error))),
                 }
                 asked.extend(wanted.drain(..));
             }

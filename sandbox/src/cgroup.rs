@@ -18,13 +18,15 @@ const NAME: &str = "meshfarm-jail-";
 /// Controllers without which there is no group at all.
 const NEEDED: [&str; 2] = ["memory", "pids"];
 /// Controllers that are used where they are there.
-const WELCOME: [&str; 3] = ["cpu", "cpuacct", "freezer"];
+const WELCOME: [&str; 2] = ["cpu", "cpuacct"];
 /// How long the kernel may take to let go of an empty group.
 const LINGER: Duration = Duration::from_millis(500);
+/// Processes and threads of the launcher, at most.
+const LAUNCHER: u64 = 200;
 /// The span of time over which processors are shared out, in microseconds.
 const PERIOD_US: u64 = 100_000;
 
-/// Folders of one jail, which go when this is dropped.
+/// The folders of one jail's group. They go with [`remove`], when nothing of the jail is left.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     version: u8,
@@ -39,11 +41,13 @@ struct Place {
 }
 
 impl Cgroup {
-    /// Make a group with these limits.
+    /// Make a group without limits. In version 1 the launcher joins it, and so does all that it starts.
+    ///
+    /// The kernel may take some ten milliseconds to move a process: so it is done before the policy is known.
     ///
     /// # Errors
     /// Why there is none, in words.
-    pub(crate) fn make(limits: &Limits) -> Result<Self, String> {
+    pub(crate) fn make() -> Result<Self, String> {
         let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
         let place = place(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
         let mut group = Self { version: place.version, folders: Vec::new() };
@@ -51,23 +55,48 @@ impl Cgroup {
             sweep(&parent);
             let folder = parent.join(format!("{NAME}{}", std::process::id()));
             // Two controllers of version 1 may share a folder.
-            let made = match group.folders.iter().any(|(_, made)| *made == folder) {
-                true => Ok(()),
-                false => fs::create_dir(&folder),
-            };
-            match made.and_then(|()| group.limit(&controller, &folder, limits)) {
+            let shared = group.folders.iter().any(|(_, made)| *made == folder);
+            let made = if shared { Ok(()) } else { fs::create_dir(&folder) };
+            let joined = made.and_then(|()| match group.version {
+                // Moving is dear; most jobs may use every processor.
+                1 if controller != "cpu" => join(&folder),
+                _ => Ok(()),
+            });
+            match joined {
                 Ok(()) => group.folders.push((controller, folder)),
                 Err(error) => {
-                    if !group.folders.iter().any(|(_, made)| *made == folder) {
+                    if !shared {
                         drop(fs::remove_dir(&folder));
                     }
                     if group.version == 2 || NEEDED.contains(&controller.as_str()) {
+                        remove(&group.folders());
                         return Err(format!("{}: {}", folder.display(), plain(&error)));
                     }
                 }
             }
         }
         Ok(group)
+    }
+
+    /// The folders that are to be removed in the end.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        self.folders.iter().map(|(_, folder)| folder.clone()).collect()
+    }
+
+    /// Set the limits.
+    ///
+    /// # Errors
+    /// Why one cannot be set, in words.
+    pub(crate) fn hold_to(&self, limits: &Limits) -> Result<(), String> {
+        for (controller, folder) in &self.folders {
+            match self.limit(controller, folder, limits) {
+                Err(error) if self.version == 2 || NEEDED.contains(&controller.as_str()) => {
+                    return Err(format!("{}: {}", folder.display(), plain(&error)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn limit(&self, controller: &str, folder: &Path, limits: &Limits) -> io::Result<()> {
@@ -84,10 +113,12 @@ impl Cgroup {
                 set("memory.limit_in_bytes", &memory)?;
                 without_swap("memory.memsw.limit_in_bytes", &memory)
             }
-            (1, "pids") => set("pids.max", &limits.processes.to_string()),
+            // The launcher and its threads are in the group too; of the job itself the kernel counts each user's.
+            (1, "pids") => set("pids.max", &(limits.processes + LAUNCHER).to_string()),
             (1, "cpu") => quota.map_or(Ok(()), |quota| {
                 set("cpu.cfs_period_us", &PERIOD_US.to_string())?;
-                set("cpu.cfs_quota_us", &quota.to_string())
+                set("cpu.cfs_quota_us", &quota.to_string())?;
+                join(folder)
             }),
             (1, _) => Ok(()),
             _ => {
@@ -100,8 +131,11 @@ impl Cgroup {
         }
     }
 
-    /// Put a process into the group, and with it all that it starts later.
+    /// Put a process into the group, and with it all that it starts later, unless it was started in it.
     pub(crate) fn take_in(&self, pid: i32) -> io::Result<()> {
+        if self.version == 1 {
+            return Ok(());
+        }
         let text = pid.to_string();
         self.folders
             .iter()
@@ -145,17 +179,21 @@ impl Cgroup {
     }
 }
 
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let deadline = Instant::now() + LINGER;
-        for (_, folder) in &self.folders {
-            // A process that was just reaped keeps its group for an instant. What stays is swept by the next jail.
-            while let Err(error) = fs::remove_dir(folder) {
-                if error.kind() == io::ErrorKind::NotFound || Instant::now() > deadline {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(1));
+/// Move this process into a group.
+fn join(folder: &Path) -> io::Result<()> {
+    fs::write(folder.join("cgroup.procs"), "0")
+}
+
+/// Remove the folders of a group in which nothing is left.
+pub(crate) fn remove(folders: &[PathBuf]) {
+    let deadline = Instant::now() + LINGER;
+    for folder in folders {
+        // A process that was just reaped keeps its group for an instant. What stays is swept by the next jail.
+        while let Err(error) = fs::remove_dir(folder) {
+            if error.kind() == io::ErrorKind::NotFound || Instant::now() > deadline {
+                break;
             }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

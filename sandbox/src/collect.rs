@@ -66,7 +66,7 @@ pub enum Reason {
     /// A further name of a file: its other name may lie elsewhere.
     #[error("a file with several names")]
     HardLink,
-    /// Not UTF-8, a control character, or longer than 255 bytes.
+    /// Not UTF-8, longer than 255 bytes, or with a character that controls, breaks lines or turns text around.
     #[error("a name with unfit characters")]
     Name,
     /// Deeper than the limit.
@@ -132,7 +132,7 @@ where
             if is_plain(name.as_bytes()) {
                 self.name(folder, &name, &shown, depth)?;
             } else {
-                let shown = shown.to_string_lossy().replace(char::is_control, "\u{fffd}");
+                let shown = shown.to_string_lossy().replace(is_misleading, "\u{fffd}");
                 self.skip(shown.into(), Reason::Name);
             }
         }
@@ -200,7 +200,13 @@ where
 }
 
 fn is_plain(name: &[u8]) -> bool {
-    name.len() <= 255 && std::str::from_utf8(name).is_ok_and(|n| !n.contains(char::is_control))
+    name.len() <= 255 && std::str::from_utf8(name).is_ok_and(|n| !n.contains(is_misleading))
+}
+
+/// Control characters, separators of lines and paragraphs, and the marks that force a direction upon text:
+/// with them a program's name reads like a picture's. Right-to-left letters need none of them.
+fn is_misleading(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -257,14 +263,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join(OsStr::from_bytes(b"bad\xff")), "x").unwrap();
         fs::write(root.path().join("line\nbreak"), "x").unwrap();
+        fs::write(root.path().join("picture\u{202e}gnp.exe"), "x").unwrap();
+        fs::write(root.path().join("\u{5ea}\u{5de}\u{5d5}\u{5e0}\u{5d4}"), "x").unwrap();
         fs::create_dir_all(root.path().join("d/e/f")).unwrap();
         fs::write(root.path().join("d/e/ok"), "12345").unwrap();
         fs::write(root.path().join("z"), "123456").unwrap();
         let limits = CollectLimits { bytes: 10, files: 100, depth: 3 };
         let (found, done) = texts(root.path(), limits);
-        assert_eq!(found, [("d/e/ok".to_owned(), "12345".to_owned())]);
+        let hebrew = "\u{5ea}\u{5de}\u{5d5}\u{5e0}\u{5d4}";
+        assert_eq!(found, [("d/e/ok", "12345"), (hebrew, "x")].map(|(p, t)| (p.into(), t.into())));
         let kinds: Vec<Reason> = done.skipped.iter().map(|s| s.why).collect();
-        assert_eq!(kinds, [Reason::Name, Reason::Depth, Reason::Name, Reason::Bytes]);
+        assert_eq!(kinds, [Reason::Name, Reason::Depth, Reason::Name, Reason::Name, Reason::Bytes]);
         let limits = CollectLimits { files: 2, ..CollectLimits::default() };
         let (_, done) = texts(root.path(), limits);
         assert_eq!(done.skipped.last().unwrap().why, Reason::Files);

@@ -9,6 +9,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -21,6 +22,8 @@ const LONGEST: usize = 16 << 20;
 /// What the launcher says to the node.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Said {
+    /// The folders of the control group that was made for the jail; the node removes them. The first word.
+    Group(Vec<PathBuf>),
     /// No jail stands, nothing of the job ran. The last word.
     Refused(Refusal),
     /// The program runs.

@@ -14,7 +14,7 @@ use crate::{
     Mechanism, SandboxError, Step,
     control::Note,
     gpu, landlock,
-    launcher::{Identity, Way, Without, command_line, note, note_refusal},
+    launcher::{CommandLine, Identity, Way, Without, command_line, note, note_refusal},
     layout::Layout,
     limits, namespaces,
     namespaces::Held,
@@ -90,7 +90,8 @@ fn build(
     if !plain {
         sys::become_user(uid, uid).during(Step::Identity, "")?;
     }
-    sys::be_unreadable().during(Step::Identity, "")?;
+    let readable = task.way.without.unreadable_first_process;
+    sys::be_readable(readable).during(Step::Identity, "")?;
     sys::die_with_parent().during(Step::Identity, "")?;
     // If the launcher died before the line above, its end of this pipe is closed.
     let alive = sys::wait_readable([go.as_fd(), go.as_fd()], 0).during(Step::Launcher, "")?;
@@ -167,8 +168,6 @@ fn become_program(task: &Task<'_>, notes: &PipeWriter) -> SandboxError {
         Err(error) => error,
     }
 }
-
-type CommandLine = (std::ffi::CString, Vec<std::ffi::CString>, Vec<std::ffi::CString>);
 
 fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError> {
     let command = command_line(task.spec).during(Step::Exec, "arguments")?;

@@ -6,19 +6,19 @@ use std::{
     io,
     io::{PipeReader, PipeWriter},
     net::Shutdown,
-    os::unix::process::CommandExt,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Report, SandboxError, Step, Stopped,
+    Report, SandboxError, Step, Stopped, cgroup,
     control::{self, Said},
     layout::{self, Writable},
     report::During,
@@ -76,11 +76,10 @@ pub struct Jail {
     pub stderr: Option<ChildStderr>,
     /// What is in force around the program, with evidence.
     pub report: Report,
-    launcher: Child,
-    control: UnixStream,
     exit: Option<Exit>,
     volume: Option<OwnedFd>,
     writable: Vec<Writable>,
+    ready: Ready,
 }
 
 /// Start a program in a jail of its own. Blocks for some milliseconds, until the program runs.
@@ -89,57 +88,140 @@ pub struct Jail {
 /// The step that was refused; then nothing of the job has run and nothing is left behind.
 pub fn launch(launcher: &Path, spec: &Spec) -> Result<Jail, SandboxError> {
     spec.check()?;
-    let (ours, theirs) = UnixStream::pair().during(Step::Launcher, "socket")?;
-    let (stdin_rx, stdin_tx) = io::pipe().during(Step::Launcher, "pipe")?;
-    let mut command = Command::new(launcher);
-    command
-        .env_clear()
-        .current_dir("/")
-        // Ctrl-C is for us to hear: a launcher that dies of it leaves its folders, and nobody learns how the job ended.
-        .process_group(0)
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    if let Some(folder) = env::var_os("TMPDIR") {
-        command.env("TMPDIR", folder);
+    Ready::start(launcher)?.launch(spec)
+}
+
+/// The launcher of an installation, with one process of it waiting for the next policy: so that a jail does not
+/// wait for the kernel to make its control group, which can take some ten milliseconds.
+#[derive(Debug)]
+pub struct Launcher {
+    program: PathBuf,
+    spare: Mutex<Option<Ready>>,
+}
+
+impl Launcher {
+    /// Use this launcher program. Nothing is started yet.
+    #[must_use]
+    pub fn new(program: PathBuf) -> Self {
+        Self { program, spare: Mutex::new(None) }
     }
-    let mut child = command.spawn().during(Step::Launcher, launcher.display())?;
-    // The command keeps the launcher's end of the socket open until it goes.
-    drop(command);
-    let started = begin(&ours, spec, stdin_rx);
-    match started {
-        Ok(report) => Ok(Jail {
-            stdin: Some(stdin_tx),
-            stdout: child.stdout.take(),
-            stderr: child.stderr.take(),
-            report,
-            launcher: child,
-            control: ours,
-            exit: None,
-            volume: None,
-            writable: layout::writable(spec),
-        }),
-        Err(error) => {
-            drop(ours);
-            // Hung up, the launcher ends by itself; waiting only collects it.
-            drop(child.wait());
-            Err(error)
+
+    /// The launcher program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// As [`launch`], by the process that waits, if one does.
+    ///
+    /// # Errors
+    /// As [`launch`].
+    pub fn launch(&self, spec: &Spec) -> Result<Jail, SandboxError> {
+        spec.check()?;
+        let waiting = self.spare().take();
+        let tried = waiting.map(|ready| ready.launch(spec));
+        let jail = match tried {
+            Some(Ok(jail)) => jail,
+            // The one that waited was killed, or its group was taken away: a new one has the answer.
+            Some(Err(error)) if error.step != Step::Launcher && error.step != Step::Cgroup => {
+                return Err(error);
+            }
+            _ => Ready::start(&self.program)?.launch(spec)?,
+        };
+        self.prepare();
+        Ok(jail)
+    }
+
+    /// Have a process wait for the next policy, if none does yet.
+    pub fn prepare(&self) {
+        let mut spare = self.spare();
+        if spare.is_none() {
+            // Refused now, the next launch tries again and says why.
+            *spare = Ready::start(&self.program).ok();
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Ready>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A launcher process that has no policy yet. Dropped, it ends.
+#[derive(Debug)]
+struct Ready {
+    process: Child,
+    control: UnixStream,
+    group: Group,
+}
+
+/// The folders of a jail's control group, removed when this is dropped, which is when the jail is gone.
+#[derive(Debug, Default)]
+struct Group(Vec<PathBuf>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        cgroup::remove(&self.0);
+    }
+}
+
+impl Ready {
+    fn start(launcher: &Path) -> Result<Self, SandboxError> {
+        let (control, theirs) = UnixStream::pair().during(Step::Launcher, "socket")?;
+        let mut command = Command::new(launcher);
+        command
+            .env_clear()
+            .current_dir("/")
+            // Ctrl-C is for us to hear: a launcher that dies of it leaves its folders, and nobody learns how the job
+            // ended.
+            .process_group(0)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(folder) = env::var_os("TMPDIR") {
+            command.env("TMPDIR", folder);
+        }
+        let process = command.spawn().during(Step::Launcher, launcher.display())?;
+        Ok(Self { process, control, group: Group::default() })
+    }
+
+    fn launch(mut self, spec: &Spec) -> Result<Jail, SandboxError> {
+        let (stdin_rx, stdin_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+        let report = self.begin(spec, stdin_rx)?;
+        let (stdout, stderr) = (self.process.stdout.take(), self.process.stderr.take());
+        let writable = layout::writable(spec);
+        let (exit, volume) = (None, None);
+        let ready = self;
+        Ok(Jail { stdin: Some(stdin_tx), stdout, stderr, report, exit, volume, writable, ready })
+    }
+
+    fn begin(&mut self, spec: &Spec, stdin: PipeReader) -> Result<Report, SandboxError> {
+        let sent = control::send_with(&self.control, spec, Some(stdin.as_fd()));
+        sent.during(Step::Launcher, "policy")?;
+        drop(stdin);
+        let hear = || {
+            control::receive_with(&self.control).during(Step::Launcher, "answer").map(|said| said.0)
+        };
+        let Said::Group(folders) = hear()? else {
+            return Err(silent());
+        };
+        self.group = Group(folders);
+        match hear()? {
+            Said::Started(report) if report.level >= spec.floor => Ok(report),
+            Said::Started(report) => {
+                let text = format!("{} is reached and {} is asked for", report.level, spec.floor);
+                Err(SandboxError::new(Step::Level, "", io::Error::other(text)))
+            }
+            Said::Refused(refusal) => Err(refusal.into()),
+            Said::Group(_) | Said::Ended(_) => Err(silent()),
         }
     }
 }
 
-fn begin(control: &UnixStream, spec: &Spec, stdin: PipeReader) -> Result<Report, SandboxError> {
-    let sent = control::send_with(control, spec, Some(stdin.as_fd()));
-    sent.during(Step::Launcher, "policy")?;
-    drop(stdin);
-    match control::receive_with(control).during(Step::Launcher, "answer")?.0 {
-        Said::Started(report) if report.level >= spec.floor => Ok(report),
-        Said::Started(report) => {
-            let text = format!("{} is reached and {} is asked for", report.level, spec.floor);
-            Err(SandboxError::new(Step::Level, "", io::Error::other(text)))
-        }
-        Said::Refused(refusal) => Err(refusal.into()),
-        Said::Ended(_) => Err(silent()),
+impl Drop for Ready {
+    fn drop(&mut self) {
+        // Hung up, the launcher ends by itself, and with it all that it started; waiting only collects it.
+        drop(self.control.shutdown(Shutdown::Both));
+        drop(self.process.wait());
     }
 }
 
@@ -153,9 +235,10 @@ impl Jail {
         if let Some(exit) = self.exit {
             return Ok(exit);
         }
-        let said = control::receive_with(&self.control);
+        let said = control::receive_with(&self.ready.control);
         // The launcher's last word is said; it only ends.
-        drop(self.launcher.wait());
+        drop(self.ready.process.wait());
+        drop(std::mem::take(&mut self.ready.group));
         let (said, volume) = said.during(Step::Launcher, "the launcher is gone")?;
         match said {
             Said::Ended(exit) => {
@@ -164,7 +247,7 @@ impl Jail {
                 Ok(exit)
             }
             Said::Refused(refusal) => Err(refusal.into()),
-            Said::Started(_) => Err(silent()),
+            Said::Group(_) | Said::Started(_) => Err(silent()),
         }
     }
 
@@ -199,7 +282,7 @@ impl Jail {
     /// The process number of the launcher, which stands for the jail in lists of processes.
     #[must_use]
     pub fn launcher_id(&self) -> u32 {
-        self.launcher.id()
+        self.ready.process.id()
     }
 
     /// Something to hand to another thread that must be able to end this jail while one waits for it.
@@ -207,12 +290,12 @@ impl Jail {
     /// # Errors
     /// [`Step::Launcher`] when the process has no descriptor left.
     pub fn killer(&self) -> Result<Killer, SandboxError> {
-        self.control.try_clone().map(Killer).during(Step::Launcher, "socket")
+        self.ready.control.try_clone().map(Killer).during(Step::Launcher, "socket")
     }
 
     fn hang_up(&self) {
         // Refused only when the launcher is gone already, and then so is the jail.
-        drop(self.control.shutdown(Shutdown::Write));
+        drop(self.ready.control.shutdown(Shutdown::Write));
     }
 }
 

@@ -6,22 +6,26 @@
 //! makes the kernel kill its whole process namespace.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs,
     io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write},
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
+    path::Path,
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
 };
 
 use crate::{
-    Mechanism, Report, SandboxError, Step, Stopped,
+    Level, Mechanism, Report, SandboxError, Step, Stopped,
+    bare::{self, Bare},
     cgroup::Cgroup,
     control::{self, Note, Refusal, Said},
     inside,
     jail::{Exit, Usage},
-    layout::{Layout, program_at},
+    layout::{Layout, PRELOAD_AT, program_at, writable},
     namespaces,
     report::During,
     resources::Resources,
@@ -68,6 +72,8 @@ pub(crate) struct Way {
     pub(crate) identity: Identity,
     /// Whether the jail has a process list.
     pub(crate) with_proc: bool,
+    /// The level that this way makes, apart from the disk of its own that S3 has.
+    pub(crate) level: Level,
     /// What is left out, which is nothing in the launcher that is installed.
     pub(crate) without: Without,
 }
@@ -77,6 +83,8 @@ pub(crate) struct Way {
 /// The installed launcher has no way to ask for this: only a program of the attack tests does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Without {
+    /// There are no namespaces at all, as on a machine that refuses them: level S1, or S0 without Landlock.
+    pub namespaces: bool,
     /// Paths are not restricted by Landlock.
     pub landlock: bool,
     /// Every system call may be made.
@@ -95,9 +103,11 @@ pub struct Without {
     pub closed_descriptors: bool,
     /// Capabilities inside the user namespace are kept.
     pub capabilities: bool,
+    /// The first process of the jail can be read by others of its user.
+    pub unreadable_first_process: bool,
 }
 
-/// A jail that stands. Its group, disk and root go when it is gone, in this order.
+/// A jail that stands. Its disk and root go when it is gone, in this order.
 struct Standing {
     pid: i32,
     process: OwnedFd,
@@ -105,9 +115,33 @@ struct Standing {
     report: Report,
     watchdog: Watchdog,
     services: Arc<services::Meter>,
-    cgroup: Option<Cgroup>,
+    cgroup: Rc<Result<Cgroup, String>>,
     volume: Option<Volume>,
-    _layout: Layout,
+    /// Open, it tells the first process that we live.
+    alive: Option<PipeWriter>,
+    place: Place,
+}
+
+/// What the job has on the host while it runs, removed in the end.
+enum Place {
+    Jail { _root: Layout },
+    Bare { _folder: Bare },
+}
+
+impl Standing {
+    /// Bring about the end of everything; that something is dead already is as good.
+    fn end(&mut self) {
+        match self.place {
+            // The kernel kills all of its namespace.
+            Place::Jail { .. } => drop(sys::signal(self.process.as_fd(), sys::SIGKILL)),
+            // It kills what descends from it.
+            Place::Bare { .. } => drop(self.alive.take()),
+        }
+    }
+
+    fn group(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref().as_ref().ok()
+    }
 }
 
 /// Run the launcher: policy in on standard input, one jail, its end reported on the same socket.
@@ -123,17 +157,21 @@ pub fn run_without(without: Without) -> ExitCode {
         return ExitCode::FAILURE;
     };
     sys::umask(0o022);
+    let mut group = if without.limits { Err("left out".to_owned()) } else { Cgroup::make() };
+    let folders = group.as_ref().map(Cgroup::folders).unwrap_or_default();
+    // A node that is gone is noticed below, by the hung-up socket.
+    drop(control::send_with(&socket, &Said::Group(folders), None));
     let received = control::receive_with::<Spec>(&socket).during(Step::Policy, "");
     let stood = received.and_then(|(spec, stdin)| {
         let missing = || SandboxError::new(Step::Policy, "", io::ErrorKind::UnexpectedEof.into());
         spec.check()?;
-        stand(&spec, without, stdin.ok_or_else(missing)?)
+        group = group.and_then(|group| group.hold_to(&spec.limits).map(|()| group));
+        stand(&spec, without, stdin.ok_or_else(missing)?, Rc::new(group))
     });
     let mut volume = None;
     let said = match stood {
         Ok(standing) => {
             let started = Said::Started(standing.report.clone());
-            // A node that is gone is noticed below, by the hung-up socket.
             drop(control::send_with(&socket, &started, None));
             watch(&socket, standing, &mut volume)
                 .map_or_else(|e| Said::Refused(e.into()), Said::Ended)
@@ -147,30 +185,85 @@ pub fn run_without(without: Without) -> ExitCode {
 }
 
 /// Try the strongest way first, and the next one only when the machine refuses exactly what differs.
-fn stand(spec: &Spec, without: Without, stdin: OwnedFd) -> Result<Standing, SandboxError> {
+fn stand(
+    spec: &Spec,
+    without: Without,
+    stdin: OwnedFd,
+    cgroup: Rc<Result<Cgroup, String>>,
+) -> Result<Standing, SandboxError> {
     let compiled = Filters::compile(spec.profile, !spec.services.is_empty());
     let filters = compiled.during(Step::Seccomp, "")?;
-    let mut way = Way { identity: identity_of(spec), with_proc: true, without };
+    let identity = identity_of(spec);
+    let mut way = Way { identity, with_proc: true, level: Level::S2, without };
+    if without.namespaces {
+        let level = if without.landlock { Level::S0 } else { Level::S1 };
+        way = Way { level, identity: bare_identity(spec)?, ..way };
+    }
     loop {
-        let error = match attempt(spec, &filters, way, &stdin) {
+        let tried = if way.level >= Level::S2 {
+            attempt(spec, &filters, way, &stdin, Rc::clone(&cgroup))
+        } else {
+            attempt_bare(spec, &filters, way, &stdin, Rc::clone(&cgroup))
+        };
+        let error = match tried {
             Ok(standing) => return Ok(standing),
             Err(error) => error,
         };
-        way = match (way.identity, error.step) {
-            (Identity::Tenant(uid), Step::Namespaces | Step::UserMap | Step::Proc) => {
-                Way { identity: Identity::Plain(uid), ..way }
-            }
-            // Where a container hides parts of its process list, the kernel gives no fresh one.
-            (Identity::Myself, Step::Proc) if way.with_proc => Way { with_proc: false, ..way },
-            _ => return Err(error),
-        };
+        way = weaker(spec, way, &error).ok_or(error)??;
+    }
+}
+
+/// The next weaker way that the policy accepts, when the machine refuses exactly what differs; none when there is none.
+fn weaker(spec: &Spec, way: Way, error: &SandboxError) -> Option<Result<Way, SandboxError>> {
+    let walls = matches!(
+        error.step,
+        Step::Namespaces
+            | Step::UserMap
+            | Step::Identity
+            | Step::Mount
+            | Step::Proc
+            | Step::PivotRoot
+    );
+    match (way.level, way.identity) {
+        (Level::S2, Identity::Tenant(uid))
+            if matches!(error.step, Step::Namespaces | Step::UserMap | Step::Proc) =>
+        {
+            Some(Ok(Way { identity: Identity::Plain(uid), ..way }))
+        }
+        // Where a container hides parts of its process list, the kernel gives no fresh one.
+        (Level::S2, Identity::Myself) if way.with_proc && error.step == Step::Proc => {
+            Some(Ok(Way { with_proc: false, ..way }))
+        }
+        (Level::S2, _) if walls && spec.floor <= Level::S1 => {
+            let identity = bare_identity(spec);
+            Some(identity.map(|identity| Way { identity, level: Level::S1, ..way }))
+        }
+        (Level::S1, _)
+            if matches!(error.step, Step::Landlock | Step::Seccomp) && spec.floor == Level::S0 =>
+        {
+            Some(Ok(Way { level: Level::S0, ..way }))
+        }
+        _ => None,
+    }
+}
+
+/// Who the job will be without namespaces: never root.
+fn bare_identity(spec: &Spec) -> Result<Identity, SandboxError> {
+    let uid = spec.tenant_uid.unwrap_or(TENANT_UID_BASE);
+    if sys::effective_uid() != 0 {
+        Ok(Identity::Myself)
+    } else if is_mapped(uid) {
+        Ok(Identity::Plain(uid))
+    } else {
+        let text = "there are no namespaces here, and no other user than root to run the job as";
+        Err(SandboxError::new(Step::Identity, "", io::Error::other(text)))
     }
 }
 
 /// Who the job will be: a user of its own if we may give it one.
 fn identity_of(spec: &Spec) -> Identity {
     let uid = spec.tenant_uid.unwrap_or(TENANT_UID_BASE);
-    let may_mount = || sys::clone_mount(std::path::Path::new("/usr"), false, true).is_ok();
+    let may_mount = || sys::clone_mount(Path::new("/usr"), false, true).is_ok();
     if sys::effective_uid() == 0 && is_mapped(uid) && may_mount() {
         Identity::Tenant(uid)
     } else {
@@ -198,9 +291,10 @@ fn attempt(
     filters: &Filters,
     way: Way,
     stdin: &OwnedFd,
+    cgroup: Rc<Result<Cgroup, String>>,
 ) -> Result<Standing, SandboxError> {
     let mut layout = Layout::make(spec, way.identity.uid())?;
-    let resources = Resources::make(spec, way, &mut layout)?;
+    let resources = Resources::make(spec, way, &mut layout, cgroup)?;
     let outside = !matches!(way.identity, Identity::Myself);
     let held = if outside {
         give_away(&layout, way.identity)?;
@@ -246,12 +340,10 @@ fn attempt(
     match ready {
         Ok((mechanisms, services)) => {
             forget_streams().during(Step::Launcher, "streams")?;
-            // From here on the pipe only tells the first process that we live.
-            std::mem::forget(go_tx);
-            let report = resources.report(spec, mechanisms, way);
+            let report = resources.report(spec, mechanisms, way, &layout.ambiguous);
             let watchdog = resources.watchdog(spec, pid);
-            let (cgroup, volume) = (resources.cgroup.ok(), resources.volume);
-            let result = result_rx;
+            let (cgroup, volume) = (resources.cgroup, resources.volume);
+            let (result, alive, place) = (result_rx, Some(go_tx), Place::Jail { _root: layout });
             Ok(Standing {
                 pid,
                 process,
@@ -261,11 +353,71 @@ fn attempt(
                 services,
                 cgroup,
                 volume,
-                _layout: layout,
+                alive,
+                place,
             })
         }
         Err(error) => {
             drop(sys::signal(process.as_fd(), sys::SIGKILL));
+            sys::wait(pid).during(Step::Launcher, "wait")?;
+            Err(error)
+        }
+    }
+}
+
+/// A job without namespaces.
+fn attempt_bare(
+    spec: &Spec,
+    filters: &Filters,
+    way: Way,
+    stdin: &OwnedFd,
+    cgroup: Rc<Result<Cgroup, String>>,
+) -> Result<Standing, SandboxError> {
+    let owner = match way.identity {
+        Identity::Tenant(uid) | Identity::Plain(uid) => Some(uid),
+        Identity::Myself => None,
+    };
+    let bare = Bare::make(spec, owner)?;
+    if let Some(uid) = owner {
+        give_folders(writable(spec).iter().map(|place| place.host.as_path()), uid)?;
+        sys::leave_groups().during(Step::Identity, "groups")?;
+    }
+    let (go_rx, go_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+    let (note_rx, note_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+    let (result, result_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+    sys::adopt_orphans().during(Step::Launcher, "")?;
+    let (pid, process) = match sys::fork_into(0).during(Step::Launcher, "fork")? {
+        Forked::Parent { pid, pidfd } => (pid, pidfd),
+        Forked::Child => {
+            drop((go_tx, note_rx, result));
+            let task = bare::Task { spec, bare: &bare, filters, way, stdin };
+            bare::first_process(&task, go_rx, note_tx, result_tx)
+        }
+    };
+    drop((go_rx, note_tx, result_tx));
+    let resources = Resources { cgroup, volume: None };
+    match read_notes(note_rx) {
+        Ok(mechanisms) => {
+            forget_streams().during(Step::Launcher, "streams")?;
+            let report = resources.report(spec, mechanisms, way, &bare.ambiguous);
+            let watchdog = resources.watchdog(spec, pid);
+            let (cgroup, volume, services) = (resources.cgroup, None, Arc::default());
+            let (alive, place) = (Some(go_tx), Place::Bare { _folder: bare });
+            Ok(Standing {
+                pid,
+                process,
+                result,
+                report,
+                watchdog,
+                services,
+                cgroup,
+                volume,
+                alive,
+                place,
+            })
+        }
+        Err(error) => {
+            drop(go_tx);
             sys::wait(pid).during(Step::Launcher, "wait")?;
             Err(error)
         }
@@ -277,10 +429,14 @@ fn give_away(layout: &Layout, identity: Identity) -> Result<(), SandboxError> {
     let (Identity::Tenant(uid) | Identity::Plain(uid)) = identity else {
         return Ok(());
     };
-    for source in layout.sources.iter().filter(|s| s.given) {
-        sys::open_name(&source.host, sys::LOOK)
+    give_folders(layout.sources.iter().filter(|s| s.given).map(|s| s.host.as_path()), uid)
+}
+
+fn give_folders<'a>(folders: impl Iterator<Item = &'a Path>, uid: u32) -> Result<(), SandboxError> {
+    for folder in folders {
+        sys::open_name(folder, sys::LOOK)
             .and_then(|file| sys::give_to(file.as_fd(), uid, uid))
-            .during(Step::Source, source.host.display())?;
+            .during(Step::Source, folder.display())?;
     }
     Ok(())
 }
@@ -332,16 +488,16 @@ fn watch(
     mut standing: Standing,
     volume: &mut Option<OwnedFd>,
 ) -> Result<Exit, SandboxError> {
-    let fds = [standing.process.as_fd(), socket.as_fd()];
     let mut stopped = None;
     let mut seen = (0, 0);
     loop {
         let pause = standing.watchdog.pause_ms();
+        let fds = [standing.process.as_fd(), socket.as_fd()];
         let [ended, hung_up] = sys::wait_readable(fds, pause).during(Step::Launcher, "watch")?;
         if ended {
             break;
         }
-        let out_of_memory = standing.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory);
+        let out_of_memory = standing.group().is_some_and(Cgroup::ran_out_of_memory);
         if out_of_memory {
             stopped = Some(Stopped::Memory);
         } else if !hung_up {
@@ -350,13 +506,16 @@ fn watch(
         if hung_up || stopped.is_some() {
             // What dies unwaited is in no later count but a group's.
             seen = watchdog::processor_time(standing.pid);
-            // Already dead is as good as killed; the wait below tells.
-            drop(sys::signal(standing.process.as_fd(), sys::SIGKILL));
+            standing.end();
             break;
         }
     }
     // The kernel ends this wait only when every process of the jail is gone.
     let waited = sys::wait(standing.pid).during(Step::Launcher, "wait")?;
+    if let Place::Bare { .. } = standing.place {
+        // Whoever killed the first process left its descendants to us.
+        bare::end_family();
+    }
     let used = waited.map(|(_, _, used)| used).unwrap_or_default();
     let mut status = [0_u8; 4];
     let told = standing.result.read_exact(&mut status).is_ok();
@@ -365,7 +524,7 @@ fn watch(
     } else {
         (None, Some(sys::SIGKILL))
     };
-    let group = standing.cgroup.as_ref();
+    let group = standing.group();
     if group.is_some_and(Cgroup::ran_out_of_memory) {
         stopped = stopped.or(Some(Stopped::Memory));
     }
@@ -380,16 +539,32 @@ fn watch(
     Ok(Exit { code, signal, stopped, usage })
 }
 
-/// The program, its arguments and its environment in the form of execve(2).
-pub(crate) fn command_line(spec: &Spec) -> io::Result<(CString, Vec<CString>, Vec<CString>)> {
+/// A program, its arguments with its own name, and its environment, in the form of execve(2).
+pub(crate) type CommandLine = (CString, Vec<CString>, Vec<CString>);
+
+/// What is started in a jail.
+pub(crate) fn command_line(spec: &Spec) -> io::Result<CommandLine> {
+    let mut env = spec.environment();
+    if spec.preload.is_some() {
+        // musl reads no /etc/ld.so.preload; glibc loads the library once, however often it is named.
+        env.insert("LD_PRELOAD".to_owned(), format!("/{PRELOAD_AT}"));
+    }
+    exec_form(&program_at(spec), &spec.args, &env)
+}
+
+/// A command line in the form of execve(2).
+pub(crate) fn exec_form(
+    program: &Path,
+    args: &[String],
+    env: &BTreeMap<String, String>,
+) -> io::Result<CommandLine> {
     let text = |s: String| CString::new(s).map_err(|_nul| sys::errno(sys::EINVAL));
-    let program = sys::c_path(&program_at(spec))?;
+    let program = sys::c_path(program)?;
     let args = std::iter::once(Ok(program.clone()))
-        .chain(spec.args.iter().cloned().map(text))
+        .chain(args.iter().cloned().map(text))
         .collect::<io::Result<_>>()?;
-    let env = spec
-        .environment()
-        .into_iter()
+    let env = env
+        .iter()
         .map(|(name, value)| text(format!("{name}={value}")))
         .collect::<io::Result<_>>()?;
     Ok((program, args, env))

@@ -18,15 +18,15 @@ use crate::{
 };
 
 /// Folders at the root that hold programs and their libraries.
-const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+pub(crate) const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// Devices that no program can do harm with and most programs need.
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+pub(crate) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Private memory-backed folders of the jail.
 pub(crate) const MEMORY: [&str; 3] = ["tmp", "home/render", "dev/shm"];
 /// Host files and folders that are shown where they are, if they exist: fonts and links to chosen programs.
 const SHARED: [&str; 3] = ["etc/fonts", "etc/alternatives", "var/cache/fontconfig"];
 /// Where the preload library lies in the jail.
-const PRELOAD_AT: &str = "run/meshfarm/libmeshfarm_preload.so";
+pub(crate) const PRELOAD_AT: &str = "run/meshfarm/libmeshfarm_preload.so";
 /// POV-Ray's own file checks would refuse the artist's paths; the jail is the barrier.
 const POVRAY_CONF: &str = "[File I/O Security]\nnone\n\n[Shellout Security]\nforbidden\n";
 
@@ -52,6 +52,8 @@ pub(crate) struct Layout {
     /// Jail paths that are shown a second time: (where it is, where it is shown too).
     pub(crate) aliases: Vec<(PathBuf, PathBuf)>,
     pub(crate) rules: Vec<Rule>,
+    /// Files whose names a look-up without case cannot tell apart.
+    pub(crate) ambiguous: Vec<[PathBuf; 2]>,
 }
 
 impl Layout {
@@ -62,7 +64,13 @@ impl Layout {
     pub(crate) fn make(spec: &Spec, uid: u32) -> Result<Self, SandboxError> {
         let base = spec.base.clone().unwrap_or_else(std::env::temp_dir);
         let root = fresh_folder(&base).during(Step::Skeleton, base.display())?;
-        let mut layout = Self { root, sources: Vec::new(), aliases: Vec::new(), rules: Vec::new() };
+        let mut layout = Self {
+            root,
+            sources: Vec::new(),
+            aliases: Vec::new(),
+            rules: Vec::new(),
+            ambiguous: Vec::new(),
+        };
         layout.system().during(Step::Skeleton, "system folders")?;
         layout.devices().during(Step::Skeleton, "devices")?;
         layout.graphics(&spec.devices).during(Step::Skeleton, "graphics cards")?;
@@ -255,14 +263,16 @@ impl Layout {
             self.aliases.push((relative(at_rule).to_path_buf(), at));
             self.rules.push(Rule { path: alias, rights });
         }
-        let Some(library) = spec.preload.as_ref().filter(|_| !spec.windows.is_empty()) else {
+        let Some(library) = &spec.preload else {
             return Ok(());
         };
         let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
         self.show_file(library, Path::new(PRELOAD_AT), attributes)
             .during(Step::Skeleton, library.display())?;
-        let bytes = table::build(spec).during(Step::Table, "")?;
-        fs::write(self.root.join("run/meshfarm/map.bin"), bytes).during(Step::Table, "map.bin")?;
+        let built = table::build(spec).during(Step::Table, "")?;
+        self.ambiguous = built.ambiguous;
+        fs::write(self.root.join("run/meshfarm/map.bin"), built.bytes)
+            .during(Step::Table, "map.bin")?;
         let line = format!("/{PRELOAD_AT}\n");
         fs::write(self.root.join("etc/ld.so.preload"), line).during(Step::Table, "ld.so.preload")
     }
@@ -378,7 +388,8 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-fn fresh_folder(base: &Path) -> io::Result<PathBuf> {
+/// Make a folder for one jail that has no other name on this host.
+pub(crate) fn fresh_folder(base: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let process = std::process::id();
     loop {

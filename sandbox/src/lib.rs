@@ -15,6 +15,7 @@ mod report;
 mod size;
 mod spec;
 
+mod bare;
 mod cgroup;
 mod control;
 mod gpu;
@@ -35,14 +36,17 @@ mod volume;
 mod watchdog;
 
 pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
-pub use jail::{Exit, Jail, Killer, Programs, Usage, find_launcher, find_programs, launch};
+pub use jail::{
+    Exit, Jail, Killer, Launcher, Programs, Usage, find_launcher, find_programs, launch,
+};
 pub use limits::Limits;
 pub use policy::{OnMissing, Outputs, Policy, PolicyError, Ready, Unmet};
 pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use size::Size;
 pub use spec::{
-    Access, Mount, OWN_AT, ProcessList, Profile, SPEC_VERSION, Service, Spec, TENANT_UID_BASE,
-    WORK_AT, WindowsRule,
+    Access, Mount, OWN_AT, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service, Spec,
+    TENANT_UID_BASE, WORK_AT, WindowsRule,
 };
+pub use table::Relocation;
 pub use watchdog::Stopped;

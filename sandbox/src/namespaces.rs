@@ -152,23 +152,21 @@ const TELLING: [&str; 22] = [
     "timer_stats",
 ];
 
-/// Mount the jail's process list; in a user namespace of its own after a moment with the full one, to forbid
-/// further namespaces and files in memory that can be executed.
-///
-/// These limits belong to the namespaces of who writes them: without a user namespace they are the host's.
+/// Most places that a job may watch files from. They count as the host user's too, who has 128 in all.
+const MOST_WATCHING_PLACES: &str = "32";
+
+/// Mount the jail's process list, after a moment with the full one, to forbid programs in nameless memory
+/// and, in a user namespace of its own, further namespaces.
 fn mount_proc(way: Way, list: ProcessList) -> std::io::Result<()> {
     let at = Path::new("proc");
     if way.without.hidden_processes {
         return sys::mount(c"proc", at, sys::MOUNT_DATA, "");
     }
     match list {
-        ProcessList::Subset if way.identity.has_user_namespace() => {
-            sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
-            forbid_more();
-            sys::unmount(at)?;
-            sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
-        }
         ProcessList::Subset => {
+            sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
+            forbid_more(way);
+            sys::unmount(at)?;
             sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
         }
         ProcessList::Compat => {
@@ -179,21 +177,26 @@ fn mount_proc(way: Way, list: ProcessList) -> std::io::Result<()> {
             let settings = sys::clone_mount(&at.join("sys"), false, false)?;
             let place = sys::open_name(&at.join("sys"), sys::NAME)?;
             sys::attach_mount(settings.as_fd(), place.as_fd())?;
-            if way.identity.has_user_namespace() {
-                forbid_more();
-            }
+            forbid_more(way);
             sys::restrict_mount(settings.as_fd(), sys::ATTR_RDONLY, false)
         }
     }
 }
 
 /// From here on nobody in the user namespace makes a namespace (a detached copy of a mount has one too).
-fn forbid_more() {
-    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
-        // A second lock beside seccomp: a kernel without one of these files still has the other.
-        drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
-    }
+///
+/// The limits belong to the user namespace of who writes them: without one of our own they are the host's.
+fn forbid_more(way: Way) {
+    // It belongs to the process namespace. Kernels before 6.3 have no such file, and Landlock does not
+    // see what has no path: there a job can run a program from memory, as it can from its own folder.
     drop(fs::write("proc/sys/vm/memfd_noexec", "2"));
+    if way.identity.has_user_namespace() {
+        drop(fs::write("proc/sys/user/max_inotify_instances", MOST_WATCHING_PLACES));
+        for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+            // A second lock beside seccomp: a kernel without one of these files still has the other.
+            drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
+        }
+    }
 }
 
 /// Lay something empty over a file or folder of the jail, if it is there.

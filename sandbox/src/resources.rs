@@ -1,9 +1,9 @@
 //! What holds a jail to its limits beyond each single process, and the report of all that is in force.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, rc::Rc};
 
 use crate::{
-    Level, Mechanism, Report, SandboxError, Step,
+    Level, Mechanism, Report, SandboxError, Step, bare,
     cgroup::Cgroup,
     launcher::{Identity, Way},
     layout::{Layout, writable},
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Resources {
     /// The group, or why there is none.
-    pub(crate) cgroup: Result<Cgroup, String>,
+    pub(crate) cgroup: Rc<Result<Cgroup, String>>,
     /// The disk, made only for level S3.
     pub(crate) volume: Option<Volume>,
 }
@@ -28,15 +28,15 @@ impl Resources {
     ///
     /// # Errors
     /// [`Step::Cgroup`] or [`Step::Volume`] when level S3 is asked for and cannot be had.
-    pub(crate) fn make(spec: &Spec, way: Way, layout: &mut Layout) -> Result<Self, SandboxError> {
-        let cgroup = if way.without.limits {
-            Err("left out".to_owned())
-        } else {
-            Cgroup::make(&spec.limits)
-        };
+    pub(crate) fn make(
+        spec: &Spec,
+        way: Way,
+        layout: &mut Layout,
+        cgroup: Rc<Result<Cgroup, String>>,
+    ) -> Result<Self, SandboxError> {
         let mut volume = None;
         if spec.floor >= Level::S3 {
-            if let Err(reason) = &cgroup {
+            if let Err(reason) = cgroup.as_ref() {
                 let text = format!("level S3 needs one: {reason}");
                 return Err(SandboxError::new(Step::Cgroup, "", std::io::Error::other(text)));
             }
@@ -57,7 +57,7 @@ impl Resources {
     /// # Errors
     /// [`Step::Cgroup`]: the group that was just made does not take it.
     pub(crate) fn take_in(&self, pid: i32) -> Result<(), SandboxError> {
-        match &self.cgroup {
+        match self.cgroup.as_ref() {
             Ok(group) => group.take_in(pid).during(Step::Cgroup, ""),
             Err(_) => Ok(()),
         }
@@ -74,12 +74,21 @@ impl Resources {
     }
 
     /// Everything that is in force around the jail, and the level that it makes.
-    pub(crate) fn report(&self, spec: &Spec, inside: Vec<Mechanism>, way: Way) -> Report {
-        let level =
-            if self.cgroup.is_ok() && self.volume.is_some() { Level::S3 } else { Level::S2 };
+    pub(crate) fn report(
+        &self,
+        spec: &Spec,
+        inside: Vec<Mechanism>,
+        way: Way,
+        ambiguous: &[[PathBuf; 2]],
+    ) -> Report {
+        let whole = self.cgroup.is_ok() && self.volume.is_some();
+        let level = if way.level == Level::S2 && whole { Level::S3 } else { way.level };
         let mut mechanisms = vec![user(way.identity)];
         mechanisms.extend(inside);
-        mechanisms.push(match &self.cgroup {
+        if level < Level::S2 {
+            mechanisms.extend(bare::missing(level));
+        }
+        mechanisms.push(match self.cgroup.as_ref() {
             Ok(group) => Mechanism::held("cgroup", group.evidence()),
             Err(reason) => Mechanism::missing(
                 "cgroup",
@@ -105,7 +114,7 @@ impl Resources {
             mechanisms.push(Mechanism::held("services", text));
         }
         if !spec.windows.is_empty() {
-            mechanisms.push(windows_paths(spec));
+            mechanisms.push(windows_paths(spec, ambiguous));
         }
         Report { level, mechanisms }
     }
@@ -129,13 +138,17 @@ fn user(identity: Identity) -> Mechanism {
 }
 
 /// A convenience and no isolation, but a job with Windows paths wants to know.
-fn windows_paths(spec: &Spec) -> Mechanism {
+fn windows_paths(spec: &Spec, ambiguous: &[[PathBuf; 2]]) -> Mechanism {
     let n_rules = spec.windows.len();
+    let alike = ambiguous.first().map_or_else(String::new, |[one, other]| {
+        let (one, other, n) = (one.display(), other.display(), ambiguous.len());
+        format!("; only case tells {one} from {other} ({n} such pairs)")
+    });
     match &spec.preload {
         Some(_) => Mechanism::held(
             "windows paths",
             format!(
-                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs"
+                "{n_rules} rules in /etc/ld.so.preload's library, for dynamically linked programs{alike}"
             ),
         ),
         None => Mechanism::missing(

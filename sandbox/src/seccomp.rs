@@ -1,16 +1,17 @@
 //! Which system calls a job may make: one table with who needs each group, turned into BPF.
 //!
-//! Three filters stack, and the kernel takes the strictest answer. The first holds only call numbers,
-//! so that the kernel answers for most calls from its cache of constant verdicts: everything that it
-//! does not list is `ENOSYS`, which lets libraries fall back. The second turns foreign socket families
-//! away, the third gives `EPERM` for calls that are known and dangerous.
+//! Four filters stack, and the kernel takes the strictest answer. The first and the last hold only call numbers,
+//! so that the kernel answers for most calls from its cache of constant verdicts: everything that the first does
+//! not list is `ENOSYS`, which lets libraries fall back, and the last gives `EPERM` for calls that are known and
+//! dangerous, a further filter among them. They are searched by halves, because for a call whose arguments count,
+//! such as `openat`, all four run. The second turns foreign socket families away, the third bad arguments.
 
 use std::{collections::BTreeMap, io};
 
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 use crate::Profile;
@@ -165,6 +166,9 @@ enum Bad {
     NoneOf(u8, &'static [u64]),
     /// The argument under a mask is one of these.
     Masked(u8, u64, &'static [u64]),
+    /// Any of the first bits is set in the first argument, and any of the second ones in the second: the
+    /// mode of an opened file counts only where the flags make one, and is anything elsewhere.
+    AnyBitWith((u8, &'static [u64]), (u8, &'static [u64])),
 }
 
 const NAMESPACE_BITS: &[u64] = &[
@@ -178,6 +182,8 @@ const NAMESPACE_BITS: &[u64] = &[
     0x4000_0000,
 ];
 const SET_ID_BITS: &[u64] = &[0o4000, 0o2000];
+/// `O_CREAT`, and the bit that `O_TMPFILE` has alone.
+const MAKING_FLAGS: &[u64] = &[0o100, 0o20_000_000];
 const DEVICE_KINDS: &[u64] = &[0o020_000, 0o060_000];
 const FILE_KIND: u64 = 0o170_000;
 
@@ -215,18 +221,23 @@ const ARGUMENTS: &[(c_long, Bad)] = &[
     (libc::SYS_fchmodat, Bad::AnyBit(2, SET_ID_BITS)),
     (452, Bad::AnyBit(2, SET_ID_BITS)),
     (libc::SYS_mknodat, Bad::Masked(2, FILE_KIND, DEVICE_KINDS)),
+    (libc::SYS_mknodat, Bad::AnyBit(2, SET_ID_BITS)),
+    (libc::SYS_openat, Bad::AnyBitWith((2, MAKING_FLAGS), (3, SET_ID_BITS))),
 ];
 #[cfg(target_arch = "x86_64")]
 const ARGUMENTS_OLD: &[(c_long, Bad)] = &[
     (libc::SYS_chmod, Bad::AnyBit(1, SET_ID_BITS)),
     (libc::SYS_mknod, Bad::Masked(1, FILE_KIND, DEVICE_KINDS)),
+    (libc::SYS_mknod, Bad::AnyBit(1, SET_ID_BITS)),
+    (libc::SYS_open, Bad::AnyBitWith((1, MAKING_FLAGS), (2, SET_ID_BITS))),
+    (libc::SYS_creat, Bad::AnyBit(1, SET_ID_BITS)),
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const ARGUMENTS_OLD: &[(c_long, Bad)] = &[];
 
 /// The compiled filters, in the order in which they are installed.
 pub(crate) struct Filters {
-    programs: [BpfProgram; 3],
+    programs: [BpfProgram; 4],
     n_allowed: usize,
     n_refused: usize,
 }
@@ -243,32 +254,29 @@ impl Filters {
             Profile::Python => group.who != BLENDER,
             Profile::BlenderCpu | Profile::BlenderGpu | Profile::Command => true,
         };
-        let flat = |groups: Vec<&Group>| groups.iter().flat_map(|g| g.calls).copied().collect();
-        let allowed: Vec<c_long> = flat(ALLOWED.iter().filter(granted).collect());
-        let allowed: Vec<c_long> = allowed.into_iter().chain(ALLOWED_OLD.iter().copied()).collect();
+        let flat = |groups: Vec<&Group>, old: &[c_long]| -> Vec<c_long> {
+            groups.iter().flat_map(|g| g.calls).chain(old).copied().collect()
+        };
+        let allowed = flat(ALLOWED.iter().filter(granted).collect(), ALLOWED_OLD);
         // What another profile would have is known too: EPERM tells more than ENOSYS.
-        let refused = ALLOWED.iter().filter(|g| !granted(g)).chain(REFUSED).collect();
-        let refused: Vec<c_long> = flat(refused);
-        let refused: Vec<c_long> = refused.into_iter().chain(REFUSED_OLD.iter().copied()).collect();
-        let known = allowed.iter().chain(&refused).map(|nr| (*nr, Vec::new())).collect();
+        let others = ALLOWED.iter().filter(|group| !granted(group));
+        let refused = flat(others.chain(REFUSED).collect(), REFUSED_OLD);
+        let known: Vec<c_long> = allowed.iter().chain(&refused).copied().collect();
         let families: &'static [u64] = if with_services { &[1, 2] } else { &[1] };
         let sockets = rules_of(&Bad::NoneOf(0, families))?;
-        let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
-            refused.iter().map(|nr| (*nr, Vec::new())).collect();
-        for (nr, bad) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
-            denied.insert(*nr, rules_of(bad)?);
+        let mut bad: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        for (nr, arguments) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
+            bad.entry(*nr).or_default().extend(rules_of(arguments)?);
         }
         let (pass, errno) =
             (SeccompAction::Allow, |e: i32| SeccompAction::Errno(e.cast_unsigned()));
+        let sockets = [(libc::SYS_socket, sockets)].into();
         Ok(Self {
             programs: [
-                program(known, errno(libc::ENOSYS), pass.clone())?,
-                program(
-                    [(libc::SYS_socket, sockets)].into(),
-                    pass.clone(),
-                    errno(libc::EAFNOSUPPORT),
-                )?,
-                program(denied, pass, errno(libc::EPERM))?,
+                by_number(&known, pass.clone(), errno(libc::ENOSYS))?,
+                program(sockets, pass.clone(), errno(libc::EAFNOSUPPORT))?,
+                program(bad, pass.clone(), errno(libc::EPERM))?,
+                by_number(&refused, errno(libc::EPERM), pass)?,
             ],
             n_allowed: allowed.len(),
             n_refused: refused.len(),
@@ -306,6 +314,49 @@ fn program(
     Ok(SeccompFilter::new(rules, otherwise, on_match, arch)?.try_into()?)
 }
 
+/// A filter that only looks at the number of a call. It begins as seccompiler's does: another architecture
+/// ends the process, then the number is loaded.
+fn by_number(
+    numbers: &[c_long],
+    on_match: SeccompAction,
+    otherwise: SeccompAction,
+) -> Result<BpfProgram, seccompiler::Error> {
+    let mut sorted: Vec<u32> = numbers.iter().filter_map(|nr| u32::try_from(*nr).ok()).collect();
+    sorted.sort_unstable();
+    let answers = [u32::from(on_match.clone()), u32::from(otherwise.clone())];
+    // One rule makes the beginning: four instructions up to the loaded number, and what we replace.
+    let first = sorted.first().map(|nr| (i64::from(*nr), Vec::new()));
+    let mut code = program(first.into_iter().collect(), otherwise, on_match)?;
+    code.truncate(HEAD);
+    halve(&sorted, answers, &mut code);
+    Ok(code)
+}
+
+/// Instructions of seccompiler's beginning: load the architecture, compare, kill, load the number.
+const HEAD: usize = 4;
+
+/// Search sorted numbers by halves: a jump that is too far for a comparison is an instruction of its own.
+fn halve(numbers: &[u32], answers: [u32; 2], code: &mut BpfProgram) {
+    // Codes of classic BPF: jump always, jump if equal, jump if greater or equal, return.
+    let [always, equal, at_least, ret]: [u16; 4] = [0x05, 0x15, 0x35, 0x06];
+    let op = |code, k, jf| sock_filter { code, jt: 0, jf, k };
+    let [on_match, otherwise] = answers;
+    match numbers {
+        [] => code.push(op(ret, otherwise, 0)),
+        [nr] => code.extend([op(equal, *nr, 1), op(ret, on_match, 0), op(ret, otherwise, 0)]),
+        _ => {
+            let (low, high) = numbers.split_at(numbers.len() / 2);
+            let mut lower = BpfProgram::new();
+            halve(low, answers, &mut lower);
+            let past = u32::try_from(lower.len()).unwrap_or(u32::MAX);
+            code.push(op(at_least, high[0], 1));
+            code.push(op(always, past, 0));
+            code.append(&mut lower);
+            halve(high, answers, code);
+        }
+    }
+}
+
 fn rules_of(bad: &Bad) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     use SeccompCmpArgLen::{Dword, Qword};
     let one =
@@ -327,6 +378,14 @@ fn rules_of(bad: &Bad) -> Result<Vec<SeccompRule>, seccompiler::Error> {
             .iter()
             .map(|value| one(*arg, Qword, SeccompCmpOp::MaskedEq(*mask), *value))
             .collect(),
+        Bad::AnyBitWith((flags, making), (mode, bits)) => {
+            let set =
+                |arg, bit| SeccompCondition::new(arg, Dword, SeccompCmpOp::MaskedEq(bit), bit);
+            let pairs = making.iter().flat_map(|make| bits.iter().map(move |bit| (*make, *bit)));
+            pairs
+                .map(|(make, bit)| SeccompRule::new(vec![set(*flags, make)?, set(*mode, bit)?]))
+                .collect()
+        }
     };
     Ok(rules?)
 }

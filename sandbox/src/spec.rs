@@ -18,6 +18,9 @@ pub const WORK_AT: &str = "/session";
 /// Where the started program, the preload library and its table lie in the jail.
 pub const OWN_AT: &str = "/run/meshfarm";
 
+/// Where the preload library notes what programs of the job looked for: one line per path.
+pub const RECORDS_AT: &str = "/session/.meshfarm-paths";
+
 /// First host user id for tenants when the daemon runs as root: slot n takes this number plus n.
 ///
 /// Far above the ranges that distributions hand out to people, services and subordinate ids.

@@ -152,6 +152,41 @@ pub(crate) fn wait_readable(fds: [BorrowedFd<'_>; 2], timeout_ms: i32) -> io::Re
     }
 }
 
+/// Collect a child that has ended, without waiting: its number and raw status. `ECHILD` when there is no child.
+pub(crate) fn wait_now() -> io::Result<Option<(i32, i32)>> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a live local that the kernel fills.
+    let got = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+    check(libc::c_long::from(got)).map(|pid| (pid > 0).then_some((got, status)))
+}
+
+/// Whether the other end of a pipe is closed, after waiting for that for a while. What was written stays unread.
+pub(crate) fn wait_hung_up(pipe: BorrowedFd<'_>, timeout_ms: i32) -> io::Result<bool> {
+    let mut polled = libc::pollfd { fd: pipe.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one live struct, as is stated.
+    let n = unsafe { libc::poll(&raw mut polled, 1, timeout_ms) };
+    match check(libc::c_long::from(n)) {
+        Err(e) if e.raw_os_error() == Some(libc::EINTR) => Ok(false),
+        other => other.map(|_| polled.revents != 0),
+    }
+}
+
+/// Kill a child that was not waited for; a number that is gone already changes nothing.
+pub(crate) fn kill(pid: i32) {
+    // SAFETY: takes numbers.
+    unsafe { libc::kill(pid, SIGKILL) };
+}
+
+/// Inherit the orphans among the descendants.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
+}
+
+/// Do nothing for some milliseconds.
+pub(crate) fn pause_ms(ms: u64) {
+    std::thread::sleep(std::time::Duration::from_millis(ms));
+}
+
 /// Send bytes and one descriptor over a Unix stream socket; returns how many bytes went out.
 pub(crate) fn send_with_fd(
     socket: BorrowedFd<'_>,
@@ -274,9 +309,9 @@ pub(crate) fn die_with_parent() -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, 9).map(drop)
 }
 
-/// Make this process unreadable for others of the same user (no ptrace, no /proc/PID/mem).
-pub(crate) fn be_unreadable() -> io::Result<()> {
-    prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
+/// Whether others of the same user may read this process (ptrace, /proc/PID/mem).
+pub(crate) fn be_readable(readable: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, readable.into()).map(drop)
 }
 
 /// No exec may grant privileges from here on.

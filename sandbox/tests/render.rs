@@ -1,39 +1,18 @@
 //! Real programs in the jail: paths of the artist, Windows paths through the preload library, renderers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{fs, path::Path};
 
+use library::preload;
 use meshfarm_sandbox::WindowsRule;
 use room::{CANARY, Room, is_root, repeat_as_ordinary_user};
 
+#[path = "room/library.rs"]
+#[allow(dead_code, reason = "each test program uses its part of the library's tests")]
+mod library;
 #[path = "room/room.rs"]
 #[allow(dead_code, reason = "each test program uses its part of the room")]
 mod room;
-
-/// The preload library, built once by a cargo of its own: it has another profile than the tests.
-fn preload() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let build = || {
-        if let Some(path) = env::var_os("MESHFARM_PRELOAD") {
-            return PathBuf::from(path);
-        }
-        let target = Path::new(env!("CARGO_BIN_EXE_meshfarm-sandbox")).ancestors().nth(2).unwrap();
-        let done = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--profile", "preload", "-p", "meshfarm-preload"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env("CARGO_TARGET_DIR", target)
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        target.join("preload/libmeshfarm_preload.so")
-    };
-    BUILT.get_or_init(build).clone()
-}
 
 fn rule(source: &str, at: &str) -> WindowsRule {
     WindowsRule { source: source.into(), at: at.into(), case_insensitive: true }
@@ -130,43 +109,6 @@ fn without_the_library_only_the_drive_alias_is_left() {
     assert!(room.try_act(&["read", r"C:\show\scene.txt"]).starts_with("error 2"));
     assert!(room.try_act(&["read", r"\\nas\projects\scene.txt"]).starts_with("error 2"));
     assert_eq!(room.try_act(&["read", "/c/show/scene.txt"]), "ok a scene\n");
-}
-
-/// The names of a shared object's dynamic symbols, as `readelf` prints them: (defined, name).
-fn symbols(library: &Path) -> Vec<(bool, String)> {
-    let done =
-        Command::new("readelf").args(["--dyn-syms", "--wide"]).arg(library).output().unwrap();
-    String::from_utf8(done.stdout)
-        .unwrap()
-        .lines()
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let name = fields.get(7)?.split('@').next()?;
-            fields.first()?.trim_end_matches(':').parse::<u32>().ok()?;
-            Some((*fields.get(6)? != "UND", name.to_owned()))
-        })
-        .collect()
-}
-
-#[test]
-fn the_library_needs_little_of_its_host_and_covers_the_calls_that_it_says() {
-    let symbols = symbols(&preload());
-    let mut needed: Vec<&str> = symbols.iter().filter(|s| !s.0).map(|s| s.1.as_str()).collect();
-    needed.sort_unstable();
-    // Every libc has these; an allocator, thread-local data or the unwinder would show here.
-    let usual = ["__errno_location", "dlsym", "memcmp", "memcpy", "memmove", "memset"];
-    assert!(needed.iter().all(|n| usual.contains(n)), "{needed:?}");
-    let covered = "open open64 __open __open64 __open_2 __open64_2 openat openat64 __openat_2 __openat64_2 creat creat64 \
-        fopen fopen64 freopen freopen64 stat stat64 lstat lstat64 fstatat fstatat64 statx __xstat __xstat64 \
-        __lxstat __lxstat64 __fxstatat __fxstatat64 access faccessat eaccess euidaccess statfs statfs64 statvfs \
-        statvfs64 link linkat symlink symlinkat readlink __readlink_chk readlinkat __readlinkat_chk unlink unlinkat \
-        remove rmdir rename renameat renameat2 realpath __realpath_chk canonicalize_file_name mkdir mkdirat chdir \
-        opendir scandir scandir64 glob glob64 chmod fchmodat truncate truncate64 utimensat execve posix_spawn syscall";
-    for name in covered.split_whitespace() {
-        assert!(symbols.iter().any(|s| s.0 && s.1 == name), "{name}");
-    }
-    let exported = symbols.iter().filter(|s| s.0).count();
-    assert_eq!(exported, covered.split_whitespace().count(), "{symbols:?}");
 }
 
 /// Walks through the functions that Python makes of libc's, with Windows paths only.

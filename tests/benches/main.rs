@@ -3,6 +3,7 @@
 mod content;
 mod demo;
 mod node;
+mod sandbox;
 mod sites;
 mod table;
 
@@ -22,7 +23,7 @@ const ROOMS: [(&str, &[Part]); 8] = [
     ("node", &[("all", node::measure)]),
     ("demo", &[("all", demo::measure)]),
     ("content", &content::PARTS),
-    ("sandbox", &[]),
+    ("sandbox", &sandbox::PARTS),
     ("farm", &[]),
     ("trust", &[]),
     ("sim", &[]),
@@ -38,6 +39,12 @@ const SCALE: &str = "MESHFARM_BENCH_SCALE";
 fn main() -> ExitCode {
     // Cargo adds `--bench` to the arguments of every benchmark.
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if let [word, folder] = asked.as_slice()
+        && word == sandbox::INSIDE
+    {
+        sandbox::inside(folder);
+        return ExitCode::SUCCESS;
+    }
     let (parts, scale) = match chosen(&asked).and_then(|parts| Ok((parts, scale()?))) {
         Ok(chosen) => chosen,
         Err(why) => {

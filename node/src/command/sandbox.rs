@@ -17,6 +17,7 @@ use crate::session::stopped_words;
 
 use super::{Desk, Done, Failure};
 
+mod check;
 mod folders;
 mod plan;
 
@@ -31,6 +32,7 @@ const INTERRUPTED: u8 = 130;
 pub(super) fn sandbox(desk: &Desk, command: SandboxCommand) -> Done {
     match command {
         SandboxCommand::Run(flags) => run(desk, &flags),
+        SandboxCommand::Check(flags) => check::check(desk, flags),
     }
 }
 

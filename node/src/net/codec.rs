@@ -138,7 +138,7 @@ impl request_response::Codec for ControlCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write(io, &request, MAX_CONTROL_BYTES).await
+        write(io, &request, MAX_CONTROL_BYTES).await.map(drop)
     }
 
     async fn write_response<T>(
@@ -150,7 +150,7 @@ impl request_response::Codec for ControlCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write(io, &answer, MAX_CONTROL_BYTES).await
+        write(io, &answer, MAX_CONTROL_BYTES).await.map(drop)
     }
 }
 
@@ -175,12 +175,12 @@ pub(super) async fn read<M: DeserializeOwned>(
     decode(&bytes, max)
 }
 
-/// Writes one message, which must not be longer than the other end will take.
+/// Writes one message, which must not be longer than the other end will take; tells how many bytes went out.
 pub(super) async fn write<M: Serialize>(
     io: &mut (impl AsyncWrite + Unpin),
     message: &M,
     max: usize,
-) -> io::Result<()> {
+) -> io::Result<usize> {
     let bytes = codec::encode(message);
     let len = u32::try_from(bytes.len())
         .ok()
@@ -188,7 +188,8 @@ pub(super) async fn write<M: Serialize>(
         .ok_or_else(|| invalid(format!("{} bytes are too many for a message", bytes.len())))?;
     io.write_all(&len.to_be_bytes()).await?;
     io.write_all(&bytes).await?;
-    io.flush().await
+    io.flush().await?;
+    Ok(4 + bytes.len())
 }
 
 fn decode<M: DeserializeOwned>(bytes: &[u8], max: usize) -> io::Result<M> {

@@ -122,7 +122,7 @@ impl Lane {
     pub(crate) async fn greet(mut stream: Stream, hello: &LaneHello) -> Result<Self, LaneError> {
         let said = codec::write(&mut stream, hello, MAX_LANE_HELLO_BYTES);
         match timeout(OPEN_LIMIT, said).await {
-            Ok(said) => said.map_err(LaneError::Open)?,
+            Ok(said) => said.map(drop).map_err(LaneError::Open)?,
             Err(_elapsed) => return Err(LaneError::Open(io::ErrorKind::TimedOut.into())),
         }
         let (reader, writer) = stream.split();
@@ -134,11 +134,12 @@ impl Lane {
     }
 
     /// Asks for chunks, at most [`MAX_ASKED`](meshfarm_protocol::message::MAX_ASKED), and never more than
-    /// [`MAX_UNDER_WAY`] before they have come. They are numbered on. Dropping it midway breaks the lane.
+    /// [`MAX_UNDER_WAY`] before they have come. They are numbered on. Tells how many bytes that took. Dropping it
+    /// midway breaks the lane.
     ///
     /// # Errors
     /// When the source is gone or takes nothing.
-    pub async fn ask(&mut self, chunks: &[ChunkId], left: u64) -> Result<(), LaneError> {
+    pub async fn ask(&mut self, chunks: &[ChunkId], left: u64) -> Result<usize, LaneError> {
         let n = u32::try_from(chunks.len()).map_err(|_many| LaneError::Greedy)?;
         let after = self.received;
         let broken = |source| LaneError::Broken { after, source };

@@ -14,7 +14,7 @@ mod sandbox;
 mod store;
 
 pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, speed, submitted, summary};
-pub use sandbox::sandbox_report;
+pub use sandbox::{Attacked, attacked, sandbox_report};
 pub use store::{collected, store, verified};
 
 fn role(role: Role) -> &'static str {

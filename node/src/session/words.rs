@@ -16,9 +16,10 @@ pub(super) fn isolation(report: &Report) -> String {
     line.replace(char::is_control, " ")
 }
 
-/// `landlock 7` where the evidence begins with a version.
+/// `landlock 7`: its versions differ in what they restrict.
 fn name(mechanism: &Mechanism) -> String {
     let version = mechanism.evidence.strip_prefix("version ");
+    let version = version.filter(|_| mechanism.name == "landlock");
     let number = version.and_then(|rest| rest.split([',', ' ']).next());
     number.map_or_else(|| mechanism.name.clone(), |number| format!("{} {number}", mechanism.name))
 }

@@ -119,7 +119,8 @@ impl OnLine {
         let bytes = taken.iter().map(|asked| u64::from(asked.len)).sum();
         means.pace.receive(self.line.site, bytes, &means.machine.clock).await;
         let cids: Vec<_> = taken.iter().map(|asked| asked.cid).collect();
-        self.lane.ask(&cids, self.work.left()).await.map_err(Ended::Lost)?;
+        let said = self.lane.ask(&cids, self.work.left()).await.map_err(Ended::Lost)?;
+        means.meter.asked((self.line.site, self.work.from.job), said, self.asked.is_empty());
         for asked in taken {
             self.window.ask(asked.len.into());
             self.open.entry(asked.run).or_default().0 += 1;

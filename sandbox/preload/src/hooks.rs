@@ -1,83 +1,230 @@
-//! The libc functions that a program reaches instead of libc's own: map the path, then do what libc would.
+//! What happens in every hook: read the path once, decide, do what libc would, note how it ended.
 //!
 //! All arguments are taken as full registers, which is how both supported architectures pass integers and
-//! pointers; the kernel takes from each what its own interface defines. `open` and its kin are variadic in C,
-//! and passing three fixed arguments is the same for the machine. Hooks that are one system call make it
-//! themselves and so are no cancellation points of threads.
+//! pointers; the kernel and libc take from each what their own interfaces define. `open` and its kin are variadic
+//! in C, and passing three fixed arguments is the same for the machine. Hooks that are one system call make
+//! it themselves and so are no cancellation points of threads.
 #![allow(unsafe_code, reason = "exported C functions work on the caller's pointers")]
 
-use core::ffi::c_void;
+mod direct;
+mod number;
+mod sockets;
+mod templates;
+mod through;
 
 use crate::{
-    real::{self, AT_FDCWD, Next, nr, set_errno, syscall},
-    redirect::{Decision, PATH_MAX, looks_foreign, redirect},
+    kernel::{self, syscall},
+    posix::{self, Host},
+    real::{self, POSIX, RECORD, errno, set_errno},
+    record::{self, Ending, Use},
+    redirect::{Decision, ENAMETOOLONG, PATH_MAX, Verdict, redirect},
+    rules::Table,
 };
 
-const EISDIR: isize = -21;
 const ENOSYS: i32 = 38;
+/// What libc returns for failure, where it returns a number.
 const FAILED: usize = usize::MAX;
-const SYMLINK_NOFOLLOW: usize = 0x100;
-const REMOVEDIR: usize = 0x200;
-const EACCESS: usize = 0x200;
-const CREATE_TRUNCATE_WRITE: usize = 0o1101;
-/// The newer call that takes flags, where the older one takes none.
-const FCHMODAT2: usize = 452;
+/// No program has memory below this address: such a path is the kernel's to refuse.
+const NOBODYS: usize = 4096;
+/// Results of Windows paths up to here need only a small part of the stack.
+const SHORT: usize = 768;
 
-/// The bytes of a path that could be ours; `None` for all that is certainly not.
-fn foreign(path: usize) -> Option<&'static [u8]> {
-    if path == 0 {
-        return None;
+const O_CREAT: usize = 0o100;
+const O_EXCL: usize = 0o200;
+const O_NOFOLLOW: usize = if cfg!(target_arch = "aarch64") { 0o100_000 } else { 0o400_000 };
+const SYMLINK_NOFOLLOW: usize = 0x100;
+const SYMLINK_FOLLOW: usize = 0x400;
+
+/// What a call does with its path.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    used: Use,
+    /// Whether a link at the end of the path is followed.
+    follow: bool,
+}
+
+const LOOK: Way = Way { used: Use::Look, follow: true };
+const LOOK_AT_LINK: Way = Way { used: Use::Look, follow: false };
+const OPEN: Way = Way { used: Use::Open, follow: true };
+const CREATE: Way = Way { used: Use::Create, follow: true };
+const MAKE: Way = Way { used: Use::Make, follow: false };
+const CHANGE: Way = Way { used: Use::Change, follow: true };
+const CHANGE_LINK: Way = Way { used: Use::Change, follow: false };
+
+/// The way of open(2) with these flags.
+fn opened(flags: usize) -> Way {
+    let exclusive = flags & (O_CREAT | O_EXCL) == O_CREAT | O_EXCL;
+    let used = if flags & O_CREAT == 0 { Use::Open } else { Use::Create };
+    Way { used, follow: flags & O_NOFOLLOW == 0 && !exclusive }
+}
+
+/// The way of fopen(3) with this mode.
+fn opened_by_mode(mode: usize) -> Way {
+    // SAFETY: the caller passes a string, whose first byte is there even if it is its NUL.
+    let first = if mode == 0 { 0 } else { unsafe { *(mode as *const u8) } };
+    if first == b'r' { OPEN } else { CREATE }
+}
+
+/// A look that follows a link at the end unless the flags say otherwise.
+fn looked(flags: usize) -> Way {
+    if flags & SYMLINK_NOFOLLOW == 0 { LOOK } else { LOOK_AT_LINK }
+}
+
+/// A change that follows a link at the end unless the flags say otherwise.
+fn changed(flags: usize) -> Way {
+    if flags & SYMLINK_NOFOLLOW == 0 { CHANGE } else { CHANGE_LINK }
+}
+
+/// Look up everything that hooks hand on to libc, while nothing is at stake.
+pub(crate) fn look_up() {
+    through::look_up();
+}
+
+/// Call with the path to use; `failed` with errno set when it is refused.
+#[inline]
+fn mapped(path: usize, way: Way, failed: usize, call: impl Fn(usize) -> usize) -> usize {
+    let Some(table) = real::table().filter(|_| path >= NOBODYS) else {
+        return call(path);
+    };
+    with_path(&Asked { table, path, way, failed }, &call)
+}
+
+/// One call of a hook.
+struct Asked<'a> {
+    table: &'a Table<'static>,
+    path: usize,
+    way: Way,
+    failed: usize,
+}
+
+fn with_path(asked: &Asked<'_>, call: &dyn Fn(usize) -> usize) -> usize {
+    // What is too long for the kernel is the kernel's to refuse.
+    let Some((bytes, foreign)) = read(asked.path) else {
+        return call(asked.path);
+    };
+    let interest = real::interest();
+    let absolute = bytes.first() == Some(&b'/');
+    if foreign {
+        return windows::<SHORT>(asked, bytes, call).unwrap_or_else(|_too_long| {
+            windows::<PATH_MAX>(asked, bytes, call).unwrap_or_else(|errno| refuse(asked, errno))
+        });
     }
+    if absolute && interest & POSIX != 0 {
+        return of_this_system(asked, bytes, call);
+    }
+    let result = call(asked.path);
+    if absolute && interest & RECORD != 0 {
+        asked.note(bytes, false, asked.ending(result));
+    }
+    result
+}
+
+/// The bytes of a path, and whether it could be a Windows path; `None` when it is longer than the kernel takes.
+fn read(path: usize) -> Option<(&'static [u8], bool)> {
     let start = path as *const u8;
     let mut length = 0;
-    let mut suspicious = false;
+    let mut foreign = false;
     loop {
         // SAFETY: the caller of the hook passes a string that ends with NUL, and no byte before it was one.
         let byte = unsafe { *start.wrapping_add(length) };
-        match byte {
-            0 => break,
-            b':' | b'\\' => suspicious = true,
-            _ => {}
+        if byte == 0 {
+            break;
         }
+        foreign |= byte == b':' || byte == b'\\';
         length += 1;
         if length >= PATH_MAX {
             return None;
         }
     }
-    if !suspicious {
-        return None;
-    }
     // SAFETY: these bytes were read just now; the caller keeps them for the duration of the hook.
-    Some(unsafe { core::slice::from_raw_parts(start, length) })
+    Some((unsafe { core::slice::from_raw_parts(start, length) }, foreign))
 }
 
-/// Call with the path to use; `failed` with errno set when it is refused.
-fn mapped(path: usize, failed: usize, call: impl FnOnce(usize) -> usize) -> usize {
-    match foreign(path) {
-        None => call(path),
-        Some(bytes) => look(bytes, path, failed, call),
+impl Asked<'_> {
+    fn ending(&self, result: usize) -> Ending {
+        // An int in a register says nothing about the upper half.
+        let failed = match self.failed {
+            FAILED => result & 0xffff_ffff == 0xffff_ffff,
+            other => other == 0 && result == 0,
+        };
+        if failed { Err(errno()) } else { Ok(()) }
+    }
+
+    fn note(&self, bytes: &[u8], ours: bool, ending: Ending) {
+        record::note(self.table, bytes, ours, self.way.used, ending);
     }
 }
 
-/// Apart from [`mapped`], so that paths that are not ours need no buffer on the stack.
+fn refuse(asked: &Asked<'_>, errno: i32) -> usize {
+    set_errno(errno);
+    asked.failed
+}
+
+/// Windows paths: `Err` when the room is too short for the result.
 #[inline(never)]
-fn look(bytes: &[u8], path: usize, failed: usize, call: impl FnOnce(usize) -> usize) -> usize {
-    let Some(table) = real::table().filter(|_| looks_foreign(bytes)) else {
-        return call(path);
-    };
-    let mut out = [0; PATH_MAX];
-    match redirect(&table, bytes, &mut out) {
-        Decision::Pass => call(path),
-        Decision::Redirect(_) => call(out.as_ptr() as usize),
-        Decision::Refuse(errno) => {
-            set_errno(errno);
-            failed
-        }
+fn windows<const ROOM: usize>(
+    asked: &Asked<'_>,
+    bytes: &[u8],
+    call: &dyn Fn(usize) -> usize,
+) -> Result<usize, i32> {
+    let mut out = [0; ROOM];
+    let Verdict { decision, spelled_at } = redirect(asked.table, bytes, &mut out);
+    let literal = decision != Decision::Pass
+        && spelled_at.is_some_and(|start| start > 0 && lies_there(bytes, start));
+    if literal || (decision == Decision::Pass && spelled_at.is_none()) {
+        let ours = bytes.first() == Some(&b'/') && real::interest() & POSIX != 0;
+        return Ok(if ours { of_this_system(asked, bytes, call) } else { call(asked.path) });
     }
+    let result = match decision {
+        Decision::Pass => call(asked.path),
+        Decision::Redirect(_) => call(out.as_ptr() as usize),
+        Decision::Refuse(ENAMETOOLONG) => return Err(ENAMETOOLONG),
+        Decision::Refuse(errno) => refuse(asked, errno),
+    };
+    if let Some(start) = spelled_at {
+        asked.note(&bytes[start..], true, asked.ending(result));
+    }
+    Ok(result)
+}
+
+/// Whether a path with a Windows path in its midst is meant as it stands: its strange part is a file's name.
+#[inline(never)]
+fn lies_there(bytes: &[u8], start: usize) -> bool {
+    let mut path = [0; PATH_MAX];
+    let length = bytes[start..].iter().position(|b| *b == b'/');
+    let end = length.map_or(bytes.len(), |length| start + length);
+    path[..end].copy_from_slice(&bytes[..end]);
+    kernel::exists(&path)
+}
+
+/// Asks the kernel.
+struct Kernel;
+
+impl Host for Kernel {
+    fn link(&self, path: &[u8], out: &mut [u8]) -> Result<usize, i32> {
+        kernel::read_link(path, out)
+    }
+
+    fn enter(&self, path: &[u8]) -> Result<(), i32> {
+        kernel::enter(path)
+    }
+}
+
+/// Paths of this system on a host without mounts.
+#[inline(never)]
+fn of_this_system(asked: &Asked<'_>, bytes: &[u8], call: &dyn Fn(usize) -> usize) -> usize {
+    let mut out = [0; PATH_MAX];
+    let result = match posix::resolve(asked.table, bytes, asked.way.follow, &Kernel, &mut out) {
+        Decision::Pass => call(asked.path),
+        Decision::Redirect(_) => call(out.as_ptr() as usize),
+        Decision::Refuse(errno) => refuse(asked, errno),
+    };
+    asked.note(bytes, false, asked.ending(result));
+    result
 }
 
 /// A result of the kernel as libc hands it out.
-fn answer(result: isize) -> usize {
+extern "C" fn answer(result: isize) -> usize {
     if (-4095..0).contains(&result) {
         set_errno(i32::try_from(-result).unwrap_or(ENOSYS));
         FAILED
@@ -93,218 +240,4 @@ fn ask(nr: usize, arguments: &[usize]) -> usize {
     }
     // SAFETY: the hook's caller vouches for the pointers as it would to libc's own function.
     answer(unsafe { syscall(nr, all) })
-}
-
-/// Whether an `int` argument is 0: the upper half of its register may hold anything.
-fn is_zero(argument: usize) -> bool {
-    argument & 0xffff_ffff == 0
-}
-
-/// Hooks of one path that are one system call.
-macro_rules! direct {
-    ($($name:ident($($arg:ident),*) on $path:ident = $nr:expr, [$($value:expr),*];)*) => {
-        $(
-            #[unsafe(no_mangle)]
-            extern "C" fn $name($($arg: usize),*) -> usize {
-                mapped($path, FAILED, |$path| ask($nr, &[$($value),*]))
-            }
-        )*
-    };
-}
-
-/// Hooks of two paths that are one system call.
-macro_rules! direct_two {
-    ($($name:ident($($arg:ident),*) on $one:ident, $two:ident = $nr:expr, [$($value:expr),*];)*) => {
-        $(
-            #[unsafe(no_mangle)]
-            extern "C" fn $name($($arg: usize),*) -> usize {
-                mapped($one, FAILED, |$one| mapped($two, FAILED, |$two| ask($nr, &[$($value),*])))
-            }
-        )*
-    };
-}
-
-/// Hooks that hand the mapped path to libc's own function, which makes objects of its own kind.
-macro_rules! through {
-    ($($name:ident($($arg:ident),*) on $path:ident = $next:ident else $failed:expr;)*) => {
-        $(
-            #[unsafe(no_mangle)]
-            extern "C" fn $name($($arg: usize),*) -> usize {
-                mapped($path, $failed, |$path| {
-                    let function = found(&real::$next);
-                    if function.is_null() {
-                        set_errno(ENOSYS);
-                        return $failed;
-                    }
-                    type Function = extern "C" fn($(through!(@register $arg)),*) -> usize;
-                    // SAFETY: libc's function of this name takes as many registers and returns one.
-                    let function: Function = unsafe { core::mem::transmute(function) };
-                    function($($arg),*)
-                })
-            }
-        )*
-    };
-    (@register $arg:ident) => { usize };
-}
-
-fn found(next: &Next) -> *mut c_void {
-    next.get()
-}
-
-direct! {
-    open(path, flags, mode) on path = nr::OPENAT, [AT_FDCWD, path, flags, mode];
-    open64(path, flags, mode) on path = nr::OPENAT, [AT_FDCWD, path, flags, mode];
-    __open(path, flags, mode) on path = nr::OPENAT, [AT_FDCWD, path, flags, mode];
-    __open64(path, flags, mode) on path = nr::OPENAT, [AT_FDCWD, path, flags, mode];
-    __open_2(path, flags) on path = nr::OPENAT, [AT_FDCWD, path, flags, 0];
-    __open64_2(path, flags) on path = nr::OPENAT, [AT_FDCWD, path, flags, 0];
-    openat(folder, path, flags, mode) on path = nr::OPENAT, [folder, path, flags, mode];
-    openat64(folder, path, flags, mode) on path = nr::OPENAT, [folder, path, flags, mode];
-    __openat_2(folder, path, flags) on path = nr::OPENAT, [folder, path, flags, 0];
-    __openat64_2(folder, path, flags) on path = nr::OPENAT, [folder, path, flags, 0];
-    creat(path, mode) on path = nr::OPENAT, [AT_FDCWD, path, CREATE_TRUNCATE_WRITE, mode];
-    creat64(path, mode) on path = nr::OPENAT, [AT_FDCWD, path, CREATE_TRUNCATE_WRITE, mode];
-
-    stat(path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, 0];
-    stat64(path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, 0];
-    lstat(path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, SYMLINK_NOFOLLOW];
-    lstat64(path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, SYMLINK_NOFOLLOW];
-    fstatat(folder, path, out, flags) on path = nr::NEWFSTATAT, [folder, path, out, flags];
-    fstatat64(folder, path, out, flags) on path = nr::NEWFSTATAT, [folder, path, out, flags];
-    __xstat(_version, path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, 0];
-    __xstat64(_version, path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, 0];
-    __lxstat(_version, path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, SYMLINK_NOFOLLOW];
-    __lxstat64(_version, path, out) on path = nr::NEWFSTATAT, [AT_FDCWD, path, out, SYMLINK_NOFOLLOW];
-    __fxstatat(_version, folder, path, out, flags) on path = nr::NEWFSTATAT, [folder, path, out, flags];
-    __fxstatat64(_version, folder, path, out, flags) on path = nr::NEWFSTATAT, [folder, path, out, flags];
-    statx(folder, path, flags, mask, out) on path = nr::STATX, [folder, path, flags, mask, out];
-    access(path, mode) on path = nr::FACCESSAT, [AT_FDCWD, path, mode];
-    faccessat(folder, path, mode, flags) on path =
-        if is_zero(flags) { nr::FACCESSAT } else { nr::FACCESSAT2 }, [folder, path, mode, flags];
-    eaccess(path, mode) on path = nr::FACCESSAT2, [AT_FDCWD, path, mode, EACCESS];
-    euidaccess(path, mode) on path = nr::FACCESSAT2, [AT_FDCWD, path, mode, EACCESS];
-    statfs(path, out) on path = nr::STATFS, [path, out];
-    statfs64(path, out) on path = nr::STATFS, [path, out];
-
-    symlink(target, path) on path = nr::SYMLINKAT, [target, AT_FDCWD, path];
-    symlinkat(target, folder, path) on path = nr::SYMLINKAT, [target, folder, path];
-    readlink(path, out, length) on path = nr::READLINKAT, [AT_FDCWD, path, out, length];
-    readlinkat(folder, path, out, length) on path = nr::READLINKAT, [folder, path, out, length];
-    unlink(path) on path = nr::UNLINKAT, [AT_FDCWD, path, 0];
-    unlinkat(folder, path, flags) on path = nr::UNLINKAT, [folder, path, flags];
-    rmdir(path) on path = nr::UNLINKAT, [AT_FDCWD, path, REMOVEDIR];
-
-    mkdir(path, mode) on path = nr::MKDIRAT, [AT_FDCWD, path, mode];
-    mkdirat(folder, path, mode) on path = nr::MKDIRAT, [folder, path, mode];
-    chdir(path) on path = nr::CHDIR, [path];
-    chmod(path, mode) on path = nr::FCHMODAT, [AT_FDCWD, path, mode];
-    fchmodat(folder, path, mode, flags) on path =
-        if is_zero(flags) { nr::FCHMODAT } else { FCHMODAT2 }, [folder, path, mode, flags];
-    truncate(path, length) on path = nr::TRUNCATE, [path, length];
-    truncate64(path, length) on path = nr::TRUNCATE, [path, length];
-    utimensat(folder, path, times, flags) on path = nr::UTIMENSAT, [folder, path, times, flags];
-    execve(path, args, env) on path = nr::EXECVE, [path, args, env];
-}
-
-direct_two! {
-    link(from, to) on from, to = nr::LINKAT, [AT_FDCWD, from, AT_FDCWD, to, 0];
-    linkat(a, from, b, to, flags) on from, to = nr::LINKAT, [a, from, b, to, flags];
-    rename(from, to) on from, to = nr::RENAMEAT2, [AT_FDCWD, from, AT_FDCWD, to, 0];
-    renameat(a, from, b, to) on from, to = nr::RENAMEAT2, [a, from, b, to, 0];
-    renameat2(a, from, b, to, flags) on from, to = nr::RENAMEAT2, [a, from, b, to, flags];
-}
-
-through! {
-    fopen(path, mode) on path = FOPEN else 0;
-    fopen64(path, mode) on path = FOPEN64 else 0;
-    freopen(path, mode, stream) on path = FREOPEN else 0;
-    freopen64(path, mode, stream) on path = FREOPEN64 else 0;
-    opendir(path) on path = OPENDIR else 0;
-    realpath(path, out) on path = REALPATH else 0;
-    __realpath_chk(path, out, length) on path = REALPATH_CHK else 0;
-    canonicalize_file_name(path) on path = CANONICALIZE else 0;
-    scandir(path, out, filter, order) on path = SCANDIR else FAILED;
-    scandir64(path, out, filter, order) on path = SCANDIR64 else FAILED;
-    statvfs(path, out) on path = STATVFS else FAILED;
-    statvfs64(path, out) on path = STATVFS64 else FAILED;
-    glob(path, flags, on_error, out) on path = GLOB else 3;
-    glob64(path, flags, on_error, out) on path = GLOB64 else 3;
-    posix_spawn(pid, path, actions, attributes, args, env) on path = POSIX_SPAWN else 2;
-}
-
-/// Bounds checked as glibc's fortified programs expect: ending the program is their contract.
-#[unsafe(no_mangle)]
-extern "C" fn __readlink_chk(path: usize, out: usize, length: usize, room: usize) -> usize {
-    if length > room {
-        real::stop();
-    }
-    readlink(path, out, length)
-}
-
-/// As [`__readlink_chk`].
-#[unsafe(no_mangle)]
-extern "C" fn __readlinkat_chk(
-    folder: usize,
-    path: usize,
-    out: usize,
-    length: usize,
-    room: usize,
-) -> usize {
-    if length > room {
-        real::stop();
-    }
-    readlinkat(folder, path, out, length)
-}
-
-/// Programs that make system calls through libc, by number: the same mapping for those that take a path.
-#[unsafe(export_name = "syscall")]
-extern "C" fn by_number(
-    nr: usize,
-    a: usize,
-    b: usize,
-    c: usize,
-    d: usize,
-    e: usize,
-    f: usize,
-) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    // open, stat, lstat, access, truncate, chdir, mkdir, unlink, readlink: the older forms.
-    let path_first =
-        [2, 4, 6, 21, nr::TRUNCATE, nr::CHDIR, 83, 87, 89, nr::EXECVE, nr::STATFS].contains(&nr);
-    #[cfg(not(target_arch = "x86_64"))]
-    let path_first = [nr::TRUNCATE, nr::CHDIR, nr::EXECVE, nr::STATFS].contains(&nr);
-    let path_second = [
-        nr::OPENAT,
-        nr::MKDIRAT,
-        nr::NEWFSTATAT,
-        nr::UNLINKAT,
-        nr::READLINKAT,
-        nr::FCHMODAT,
-        nr::FACCESSAT,
-        nr::UTIMENSAT,
-        nr::STATX,
-        nr::FACCESSAT2,
-    ]
-    .contains(&nr);
-    if path_first {
-        mapped(a, FAILED, |a| ask(nr, &[a, b, c, d, e, f]))
-    } else if path_second {
-        mapped(b, FAILED, |b| ask(nr, &[a, b, c, d, e, f]))
-    } else {
-        ask(nr, &[a, b, c, d, e, f])
-    }
-}
-
-/// Removes a file, or a folder when it is one.
-#[unsafe(no_mangle)]
-extern "C" fn remove(path: usize) -> usize {
-    mapped(path, FAILED, |path| {
-        // SAFETY: the path is the caller's or the buffer in `look`.
-        let result = unsafe { syscall(nr::UNLINKAT, [AT_FDCWD, path, 0, 0, 0, 0]) };
-        if result == EISDIR {
-            ask(nr::UNLINKAT, &[AT_FDCWD, path, REMOVEDIR])
-        } else {
-            answer(result)
-        }
-    })
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod job;
+mod looked;
 mod outputs;
 mod session;
 mod speech;

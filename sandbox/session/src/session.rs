@@ -17,6 +17,7 @@ use openjd_sessions::{
 
 use crate::commands::{Commands, Wish};
 use crate::job::OpenJob;
+use crate::looked::{Notes, check_windows_paths};
 use crate::outputs::Seen;
 use crate::speech::{Speech, clip};
 
@@ -37,6 +38,7 @@ pub(crate) async fn run(commands: &mut Commands, speech: &Speech) -> anyhow::Res
         start.version
     );
     speech.limit_logs(start.log_bytes);
+    check_windows_paths(&start.path_mapping)?;
     let opened = crate::job::open(&start.job_file)?;
     let index = usize::try_from(start.step.0)?;
     let n_steps = opened.job.steps.len();
@@ -51,6 +53,7 @@ pub(crate) async fn run(commands: &mut Commands, speech: &Speech) -> anyhow::Res
         step,
         tasks,
         outputs: start.outputs,
+        notes: Notes::of(&start.session_dir),
         speech: speech.clone(),
     };
     running.n_job_environments = running.environments.len();
@@ -133,6 +136,7 @@ struct Running {
     step: Step,
     tasks: Option<StepParameterSpaceIterator>,
     outputs: Vec<OutputRoot>,
+    notes: Notes,
     speech: Speech,
 }
 
@@ -212,6 +216,9 @@ impl Running {
             Ok(ended) => ended,
             Err(error) => (failed(None, &format!("{error:#}")), Vec::new()),
         };
+        for line in self.notes.missing(&outputs) {
+            self.speech.line(line);
+        }
         while outputs.len() > 1 {
             let rest = outputs.split_off(fitting(&outputs));
             let files = std::mem::replace(&mut outputs, rest);

@@ -175,8 +175,10 @@ fn command(spec: &mut Spec, flags: &SandboxRun, room: &Room<'_>) -> Result<Strin
         // A program there comes with a folder of its own that holds what it needs.
         spec.software.push(Path::new("/opt").join(package));
     } else {
-        // The file alone: what lies beside it may be a whole home.
-        let mut alone = mount((&path, &path), Access::Read);
+        // The file alone: what lies beside it may be a whole home. But in the jail's own /tmp only folders can be shown.
+        let folder = path.parent().filter(|_| path.starts_with("/tmp"));
+        let shown = folder.unwrap_or(&path);
+        let mut alone = mount((shown, shown), Access::Read);
         alone.exec = true;
         spec.mounts.push(alone);
         spec.check().map_err(|_closed| {

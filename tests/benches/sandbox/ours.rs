@@ -1,0 +1,106 @@
+//! A jail of ours to measure, and the other sandboxes that it is compared with, around the same command.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use meshfarm_sandbox::{Access, Level, Mount, Spec, launch};
+
+/// Where the job's files are seen, by all sandboxes alike.
+pub(crate) const SHOW: &str = "/home/artist/show";
+
+/// One job's folders on the host.
+#[derive(Debug)]
+pub(crate) struct Room {
+    folder: tempfile::TempDir,
+    programs: PathBuf,
+}
+
+impl Room {
+    pub(crate) fn new() -> Result<Self> {
+        let programs = std::env::var_os("MESHFARM_PROGRAMS").context("MESHFARM_PROGRAMS")?;
+        let folder = tempfile::tempdir()?;
+        for name in ["work", "show", "base"] {
+            fs::create_dir(folder.path().join(name))?;
+        }
+        Ok(Self { folder, programs: programs.into() })
+    }
+
+    /// The host folder that is seen at [`SHOW`].
+    pub(crate) fn show(&self) -> PathBuf {
+        self.folder.path().join("show")
+    }
+
+    /// Folders that jails leave here when they are gone.
+    pub(crate) fn left(&self) -> Result<usize> {
+        Ok(fs::read_dir(self.folder.path().join("base"))?.count())
+    }
+
+    pub(crate) fn launcher(&self) -> PathBuf {
+        self.programs.join("meshfarm-sandbox")
+    }
+
+    /// A policy for a program, as a session of the node has it.
+    pub(crate) fn spec(&self, program: &str, args: &[&str], level: Level) -> Spec {
+        let mut spec = Spec::new(program, self.folder.path().join("work"));
+        spec.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        spec.base = Some(self.folder.path().join("base"));
+        spec.floor = level;
+        let mount = |host, at: &str, access| Mount { host, at: at.into(), access, exec: false };
+        spec.mounts = vec![mount(self.show(), SHOW, Access::Write)];
+        let preload = self.programs.join("libmeshfarm_preload.so");
+        spec.preload = preload.exists().then_some(preload);
+        spec
+    }
+
+    /// Run a program in a jail until nothing of it is left: its seconds and what it printed.
+    pub(crate) fn jailed(&self, spec: &Spec) -> Result<(f64, String)> {
+        let began = Instant::now();
+        let mut jail = launch(&self.launcher(), spec)?;
+        let mut said = String::new();
+        if let Some(mut stdout) = jail.stdout.take() {
+            io::Read::read_to_string(&mut stdout, &mut said)?;
+        }
+        let exit = jail.wait()?;
+        let took = began.elapsed().as_secs_f64();
+        ensure!(exit.success(), "{exit:?}: {said}");
+        Ok((took, said))
+    }
+
+    /// The same in bubblewrap, with as many namespaces and the same folders; none when it is not installed.
+    pub(crate) fn bubblewrap(&self) -> Option<Command> {
+        let mut command = Command::new(installed("bwrap")?);
+        command.args(["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
+        command.args(["--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc"]);
+        for link in ["bin", "sbin", "lib", "lib64"] {
+            command.args(["--symlink", &format!("usr/{link}"), &format!("/{link}")]);
+        }
+        command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+        command.arg("--bind").arg(self.show()).arg(SHOW);
+        Some(command)
+    }
+
+    /// The same in proot; none when it is not installed.
+    pub(crate) fn proot(&self) -> Option<Command> {
+        let mut command = Command::new(installed("proot")?);
+        command.arg("-b").arg(format!("{}:{SHOW}", self.show().display()));
+        Some(command)
+    }
+}
+
+fn installed(name: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/usr/local/bin"].iter().map(|f| Path::new(f).join(name)).find(|p| p.exists())
+}
+
+/// Run a command to its end: its seconds and what it printed.
+pub(crate) fn timed(command: &mut Command) -> Result<(f64, String)> {
+    let began = Instant::now();
+    let done = command.stdin(Stdio::null()).output()?;
+    let took = began.elapsed().as_secs_f64();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    ensure!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok((took, said))
+}

@@ -43,7 +43,9 @@ impl Lent {
     /// When one cannot be given back; the others are.
     pub(super) fn give_back(&self) -> io::Result<()> {
         let all = self.0.iter().map(|(folder, uid, gid)| give(folder, (*uid, *gid)));
-        all.fold(Ok(()), |before, now| before.and(now))
+        // All are tried, whatever the first one says.
+        let all: Vec<_> = all.collect();
+        all.into_iter().collect()
     }
 }
 

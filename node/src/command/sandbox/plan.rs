@@ -137,7 +137,8 @@ fn stage(plan: &mut Plan, room: &Room<'_>) -> Result<(), Failure> {
 /// Show the current folder, read-only. Returns where the command begins.
 fn show_here(spec: &mut Spec, room: &Room<'_>, notes: &mut Vec<String>) -> Result<String, Failure> {
     let here = room.here;
-    if is_shown(here, spec) {
+    // A policy may show something else of the same name.
+    if is_shown(here, spec) || spec.mount_of(here).is_some() {
         return text(here);
     }
     let mut trial = spec.clone();
@@ -228,7 +229,11 @@ fn show(
     (host, at): (&Path, &Path),
     access: Access,
 ) -> Result<(), Failure> {
-    spec.mounts.push(mount((host, at), access));
+    // The current folder, say, which is shown already.
+    match spec.mounts.iter_mut().find(|mount| mount.at == at) {
+        Some(shown) => (shown.host, shown.access) = (host.to_owned(), access),
+        None => spec.mounts.push(mount((host, at), access)),
+    }
     let closed = at.iter().nth(1).is_none_or(|first| CLOSED.iter().any(|c| first == *c));
     match spec.check() {
         Ok(()) if !closed => Ok(()),
@@ -319,6 +324,10 @@ mod tests {
         closed.read = vec!["/etc".into()];
         let error = plan(&closed, &here).unwrap_err();
         assert!(error.contains("--read /etc"), "{error}");
+        let mut whole = flags(&["true"]);
+        whole.write = vec![".".into()];
+        let own = here.display().to_string();
+        assert_eq!(shown(&plan(&whole, &here).unwrap()), [(own, true, false)]);
         closed.read = vec!["/usr/share".into()];
         assert_eq!(shown(&plan(&closed, &here).unwrap()).len(), 1);
     }

@@ -92,7 +92,7 @@ impl Jailed {
         let folder = tempfile::Builder::new().prefix("meshfarm-sheet-").tempdir()?;
         let work = folder.path().join("work");
         crate::session::private_folder(&work)?;
-        let mut spec = Spec::new(program()?, work);
+        let mut spec = Spec::new(std::env::current_exe()?.canonicalize()?, work);
         spec.args = vec![SUBCOMMAND.to_owned()];
         spec.base = Some(folder.path().to_owned());
         // The narrowest one: no socket, and threads only because every program has them.
@@ -122,15 +122,6 @@ impl Jailed {
         let to = BufWriter::new(jail.stdin.take().ok_or_else(gone)?);
         let from = BufReader::new(jail.stdout.take().ok_or_else(gone)?);
         Ok(Decoder { to, from, _jail: jail })
-    }
-}
-
-/// This program, as the jail shall start it.
-fn program() -> io::Result<PathBuf> {
-    // A test is another program.
-    match std::env::var_os("MESHFARM_DECODER") {
-        Some(path) => Ok(path.into()),
-        None => std::env::current_exe()?.canonicalize(),
     }
 }
 

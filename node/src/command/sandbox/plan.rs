@@ -179,13 +179,11 @@ fn command(spec: &mut Spec, flags: &SandboxRun, room: &Room<'_>) -> Result<Strin
         // The file alone: what lies beside it may be a whole home. But in the jail's own /tmp only folders can be shown.
         let folder = path.parent().filter(|_| path.starts_with("/tmp"));
         let shown = folder.unwrap_or(&path);
-        let mut alone = mount((shown, shown), Access::Read);
-        alone.exec = true;
-        spec.mounts.push(alone);
-        spec.check().map_err(|_closed| {
-            Problem::bad_input(format!("{} lies where no program can be shown", path.display()))
-                .with_help("copy it to a folder of its own, such as /opt/NAME/")
-        })?;
+        show(spec, "the program", (shown, shown), Access::Read)?;
+        spec.mounts
+            .iter_mut()
+            .filter(|mount| mount.at == shown)
+            .for_each(|mount| mount.exec = true);
     }
     text(&path)
 }
@@ -231,6 +229,7 @@ fn show(
 ) -> Result<(), Failure> {
     // The current folder, say, which is shown already.
     match spec.mounts.iter_mut().find(|mount| mount.at == at) {
+        Some(shown) if access == Access::Read && shown.host == host => {}
         Some(shown) => (shown.host, shown.access) = (host.to_owned(), access),
         None => spec.mounts.push(mount((host, at), access)),
     }
@@ -310,7 +309,9 @@ mod tests {
 
     #[test]
     fn a_program_of_ones_own_is_shown_alone_and_one_of_no_name_is_said() {
-        let room = tempfile::tempdir().unwrap();
+        // Not in /tmp, where only folders can be shown.
+        let beside = std::env::current_exe().unwrap();
+        let room = tempfile::tempdir_in(beside.parent().unwrap()).unwrap();
         let here = room.path().canonicalize().unwrap();
         fs::write(here.join("tool"), "#!/bin/sh\n").unwrap();
         assert!(plan(&flags(&["./tool"]), &here).unwrap_err().contains("is no program"));
@@ -330,6 +331,15 @@ mod tests {
         assert_eq!(shown(&plan(&whole, &here).unwrap()), [(own, true, false)]);
         closed.read = vec!["/usr/share".into()];
         assert_eq!(shown(&plan(&closed, &here).unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn a_program_in_the_folder_for_temporary_files_is_shown_with_its_folder() {
+        let room = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        fs::write(room.path().join("tool"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(room.path().join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+        let plan = plan(&flags(&["./tool"]), room.path()).unwrap();
+        assert_eq!(shown(&plan), [(room.path().display().to_string(), false, true)]);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 use crate::harness::{A_JOB, Site, finish, folder};
 use crate::harness::{Mesh, alone, borrower, lender, list, programs, text, wait_until};
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "init", "node", "doctor", "profile", "mesh", "invite", "join", "sites", "submit", "jobs",
-    "job", "watch", "logs", "cancel", "retry", "slots",
+    "job", "watch", "logs", "cancel", "retry", "slots", "sandbox",
 ];
 
 #[test]
@@ -85,4 +87,47 @@ fn a_job_is_watched_to_its_end_and_seen_from_every_side() {
         checks.len() > 3 && checks.iter().all(|check| check["state"] != "broken"),
         "{doctor:#}"
     );
+}
+
+#[test]
+fn any_command_runs_in_the_sandbox_with_its_own_exit_code_and_nothing_but_what_is_shown() {
+    let place = folder();
+    let scene = place.path().join("scene");
+    std::fs::create_dir(&scene).unwrap();
+    std::fs::write(scene.join("scene.txt"), "a sphere").unwrap();
+    let secret = place.path().join("secret");
+    std::fs::write(&secret, "canary-51").unwrap();
+    for path in [place.path(), &scene] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let run = |flags: &[&str], script: &str| {
+        let mut command = Command::new(programs().join("meshfarm"));
+        command.current_dir(&scene).args(["sandbox", "run"]).args(flags);
+        finish(command.args(["--", "/bin/sh", "-c", script]))
+    };
+    let ran = run(&[], "cat scene.txt; echo x > scene.txt; echo y > /session/y; exit 7");
+    assert_eq!((ran.code, ran.out.as_str()), (7, "a sphere"), "{ran:?}");
+    let ran = run(&[], &format!("cat {}", secret.display()));
+    assert!(ran.code != 0 && !ran.out.contains("canary"), "{ran:?}");
+    let ran = run(&["--write", "out"], "echo frame > out/f1");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(std::fs::read_to_string(scene.join("out/f1")).unwrap(), "frame\n");
+    let owner = |path: &Path| std::fs::metadata(path).unwrap().uid();
+    assert_eq!(owner(&scene.join("out/f1")), owner(&scene), "what was lent is given back");
+
+    let policy = place.path().join("show.toml");
+    let text = "version = 1\nrequire = ['netns', 'landlock>=3']\n[limits]\nwall_s = 1\n\
+                [[map]]\nsource = '/mnt/out'\nhost = 'scene/out'\naccess = 'rw'\n[outputs]\naccept = ['*.exr']\n";
+    std::fs::write(&policy, text).unwrap();
+    let flags = ["--policy", policy.to_str().unwrap()];
+    let script = "ls /mnt/out; cd /mnt/out; echo a > a.exr; echo b > b.png; ln -s / c.exr";
+    let ran = run(&flags, script);
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{ran:?}");
+    assert_eq!(crate::harness::names_in(&scene.join("out")), ["a.exr", "f1"]);
+    let ran = run(&flags, "sleep 30");
+    assert_eq!(ran.code, 137, "{ran:?}");
+    assert!(ran.err.contains("ran longer than its 1 s"), "{ran:?}");
+    std::fs::write(&policy, "version = 1\nrequire = ['services']\n").unwrap();
+    let ran = run(&flags, "sleep 30");
+    assert!(ran.code == 2 && ran.err.contains("services"), "{ran:?}");
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use meshfarm_core::Tasks;
+use meshfarm_core::{JobView, Tasks};
 use meshfarm_protocol::id::{Millis, StepNo, TaskNo};
 
 use crate::api::{self, Problem, Status, causes};
@@ -15,9 +15,10 @@ use crate::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, Home, LogFormat};
 use crate::doctor::{self, Found};
 use crate::print::{self, Page, Printer, pages};
-use crate::sheet;
+use crate::sheet::{self, Decode};
 
 mod logs;
+mod sandbox;
 mod store;
 mod watch;
 
@@ -58,6 +59,9 @@ enum Failure {
     /// Everything was said already.
     #[error("it failed")]
     Said,
+    /// As [`Failure::Said`], with an exit code of its own.
+    #[error("it failed")]
+    Exit(u8),
 }
 
 impl Failure {
@@ -82,6 +86,7 @@ impl Failure {
             Self::Config(ConfigError::Io { .. }) => 1,
             Self::Config(_) => 2,
             Self::Client(ClientError::Broken(_)) | Self::Output(_) | Self::Said => 1,
+            Self::Exit(code) => *code,
         }
     }
 
@@ -102,7 +107,7 @@ impl Failure {
             }
             Self::Config(error) => Some(error.help()),
             Self::Client(ClientError::Broken(_)) => Some("look at the node's log".to_owned()),
-            Self::Output(_) | Self::Said => None,
+            Self::Output(_) | Self::Said | Self::Exit(_) => None,
         }
     }
 }
@@ -146,7 +151,7 @@ pub fn main(rooms: &dyn Rooms) -> ExitCode {
 }
 
 fn fail(failure: &Failure, home: Option<&Home>) -> ExitCode {
-    if !matches!(failure, Failure::Said) {
+    if !matches!(failure, Failure::Said | Failure::Exit(_)) {
         print::complain(&failure.text(), failure.help(home).as_deref());
     }
     ExitCode::from(failure.exit())
@@ -165,6 +170,8 @@ fn dispatch(rooms: &dyn Rooms, desk: &Desk, command: Command) -> Done {
             let found = rooms.look(&desk.home);
             block_on(doctor(desk, &found))
         }
+        Command::Sandbox(flags) => sandbox::sandbox(desk, flags.command),
+        Command::DecodeFrames => Ok(sheet::serve(io::stdin().lock(), io::stdout().lock())?),
         command => block_on(ask(desk, command)),
     }
 }
@@ -217,7 +224,12 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Retry(flags) => retry(desk, &flags).await,
         Command::Store(store) => store::store(desk, store.command).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
-        Command::Init(_) | Command::Node(_) | Command::Doctor | Command::Completions { .. } => {
+        Command::Init(_)
+        | Command::Node(_)
+        | Command::Doctor
+        | Command::Sandbox(_)
+        | Command::DecodeFrames
+        | Command::Completions { .. } => {
             unreachable!("dispatch keeps what needs no node")
         }
     }
@@ -428,7 +440,8 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     let numbers: Vec<u64> = done.filter_map(|task| number(&task.label)).collect();
     let pictures = sheet::find_frames(&outputs.folders, view.submitted);
     let frames = sheet::numbered(pictures, &numbers);
-    let made = sheet::write(&frames, file).map_err(|error| {
+    let mut decoder = decoder(desk, &view).await?;
+    let made = sheet::write(&frames, file, &mut *decoder).map_err(|error| {
         Problem::bad_input(format!("--sheet {}: {}", file.display(), causes(&error)))
     })?;
     let path = std::path::absolute(file).unwrap_or_else(|_odd| PathBuf::from(file));
@@ -443,6 +456,27 @@ async fn job(desk: &Desk, flags: &cli::Job) -> Done {
         page.line([print::Cell::new(text, print::Tone::Bad)]);
     }
     desk.show(&page)
+}
+
+/// What decodes a job's frames: a jail, or this process when no jail stands here and no other site rendered any.
+async fn decoder(desk: &Desk, view: &JobView) -> Result<Box<dyn Decode>, Failure> {
+    let error = match sheet::Jailed::start() {
+        Ok(jailed) => return Ok(Box::new(jailed)),
+        Err(error) => error,
+    };
+    let sites = desk.client.sites().await?;
+    let own = sites.iter().find(|site| site.own).map(|site| site.name.as_str());
+    let mut tasks = view.steps.iter().flat_map(|step| &step.tasks);
+    match tasks.find_map(|task| task.site.as_deref().filter(|site| Some(*site) != own)) {
+        None => Ok(Box::new(sheet::Here)),
+        Some(site) => {
+            let text = format!(
+                "frames of {site} are decoded in a jail only, and none stands here: {error}"
+            );
+            let help = "meshfarm doctor says what this machine lacks";
+            Err(Problem::refused(text).with_help(help).into())
+        }
+    }
 }
 
 async fn retry(desk: &Desk, flags: &cli::Retry) -> Done {

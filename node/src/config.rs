@@ -13,8 +13,10 @@ use meshfarm_protocol::membership::{MAX_NAME, is_name};
 
 use crate::pace::RateSettings;
 
+mod limits;
 mod store;
 
+pub use limits::{IsolationConfig, LimitConfig};
 pub use store::StoreConfig;
 
 /// Longest path of a Unix socket, in bytes: the kernel's field has 108 with a closing zero.
@@ -350,6 +352,12 @@ pub struct Config {
     /// How the store is kept.
     #[serde(default)]
     pub store: StoreConfig,
+    /// How much of the machine one task may use.
+    #[serde(default)]
+    pub limits: LimitConfig,
+    /// How strongly tasks are isolated.
+    #[serde(default)]
+    pub isolation: IsolationConfig,
 }
 
 fn everywhere() -> Vec<String> {
@@ -380,6 +388,8 @@ impl Config {
             log_format: LogFormat::Text,
             rates: RateSettings::default(),
             store: StoreConfig::default(),
+            limits: LimitConfig::default(),
+            isolation: IsolationConfig::default(),
         }
     }
 
@@ -463,7 +473,7 @@ impl Config {
              # [[rates.hours]]\n\
              # from = 8\n\
              # to = 20\n\
-             # send = \"5 MB/s\"\n\n{store}",
+             # send = \"5 MB/s\"\n\n{store}\n{limits}\n{isolation}",
             name = string(&self.name),
             listen = strings(&self.listen),
             lend = self.lend,
@@ -471,6 +481,8 @@ impl Config {
             bootstrap = strings(&self.bootstrap),
             mdns = self.mdns,
             store = self.store.to_text(),
+            limits = self.limits.to_text(),
+            isolation = self.isolation.to_text(),
         )
     }
 
@@ -505,7 +517,9 @@ impl Config {
             let problem = "`local`, `auto`, `remote` or a site's name is wanted".to_owned();
             return wrong("where", problem);
         }
-        self.store.check().or_else(|(key, problem)| wrong(key, problem))
+        let tables = self.store.check().and_then(|()| self.limits.check());
+        let tables = tables.and_then(|()| self.isolation.check());
+        tables.or_else(|(key, problem)| wrong(key, problem))
     }
 }
 
@@ -573,6 +587,9 @@ fn check_address(address: &str, remote: bool) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use meshfarm_protocol::profile::Level;
+    use meshfarm_sandbox::Size;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -592,6 +609,10 @@ mod tests {
         config.log_format = LogFormat::Json;
         config.store.total_gib = Some(500);
         config.store.keep_days = 0;
+        config.limits.memory = Some(Size(1500 << 20));
+        config.limits.processes = Some(64);
+        config.limits.tmp = Some(Size(1_000_000_000));
+        config.isolation.floor = Level::S3;
         assert_eq!(parse(&config.to_text()), Ok(config));
     }
 
@@ -618,6 +639,11 @@ mod tests {
             ("name = 'x'\n[store]\ntotal_gib = 9", ["store.total_gib", "256 (that is tenant_gib)"]),
             ("name = 'x'\n[store]\nkeep_free_gib = 1", ["store.keep_free_gib", "2 to"]),
             ("name = 'x'\n[store]\ndays = 1", ["unknown field", "days"]),
+            ("name = 'x'\n[limits]\nmemory = '8'", ["line 3", "24GiB"]),
+            ("name = 'x'\n[limits]\nmemory = '1 KiB'", ["limits.memory", "64 MiB"]),
+            ("name = 'x'\n[limits]\nprocesses = 1", ["limits.processes", "16 to"]),
+            ("name = 'x'\n[limits]\nmemory = '1GiB'\ntmp = '2GiB'", ["limits.tmp", "1 GiB"]),
+            ("name = 'x'\n[isolation]\nfloor = 'S1'", ["isolation.floor", "S2 or S3"]),
             ("name = ", ["line 1", "/h/meshfarm.toml"]),
         ] {
             let error = parse(text).unwrap_err();

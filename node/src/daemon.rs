@@ -366,8 +366,8 @@ impl Daemon {
             Output::Prepare { lease, borrower, root, content } => {
                 Arc::clone(&rooms.lending).prepare(lease, borrower, root, content);
             }
-            Output::Start { session, lease, borrower, run } => {
-                Arc::clone(&rooms.lending).start(session, lease, borrower, run);
+            Output::Start { session, lease, borrower, isolation, run } => {
+                Arc::clone(&rooms.lending).start((session, lease), borrower, isolation, run);
             }
             Output::Stop(session) => rooms.lending.stop(session),
             Output::Release(lease) => rooms.lending.release(lease),

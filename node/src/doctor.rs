@@ -8,6 +8,9 @@ use meshfarm_protocol::profile::Level;
 
 use crate::api::{Check, CheckState, Examination, Software, Status, causes};
 use crate::config::{Config, Home};
+use crate::sys;
+
+mod confines;
 
 /// Fewer open files than this, and a node with many peers and transfers runs out of them.
 const OPEN_FILES: u64 = 4096;
@@ -74,6 +77,12 @@ pub fn examine(home: &Home, found: &Found, running: Option<&Status>) -> Examinat
         (None, None) => checks.push(weak("node", "does not run", "meshfarm init")),
     }
     checks.extend(sandbox(found, config.as_ref()));
+    let read = |path: &str| match path {
+        // A name of a namespace, not a file.
+        "/proc/self/ns/user" => fs::exists(path).unwrap_or(false).then(String::new),
+        path => fs::read(path).ok().map(|text| String::from_utf8_lossy(&text).into_owned()),
+    };
+    checks.extend(confines::confines(&read, found.level, sys::is_root()));
     checks.extend(renderers(found));
     checks.sort_by_key(|check| match check.state {
         CheckState::Broken => 0,
@@ -196,7 +205,7 @@ fn meaning(level: Level) -> &'static str {
         Level::S0 => "none; own jobs only",
         Level::S1 => "paths, system calls and limits, under one user",
         Level::S2 => "namespaces, paths, system calls and limits",
-        Level::S3 => "namespaces, paths, system calls, a user of its own and cgroup limits",
+        Level::S3 => "as S2, and each job has a user, a control group and a disk of its own",
     }
 }
 

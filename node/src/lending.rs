@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,19 +13,20 @@ use tokio::task::AbortHandle;
 use meshfarm_core::{Content, Ended, Input, PrepareError, Ready, Session};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, SiteId, TenantId};
-use meshfarm_protocol::job::{Access, SessionSpec};
+use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Assignment, LeaseSecrets, Outcome, Outputs};
 use meshfarm_protocol::manifest::{Limits, RootLink};
+use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
-use meshfarm_sandbox::{self as sandbox, CollectLimits, Level, Programs};
+use meshfarm_sandbox::{self as sandbox, CollectLimits, Launcher, Programs, Report};
 
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::laid_out::{LaidOut, MAX_CONTENT, Progress, Wanted};
 use crate::logs::Logs;
 use crate::means::Means;
 use crate::pins::Why;
-use crate::session::{self, Listen, Plan, Ran, Stop};
+use crate::session::{self, Left, Listen, Plan, Ran, Stop};
 use crate::traces::Purpose;
 
 /// First host uid of tenants, when the node runs as root: one for each session.
@@ -40,8 +41,9 @@ pub struct Lending {
     means: Arc<Means>,
     logs: Arc<Logs>,
     programs: Programs,
-    /// The weakest isolation that this site has said it reaches.
-    level: Level,
+    launcher: Arc<Launcher>,
+    /// How much of the machine one session may use.
+    limits: sandbox::Limits,
     /// Whether we may give files to tenants' uids.
     root: bool,
     /// Plaintext of running leases; emptied at every start.
@@ -89,8 +91,8 @@ enum Over {
 pub struct Ground {
     /// Programs of this installation.
     pub programs: Programs,
-    /// The isolation that the machine reaches.
-    pub level: Level,
+    /// How much of the machine one session may use.
+    pub limits: sandbox::Limits,
     /// Whether the node runs as root and may give sessions host users of their own.
     pub root: bool,
     /// A folder of our own for plaintext; whatever is in it is removed.
@@ -108,12 +110,14 @@ impl Lending {
             Ok(()) | Err(_) => {}
         }
         session::private_folder(&ground.folder)?;
-        let Ground { programs, level, root, folder } = ground;
+        let Ground { programs, limits, root, folder } = ground;
+        let launcher = Arc::new(Launcher::new(programs.launcher.clone()));
         Ok(Self {
             means,
             logs,
             programs,
-            level,
+            launcher,
+            limits,
             root,
             folder,
             leases: Mutex::default(),
@@ -241,9 +245,9 @@ impl Lending {
     /// Run a session, and say to the loop how it ended when its outputs are sealed and durable.
     pub fn start(
         self: Arc<Self>,
-        session: Session,
-        lease: LeaseId,
+        (session, lease): (Session, LeaseId),
         borrower: SiteId,
+        isolation: Level,
         run: Vec<Assignment>,
     ) {
         tracing::debug!(session = session.0, tasks = run.len(), "a session starts");
@@ -259,7 +263,8 @@ impl Lending {
         let this = Arc::clone(&self);
         let attempts: Vec<_> = run.iter().map(|assignment| assignment.attempt).collect();
         tokio::spawn(async move {
-            let work = move || known.map(|known| self.run(session, &known, run, &stop));
+            let work =
+                move || known.map(|known| self.run(session, &known, (isolation, run), &stop));
             let over = this.means.machine.block(work).await.flatten();
             lock(&this.sessions).remove(&session);
             let input = match over {
@@ -294,7 +299,13 @@ impl Lending {
     }
 
     /// One session from its folder to its sealed outputs. Blocks.
-    fn run(&self, session: Session, lease: &Lease, run: Vec<Assignment>, stop: &Arc<Stop>) -> Over {
+    fn run(
+        &self,
+        session: Session,
+        lease: &Lease,
+        (isolation, run): (Level, Vec<Assignment>),
+        stop: &Arc<Stop>,
+    ) -> Over {
         let folder = self.folder.join(format!("session-{}", session.0));
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
         let plan = Plan {
@@ -302,14 +313,16 @@ impl Lending {
             content: lease.content.folder().to_owned(),
             session: lease.session.clone(),
             run,
-            floor: self.level,
+            floor: level_of(isolation),
+            limits: self.limits,
             tenant_uid: self.root.then_some(TENANT_UIDS + uid),
             programs: self.programs.clone(),
+            launcher: Arc::clone(&self.launcher),
             clock: Arc::clone(&self.means.machine.clock),
         };
         let listener = Listener { lending: self, own: lease.borrower == self.means.me };
         let reading = lease.content.read(stop);
-        let ran = session::run(&plan, stop, &listener);
+        let Left { ran, written } = session::run(&plan, stop, &listener);
         let over = if lease.content.read_too_early(&reading, stop) {
             self.note_too_early(&listener, &plan.run);
             Over::TooEarly
@@ -317,8 +330,10 @@ impl Lending {
             if ran.iter().any(|ran| ran.outcome == Outcome::Done) {
                 lease.content.served(lease.purpose);
             }
-            Over::Ended(ran.into_iter().map(|ran| self.seal_outputs(lease, &plan, ran)).collect())
+            let sealed = ran.into_iter().map(|ran| self.seal_outputs(lease, &written, ran));
+            Over::Ended(sealed.collect())
         };
+        drop(written);
         if let Err(error) = fs::remove_dir_all(&folder) {
             tracing::warn!(folder = %folder.display(), %error, "a session's folder was left behind");
         }
@@ -334,11 +349,13 @@ impl Lending {
     }
 
     /// Make an attempt's outputs durable as ciphertext, with their key sealed to the borrower.
-    fn seal_outputs(&self, lease: &Lease, plan: &Plan, ran: Ran) -> Ended {
+    fn seal_outputs(&self, lease: &Lease, written: &BTreeMap<String, OwnedFd>, ran: Ran) -> Ended {
         let Ran { attempt, mut outcome, mut usage, files } = ran;
         let mut outputs = None;
         if outcome == Outcome::Done {
-            match self.try_seal(lease, plan, (attempt, &files)) {
+            match find_outputs(written, &files)
+                .and_then(|found| self.try_seal(lease, attempt, found))
+            {
                 Ok(sealed) => {
                     usage.output_bytes = sealed.1;
                     outputs = sealed.0;
@@ -352,28 +369,9 @@ impl Lending {
     fn try_seal(
         &self,
         lease: &Lease,
-        plan: &Plan,
-        (attempt, named): (AttemptId, &[OutputPath]),
+        attempt: AttemptId,
+        sources: Vec<Taken>,
     ) -> Result<(Option<Outputs>, u64), String> {
-        let mut sources = Vec::new();
-        for root in lease.session.layout.roots.iter().filter(|root| root.access == Access::Out) {
-            let folder = session::output_folder(&plan.folder, &root.id);
-            let wanted: BTreeSet<_> =
-                named.iter().filter(|file| file.root == root.id).map(|f| f.path.as_str()).collect();
-            let opened = File::open(&folder).map_err(|error| error.to_string())?;
-            let collected = sandbox::collect(opened, CollectLimits::default(), |path, _, _| {
-                if let Some(name) = path.to_str().filter(|path| wanted.contains(path)) {
-                    let (folder, path) = (folder.clone(), name.to_owned());
-                    let source = Source::Beneath { folder, path };
-                    sources.push(Taken { path: format!("{}/{name}", root.id), source });
-                }
-                Ok(())
-            });
-            let collected = collected.map_err(|error| error.to_string())?;
-            for skipped in &collected.skipped {
-                tracing::debug!(path = %skipped.path.display(), why = %skipped.why, "not collected");
-            }
-        }
         if sources.is_empty() {
             return Ok((None, 0));
         }
@@ -438,6 +436,43 @@ impl Lending {
     }
 }
 
+/// Find the files that a task has named among those that lie in its output folders.
+fn find_outputs(
+    written: &BTreeMap<String, OwnedFd>,
+    named: &[OutputPath],
+) -> Result<Vec<Taken>, String> {
+    let mut sources = Vec::new();
+    for (root, opened) in written {
+        let wanted: BTreeSet<_> =
+            named.iter().filter(|file| file.root == *root).map(|f| f.path.as_str()).collect();
+        // The descriptor's own entry in /proc leads to the folder wherever it lies: a disk of the jail's own has no
+        // path in our mount namespace. Nobody else can make it lead elsewhere.
+        let folder = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+        let collected = sandbox::collect(opened, CollectLimits::default(), |path, _, _| {
+            if let Some(name) = path.to_str().filter(|path| wanted.contains(path)) {
+                let (folder, path) = (folder.clone(), name.to_owned());
+                let source = Source::Beneath { folder, path };
+                sources.push(Taken { path: format!("{root}/{name}"), source });
+            }
+            Ok(())
+        });
+        let collected = collected.map_err(|error| error.to_string())?;
+        for skipped in &collected.skipped {
+            tracing::debug!(path = %skipped.path.display(), why = %skipped.why, "not collected");
+        }
+    }
+    Ok(sources)
+}
+
+fn level_of(level: Level) -> sandbox::Level {
+    match level {
+        Level::S0 => sandbox::Level::S0,
+        Level::S1 => sandbox::Level::S1,
+        Level::S2 => sandbox::Level::S2,
+        Level::S3 => sandbox::Level::S3,
+    }
+}
+
 /// Passes on what a session tells.
 struct Listener<'a> {
     lending: &'a Lending,
@@ -449,6 +484,17 @@ impl Listen for Listener<'_> {
         let input = Input::AttemptStarted { attempt };
         // The loop being gone means that the node stops, and this session with it.
         drop(self.lending.means.input_tx.blocking_send(input));
+    }
+
+    fn isolated(&self, attempts: &[Assignment], report: &Report) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let text = serde_json::to_vec_pretty(report).unwrap_or_default();
+            for Assignment { attempt, .. } in attempts {
+                if let Err(error) = self.lending.logs.keep_report(*attempt, &text) {
+                    tracing::warn!(%attempt, %error, "a sandbox report is not kept");
+                }
+            }
+        }
     }
 
     fn log(&self, attempt: AttemptId, text: &[u8]) {
@@ -465,4 +511,34 @@ impl Listen for Listener<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn named_outputs_are_found_behind_descriptors_wherever_their_folder_lies_by_then() {
+        let room = tempfile::tempdir().unwrap();
+        let folder = room.path().join("out");
+        fs::create_dir_all(folder.join("a")).unwrap();
+        for name in ["a/f1.png", "a/unnamed.png"] {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        symlink("/etc/passwd", folder.join("a/link.png")).unwrap();
+        let written =
+            BTreeMap::from([("out".to_owned(), OwnedFd::from(File::open(&folder).unwrap()))]);
+        // As a disk of the jail's own: no path of ours leads there any more.
+        fs::rename(&folder, room.path().join("elsewhere")).unwrap();
+        let name = |path: &str| OutputPath { root: "out".into(), path: path.into() };
+        let named = ["a/f1.png", "a/link.png", "a/absent.png", "../elsewhere/a/f1.png"].map(name);
+        let found = find_outputs(&written, &named).unwrap();
+        let paths: Vec<_> = found.iter().map(|taken| taken.path.as_str()).collect();
+        assert_eq!(paths, ["out/a/f1.png"]);
+        let Source::Beneath { folder, path } = &found[0].source else { panic!("{found:?}") };
+        assert_eq!(fs::read_to_string(folder.join(path)).unwrap(), "a/f1.png");
+    }
 }

@@ -88,6 +88,16 @@ impl Logs {
         Ok(())
     }
 
+    /// Keep the report of what was in force around an attempt, beside the logs.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_report(&self, attempt: AttemptId, text: &[u8]) -> io::Result<()> {
+        let folder = self.folder.join("reports");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(format!("{attempt}.json")), text)
+    }
+
     /// No more will be appended to a borrower's log.
     pub fn end_sending(&self, attempt: AttemptId) {
         let growth = self.growth(attempt);

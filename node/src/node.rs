@@ -10,7 +10,7 @@ use meshfarm_core::{self as core, Input, Record, Site};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{Millis, SiteId, TenantId};
 use meshfarm_protocol::job::MeshPolicy;
-use meshfarm_protocol::profile::{HostClass, Level};
+use meshfarm_protocol::profile::{HostClass, Level, MEMORY};
 use meshfarm_protocol::seal::{self, SealingSecret, SigningKey, TenantSecret};
 use meshfarm_sandbox::{self as sandbox, Programs};
 
@@ -234,6 +234,7 @@ impl Opened {
             sealing_key: self.keys.sealing.public(),
             addresses: Vec::new(),
             lending: config.lend,
+            floor: config.isolation.floor,
             seed: self.machine.random(),
         };
         Site::new(config, started, records)
@@ -322,6 +323,8 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     let records = records::load(&opened.store).map_err(|e| Problem::refused(causes(&e)))?;
     let (input_tx, input_rx) = mpsc::channel(INPUTS);
     let host = opened.host(home, &config, &input_tx);
+    let memory = host.amounts.get(MEMORY).map_or(0, |mib| (mib.0 / 1000) << 20);
+    let limits = config.limits.limits(memory, config.n_slots());
     let (net, net_rx) = opened.start_net(&config)?;
     for (mesh, certificate) in opened.meshes.all() {
         net.add_mesh(mesh, certificate).await;
@@ -340,7 +343,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     logs.resume(&net).map_err(|error| Problem::broken(&error))?;
     let ground = Ground {
         programs: opened.programs.clone(),
-        level: opened.level,
+        limits,
         root: sys::is_root() && sys::has_user(TENANT_UIDS),
         folder: home.work(),
     };

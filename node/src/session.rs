@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ChildStderr;
@@ -17,9 +18,17 @@ use meshfarm_protocol::session::{
     self as speech, FromRunner, JOB_FILE, MAX_LINE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
     SESSION_VERSION, Start, ToRunner,
 };
-use meshfarm_sandbox::{self as sandbox, Jail, Killer, Level, Programs, Spec};
+use meshfarm_sandbox::{
+    self as sandbox, Jail, Killer, Launcher, Level, Limits, Programs, Report, Spec,
+};
 
 use crate::net::Clock;
+
+mod flow;
+mod words;
+
+use flow::Flow;
+pub(crate) use words::stopped as stopped_words;
 
 /// Where the runner finds its working folder in the jail.
 const SESSION_AT: &str = "/session";
@@ -51,10 +60,14 @@ pub struct Plan {
     pub run: Vec<Assignment>,
     /// The weakest isolation that will do.
     pub floor: Level,
+    /// How much of the machine it may use.
+    pub limits: Limits,
     /// Host uid of the tenant, when we are root.
     pub tenant_uid: Option<u32>,
     /// Programs of this installation.
     pub programs: Programs,
+    /// Starts the jail.
+    pub launcher: Arc<Launcher>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -71,6 +84,8 @@ pub trait Listen: Sync {
     fn started(&self, attempt: AttemptId);
     /// More of an attempt's log.
     fn log(&self, attempt: AttemptId, text: &[u8]);
+    /// What is in force around the jail of these attempts.
+    fn isolated(&self, attempts: &[Assignment], report: &Report);
 }
 
 /// How one attempt of a session ended, and which files it left beneath the output folders.
@@ -123,20 +138,30 @@ impl Stop {
     }
 }
 
-/// Where the outputs of a root lie on the host, in the folder of a session.
-#[must_use]
-pub fn output_folder(folder: &Path, root: &str) -> PathBuf {
+/// What is left of a session whose jail is dead.
+#[derive(Debug)]
+pub struct Left {
+    /// How each attempt ended.
+    pub ran: Vec<Ran>,
+    /// The folder behind each output root, by the root's id. Where the jail had a disk of its own the outputs lie
+    /// there and nowhere else, and that disk lives as long as these are open.
+    pub written: BTreeMap<String, OwnedFd>,
+}
+
+fn output_folder(folder: &Path, root: &str) -> PathBuf {
     folder.join("out").join(root)
 }
 
-/// Run a session to its end. Blocks. When it returns, nothing of its jail is left.
-pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Vec<Ran> {
+/// Run a session to its end. Blocks. When it returns, nothing of its jail is left but what it has written.
+pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Left {
+    let mut written = BTreeMap::new();
     let mut talk = Talk::new(plan, listen);
     let result = prepare(plan).map_err(|error| format!("preparing the session: {error}"));
     let result = result.and_then(|spec| {
-        let jail = sandbox::launch(&plan.programs.launcher, &spec);
+        let jail = plan.launcher.launch(&spec);
         let mut jail = jail.map_err(|error| error.to_string())?;
         tracing::debug!(folder = %plan.folder.display(), "the jail stands");
+        talk.say_isolation(&jail.report);
         stop.arm(jail.killer().map_err(|error| error.to_string())?);
         let said = talk.hold(&mut jail, stop);
         // Whatever was said: the jail is dead before anything of it is looked at.
@@ -144,12 +169,30 @@ pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Vec<Ran> {
         let exit = exit.map_err(|error| error.to_string())?;
         tracing::debug!(folder = %plan.folder.display(), "the jail is dead");
         talk.share(exit.usage);
+        written = outputs_of(plan, &jail)?;
+        if let Some(limit) = exit.stopped {
+            // What the runner says of it is that a process of the task, or the runner itself, was killed.
+            let reason = words::stopped(limit, &spec.limits);
+            talk.blame(&reason);
+            return Err(reason);
+        }
         said
     });
     if let Err(reason) = result {
         talk.fail_rest(&reason);
     }
-    talk.done
+    let ran = talk.finish();
+    Left { ran, written }
+}
+
+/// The folders that the jail wrote its outputs to, opened.
+fn outputs_of(plan: &Plan, jail: &Jail) -> Result<BTreeMap<String, OwnedFd>, String> {
+    let roots = plan.session.layout.roots.iter().filter(|root| root.access == Access::Out);
+    let opened = roots.map(|root| {
+        let folder = jail.written(Path::new(&speech::jail_path(root)));
+        folder.map(|folder| (root.id.clone(), folder)).map_err(|error| error.to_string())
+    });
+    opened.collect()
 }
 
 /// Make the session's folders and the policy of its jail.
@@ -158,9 +201,14 @@ fn prepare(plan: &Plan) -> io::Result<Spec> {
     private_folder(&plan.folder)?;
     private_folder(&work)?;
     private_folder(&plan.folder.join("out"))?;
+    let base = plan.folder.join("jail");
+    private_folder(&base)?;
     fs::copy(plan.content.join(JOB_FILE), work.join(JOB_FILE))?;
     let mut spec = Spec::new(&plan.programs.session, work.clone());
     spec.floor = plan.floor;
+    spec.limits = plan.limits;
+    // On the disk of the node's home: the temporary folder may be held in memory, and a disk at level S3 lies there.
+    spec.base = Some(base);
     spec.tenant_uid = plan.tenant_uid;
     spec.preload.clone_from(&plan.programs.preload);
     for root in &plan.session.layout.roots {
@@ -233,15 +281,15 @@ struct Talk<'a> {
     plan: &'a Plan,
     listen: &'a dyn Listen,
     done: Vec<Ran>,
-    /// Bytes of log kept so far, by attempt.
-    logged: BTreeMap<AttemptId, u64>,
+    /// How much each attempt has logged.
+    flows: BTreeMap<AttemptId, Flow>,
     /// When the current task began, and what the runner has named of its outputs.
     current: Option<(Assignment, Millis, Vec<OutputPath>)>,
 }
 
 impl<'a> Talk<'a> {
     fn new(plan: &'a Plan, listen: &'a dyn Listen) -> Self {
-        Self { plan, listen, done: Vec::new(), logged: BTreeMap::new(), current: None }
+        Self { plan, listen, done: Vec::new(), flows: BTreeMap::new(), current: None }
     }
 
     /// Speak with the runner until it has run everything, or an error says why it cannot.
@@ -415,18 +463,42 @@ impl<'a> Talk<'a> {
         let Some(attempt) = attempt.map(|a| a.attempt) else {
             return;
         };
-        let logged = self.logged.entry(attempt).or_default();
-        let mut text = Vec::new();
-        for line in lines {
-            text.extend_from_slice(line.as_bytes());
-            text.push(b'\n');
-        }
-        let room = usize::try_from(MAX_LOG.saturating_sub(*logged)).unwrap_or(usize::MAX);
-        text.truncate(room);
-        *logged += text.len() as u64;
+        let now = self.plan.clock.now();
+        let text = self.flows.entry(attempt).or_insert_with(|| Flow::new(now)).take(lines, now);
         if !text.is_empty() {
             self.listen.log(attempt, &text);
         }
+    }
+
+    /// The first line of every log, before the runner has said anything.
+    fn say_isolation(&self, report: &Report) {
+        self.listen.isolated(&self.plan.run, report);
+        let line = format!("{}\n", words::isolation(report));
+        for assignment in &self.plan.run {
+            self.listen.log(assignment.attempt, line.as_bytes());
+        }
+    }
+
+    /// A limit ended the jail: that is why the tasks have failed that are said to have failed.
+    fn blame(&mut self, reason: &str) {
+        for ran in &mut self.done {
+            if let Outcome::Failed(said) = &mut ran.outcome {
+                let text = format!("meshfarm: {reason}\n");
+                self.listen.log(ran.attempt, text.as_bytes());
+                *said = clip(reason);
+            }
+        }
+    }
+
+    /// How every attempt ended, when their logs are complete.
+    fn finish(mut self) -> Vec<Ran> {
+        for (attempt, flow) in &mut self.flows {
+            let note = flow.note();
+            if !note.is_empty() {
+                self.listen.log(*attempt, &note);
+            }
+        }
+        self.done
     }
 
     fn share(&mut self, used: sandbox::Usage) {

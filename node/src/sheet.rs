@@ -5,15 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use image::{DynamicImage, GenericImageView, ImageReader, Limits, Rgb, RgbImage, imageops};
+use image::{Rgb, RgbImage, RgbaImage};
 
 use meshfarm_protocol::id::Millis;
 
-/// A frame that is wider or higher than this is not decoded, in pixels.
-const MAX_SIDE: u32 = 32_768;
+mod decode;
 
-/// A frame that needs more memory than this is not decoded, in bytes.
-const MAX_MEMORY: u64 = 1 << 30;
+pub use decode::{Decode, Here, Jailed, Picture, SUBCOMMAND, serve};
 
 /// A longer job shows so many of its frames, evenly chosen.
 const MAX_CELLS: usize = 240;
@@ -176,22 +174,23 @@ fn number(path: &Path) -> String {
 ///
 /// # Errors
 /// When there is nothing to show or no way to write it.
-pub fn write(frames: &[Frame], file: &Path) -> Result<Made, SheetError> {
+pub fn write(frames: &[Frame], file: &Path, decoder: &mut dyn Decode) -> Result<Made, SheetError> {
     if file.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
         return Err(SheetError::NotPng);
     }
     let frames = choose(frames);
     let first = frames.first().ok_or(SheetError::NoFrames)?;
-    let sample = frames.iter().find_map(|frame| decode(&frame.path));
+    // Its size alone counts here.
+    let sample = frames.iter().find_map(|frame| decoder.shrink(&frame.path, (1, 1)));
     let sample = sample.ok_or_else(|| SheetError::Unreadable(first.path.clone()))?;
-    let grid = Grid::new(frames.len(), sample.dimensions());
+    let grid = Grid::new(frames.len(), sample.size);
     let mut sheet = RgbImage::from_pixel(grid.width(), grid.height(), PAPER);
     let mut unreadable = 0;
     for (i, frame) in frames.iter().enumerate() {
         let (x, y) = grid.place(i);
         fill(&mut sheet, (x, y), (grid.cell.0, grid.cell.1), MAT);
-        match decode(&frame.path) {
-            Some(picture) => paste(&mut sheet, &picture, (x, y), grid.cell),
+        match decoder.shrink(&frame.path, grid.cell) {
+            Some(picture) => paste(&mut sheet, &picture.small, (x, y), grid.cell),
             None => {
                 unreadable += 1;
                 cross(&mut sheet, (x, y), grid.cell);
@@ -210,17 +209,6 @@ fn choose(frames: &[Frame]) -> Vec<&Frame> {
         return frames.iter().collect();
     }
     (0..MAX_CELLS).map(|i| &frames[i * (n - 1) / (MAX_CELLS - 1)]).collect()
-}
-
-/// A frame, unless it is no picture or too large. What a lender sent may be anything.
-fn decode(path: &Path) -> Option<DynamicImage> {
-    let mut reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_MEMORY);
-    reader.limits(limits);
-    reader.decode().ok()
 }
 
 /// Where the frames stand.
@@ -273,8 +261,7 @@ impl Grid {
 }
 
 /// Sets a picture into the middle of its cell, on what is behind it where it is transparent.
-fn paste(sheet: &mut RgbImage, picture: &DynamicImage, (x, y): (u32, u32), cell: (u32, u32)) {
-    let small = picture.resize(cell.0, cell.1, imageops::FilterType::Triangle).to_rgba8();
+fn paste(sheet: &mut RgbImage, small: &RgbaImage, (x, y): (u32, u32), cell: (u32, u32)) {
     let (left, top) = ((cell.0 - small.width()) / 2, (cell.1 - small.height()) / 2);
     for (dx, dy, pixel) in small.enumerate_pixels() {
         let at = sheet.get_pixel_mut(x + left + dx, y + top + dy);
@@ -356,7 +343,7 @@ mod tests {
         assert_eq!(found, made);
         let found = numbered(found, &[]);
         let file = temp.path().join("sheet.png");
-        assert_eq!(write(&found, &file).unwrap(), Made { frames: 20, unreadable: 0 });
+        assert_eq!(write(&found, &file, &mut Here).unwrap(), Made { frames: 20, unreadable: 0 });
         let sheet = image::open(&file).unwrap().to_rgb8();
         assert!(
             sheet.width() <= WIDTH && sheet.width() > sheet.height(),
@@ -384,12 +371,12 @@ mod tests {
         all.push(odd.clone());
         let (all, odd) = (numbered(all, &[]), numbered(vec![odd], &[]));
         let file = temp.path().join("sheet.png");
-        assert_eq!(write(&all, &file).unwrap(), Made { frames: 3, unreadable: 1 });
+        assert_eq!(write(&all, &file, &mut Here).unwrap(), Made { frames: 3, unreadable: 1 });
         let sheet = image::open(&file).unwrap().to_rgb8();
         assert!(sheet.pixels().any(|pixel| *pixel == ALARM));
-        assert!(matches!(write(&odd, &file), Err(SheetError::Unreadable(_))));
-        assert!(matches!(write(&[], &file), Err(SheetError::NoFrames)));
-        assert!(matches!(write(&all, Path::new("sheet.jpg")), Err(SheetError::NotPng)));
+        assert!(matches!(write(&odd, &file, &mut Here), Err(SheetError::Unreadable(_))));
+        assert!(matches!(write(&[], &file, &mut Here), Err(SheetError::NoFrames)));
+        assert!(matches!(write(&all, Path::new("sheet.jpg"), &mut Here), Err(SheetError::NotPng)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, Stdio},
@@ -171,6 +171,9 @@ impl Ready {
         command
             .env_clear()
             .current_dir("/")
+            // Ctrl-C is for us to hear: a launcher that dies of it leaves its folders, and nobody learns how the job
+            // ended.
+            .process_group(0)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

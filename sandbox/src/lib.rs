@@ -9,8 +9,10 @@ compile_error!("the sandbox is made of Linux mechanisms; submit from other syste
 
 mod collect;
 mod jail;
+mod policy;
 mod probe;
 mod report;
+mod size;
 mod spec;
 
 mod bare;
@@ -38,8 +40,10 @@ pub use jail::{
     Exit, Jail, Killer, Launcher, Programs, Usage, find_launcher, find_programs, launch,
 };
 pub use limits::Limits;
+pub use policy::{OnMissing, Outputs, Policy, PolicyError, Ready, Unmet};
 pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
+pub use size::Size;
 pub use spec::{
     Access, Mount, OWN_AT, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service, Spec,
     TENANT_UID_BASE, WORK_AT, WindowsRule,

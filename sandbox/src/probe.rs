@@ -1,16 +1,17 @@
-//! What this machine can do for isolation, found by doing it: one jail is started and its report read.
+//! What this machine can do for isolation, found by doing it: a jail is started, the strongest first, and its report read.
 
 use std::{fs, path::Path};
 
 use crate::{
-    Level, Mechanism, Report, Spec, Step,
+    Level, Limits, Mechanism, Report, SandboxError, Spec, Step,
     jail::{find_launcher, launch},
     landlock, sys,
 };
 
-/// Start a jail around `true` and report what held; where none stands, say which step was refused and what would help.
+/// Start a jail around `true` at level S3, and where the machine refuses that at S2, and report what held; where none
+/// stands, say which step was refused and what would help.
 ///
-/// Takes as long as a start. Level S0 means that this machine cannot run other people's jobs.
+/// Takes as long as two starts, one of them with a disk of its own. Level S0 means that this machine cannot run other people's jobs.
 #[must_use]
 pub fn probe() -> Report {
     match find_launcher() {
@@ -28,27 +29,62 @@ pub fn probe() -> Report {
 pub fn probe_with(launcher: &Path) -> Report {
     let work = std::env::temp_dir().join(format!(".meshfarm-probe-{}", std::process::id()));
     let made = fs::create_dir(&work);
-    let started = launch(launcher, &Spec::new("/usr/bin/true", &work));
+    let mut spec = Spec::new("/usr/bin/true", &work);
+    spec.floor = Level::S3;
+    // Small, so that it is made in a moment.
+    spec.limits = Limits { disk_bytes: 16 << 20, disk_files: 100, ..Limits::default() };
+    let mut report = try_spec(launcher, &spec);
+    if let Err(Refused { step: Some(Step::Cgroup | Step::Volume | Step::Level), why }) = &report {
+        spec.floor = Level::S2;
+        report = try_spec(launcher, &spec).map(|weaker| with_reason(weaker, why));
+    }
     if made.is_ok() {
         // An empty folder of ours; if it stays, it stays empty.
         drop(fs::remove_dir(&work));
     }
-    match started {
+    report.unwrap_or_else(|refusal| refused(refusal.why))
+}
+
+/// Why no jail stood.
+struct Refused {
+    step: Option<Step>,
+    why: Vec<Mechanism>,
+}
+
+impl From<SandboxError> for Refused {
+    fn from(error: SandboxError) -> Self {
+        let better = advice(error.step);
+        let step = Mechanism::missing(&error.step.to_string(), error.to_string(), better);
+        Self { step: Some(error.step), why: vec![step] }
+    }
+}
+
+/// The report of a jail that stood without a disk of its own, with the reason.
+fn with_reason(mut report: Report, why: &[Mechanism]) -> Report {
+    let quota = report.mechanisms.iter_mut().find(|m| m.name == "quota" && !m.in_force);
+    if let (Some(quota), Some(reason)) = (quota, why.first()) {
+        quota.evidence = format!("{}; {}", quota.evidence, reason.evidence);
+    }
+    report
+}
+
+fn try_spec(launcher: &Path, spec: &Spec) -> Result<Report, Refused> {
+    let odd = |evidence: String, better| {
+        let why = vec![Mechanism::missing("launcher", evidence, better)];
+        Refused { step: None, why }
+    };
+    match launch(launcher, spec) {
         Ok(mut jail) => match jail.wait() {
-            Ok(exit) if exit.success() => jail.report.clone(),
-            Ok(exit) => refused(vec![Mechanism::missing(
-                "launcher",
-                format!("a jailed `true` ended with {exit:?}"),
-                "report this as a fault",
-            )]),
-            Err(error) => {
-                refused(vec![Mechanism::missing("launcher", error.to_string(), "try again")])
+            Ok(exit) if exit.success() => Ok(jail.report.clone()),
+            Ok(exit) => {
+                Err(odd(format!("a jailed `true` ended with {exit:?}"), "report this as a fault"))
             }
+            Err(error) => Err(odd(error.to_string(), "try again")),
         },
         Err(error) => {
-            let better = advice(error.step);
-            let step = Mechanism::missing(&error.step.to_string(), error.to_string(), better);
-            refused(vec![step, landlock_state(), namespace_state()])
+            let mut refusal = Refused::from(error);
+            refusal.why.extend([landlock_state(), namespace_state()]);
+            Err(refusal)
         }
     }
 }

@@ -59,7 +59,7 @@ impl World<'_> {
             Output::Prepare { lease, borrower, root, content } => {
                 self.prepare(at, (lease, borrower), root, content);
             }
-            Output::Start { session, lease, borrower, run } => {
+            Output::Start { session, lease, borrower, run, .. } => {
                 self.start(at, session, (lease, borrower), &run);
             }
             Output::Stop(session) => self.stop(at, session),

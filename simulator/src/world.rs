@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use meshfarm_core::{Ask, Config, Input, JobPhase, Key, Record, Request, Site, TaskRef};
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, hex};
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::Profile;
+use meshfarm_protocol::profile::{Level, Profile};
 use meshfarm_protocol::seal::{SealingKey, content_hash};
 
 use crate::driver::{Laid, Running};
@@ -312,6 +312,7 @@ impl<'a> World<'a> {
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: node.entry.lending,
+            floor: Level::S2,
             seed,
         };
         let records = node.disk.values().cloned().collect();

@@ -7,6 +7,7 @@ use meshfarm_protocol::lease::{
     Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Offer, Outputs, Phase, RENEW_EVERY,
     RESERVATION, Status, Usage, Want,
 };
+use meshfarm_protocol::profile::Level;
 
 use crate::door::TaskRef;
 use crate::record::BorrowedRecord;
@@ -32,6 +33,8 @@ pub(crate) enum State {
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) slots: u32,
+    /// What the lender promised.
+    pub(crate) isolation: Option<Level>,
     /// What the lender shall have, oldest first.
     pub(crate) attempts: Vec<Assignment>,
     pub(crate) running: BTreeSet<AttemptId>,
@@ -165,7 +168,7 @@ impl Borrow {
             return None;
         };
         let slots = grant.slots.min(slots);
-        borrowed.state = State::Held(Held::new(slots, now));
+        borrowed.state = State::Held(Held::new((slots, Some(grant.isolation)), now));
         Some((borrowed.job, borrowed.step))
     }
 
@@ -402,7 +405,7 @@ impl Borrow {
     }
 
     pub(crate) fn restore(&mut self, record: &BorrowedRecord, now: Millis) {
-        let mut held = Held::new(record.slots, now);
+        let mut held = Held::new((record.slots, record.isolation), now);
         (held.phase, held.prepared) = (Phase::Active, true);
         // Before the restart less was said than in so many milliseconds: later versions count.
         held.version = now.0;
@@ -463,9 +466,10 @@ impl Borrow {
 }
 
 impl Held {
-    fn new(slots: u32, now: Millis) -> Self {
+    fn new((slots, isolation): (u32, Option<Level>), now: Millis) -> Self {
         Self {
             slots,
+            isolation,
             attempts: Vec::new(),
             running: BTreeSet::new(),
             phase: Phase::Preparing,

@@ -9,7 +9,7 @@ use meshfarm_protocol::job::{JobSpec, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, Outcome, Outputs, Usage, Want};
 use meshfarm_protocol::membership::{CertificateBody, Role};
 use meshfarm_protocol::message::{Message, Pass, PassBody};
-use meshfarm_protocol::profile::{HostClass, Profile};
+use meshfarm_protocol::profile::{HostClass, Level, Profile};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
 use crate::record::Change;
@@ -326,6 +326,8 @@ pub enum Output {
         lease: LeaseId,
         /// Who gets the outputs and the logs.
         borrower: SiteId,
+        /// What was promised: the jail has at least this, or does not start.
+        isolation: Level,
         /// What it runs, in order.
         run: Vec<Assignment>,
     },

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
+use meshfarm_protocol::profile::Level;
 
 use crate::record::JobRecord;
 use crate::step::{Counts, Inputs, Step};
@@ -50,6 +51,9 @@ pub enum Task {
         since: Millis,
         /// Where it failed before.
         failed_on: Vec<SiteId>,
+        /// The isolation that the lender promised; none in records of before it was kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        isolation: Option<Level>,
     },
     /// Its outputs stand in their place.
     Done {
@@ -61,6 +65,9 @@ pub enum Task {
         at: Millis,
         /// How long it ran.
         wall: Millis,
+        /// The isolation that its lender promised, where it is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        isolation: Option<Level>,
     },
     /// It failed too often.
     Failed {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::JobSpec;
+use meshfarm_protocol::profile::Level;
 
 use crate::door::{Event, Output, TaskRef};
 use crate::job::{Job, JobPhase, Task};
@@ -118,7 +119,7 @@ impl Jobs {
     pub(crate) fn lease(
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
-        (lease, lender): (LeaseId, SiteId),
+        (lease, lender, isolation): (LeaseId, SiteId, Option<Level>),
         since: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -129,7 +130,7 @@ impl Jobs {
             )
             | None => Vec::new(),
         };
-        self.set(at, Task::Leased { attempt, lease, lender, since, failed_on }, out);
+        self.set(at, Task::Leased { attempt, lease, lender, since, failed_on, isolation }, out);
         out.push(Output::Tell(Event::TaskLeased { task: at, lender }));
     }
 
@@ -144,7 +145,19 @@ impl Jobs {
         if !self.wants_result(at) {
             return false;
         }
-        self.set(at, Task::Done { attempt, by, at: now, wall }, out);
+        let isolation = match self.task(at) {
+            Some(Task::Leased { attempt: ours, isolation, .. }) if *ours == attempt => *isolation,
+            // The late result of a try that was given up.
+            Some(
+                Task::Leased { .. }
+                | Task::Waiting { .. }
+                | Task::Done { .. }
+                | Task::Failed { .. }
+                | Task::Canceled,
+            )
+            | None => None,
+        };
+        self.set(at, Task::Done { attempt, by, at: now, wall, isolation }, out);
         self.learn(at, wall);
         out.push(Output::Tell(Event::TaskDone { task: at, lender: by }));
         self.settle(at.job, now, out);

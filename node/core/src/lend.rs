@@ -9,7 +9,7 @@ use meshfarm_protocol::lease::{
 };
 use meshfarm_protocol::matching::fit;
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::HostClass;
+use meshfarm_protocol::profile::{HostClass, Level};
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::door::{Content, Ended, Event, Output, PrepareError, Ready, Session};
@@ -39,15 +39,20 @@ pub(crate) struct Lend {
     sealing_key: SealingKey,
     pub(crate) host: HostClass,
     pub(crate) lending: bool,
+    floor: Level,
     pub(crate) full: bool,
     leases: BTreeMap<LeaseId, Lent>,
     next_session: u64,
 }
 
 impl Lend {
-    pub(crate) fn new(me: SiteId, sealing_key: SealingKey, host: HostClass, lending: bool) -> Self {
+    pub(crate) fn new(
+        (me, sealing_key): (SiteId, SealingKey),
+        host: HostClass,
+        (lending, floor): (bool, Level),
+    ) -> Self {
         let leases = BTreeMap::new();
-        Self { me, sealing_key, host, lending, full: false, leases, next_session: 1 }
+        Self { me, sealing_key, host, lending, floor, full: false, leases, next_session: 1 }
     }
 
     /// Slots that nobody holds.
@@ -84,7 +89,7 @@ impl Lend {
         let decline = |reason, retry_after| Message::Decline { lease, reason, retry_after };
         if let Some(lent) = self.leases.get(&lease) {
             return match lent.state {
-                State::Reserved { .. } if lent.borrower == from => self.grant(lease, lent.slots),
+                State::Reserved { .. } if lent.borrower == from => self.grant(lease, lent),
                 State::Reserved { .. }
                 | State::Preparing { .. }
                 | State::Active(_)
@@ -111,9 +116,17 @@ impl Lend {
         }
         let slots = free.min(offer.slots);
         let state = State::Reserved { until: now.plus(RESERVATION) };
-        let lent = Lent::new((from, offer.tenant), slots, state, now);
+        let isolation = self.isolation_for(offer.isolation);
+        let lent = Lent::new((from, offer.tenant), (slots, isolation), state, now);
+        let granted = self.grant(lease, &lent);
         self.leases.insert(lease, lent);
-        self.grant(lease, slots)
+        granted
+    }
+
+    /// What a job gets that asks for `asked`: the stronger of that and our own floor, of which the machine may fall
+    /// short. Not always the most that the machine reaches: a disk of its own costs every task some time.
+    fn isolation_for(&self, asked: Level) -> Level {
+        asked.max(self.floor.min(self.host.level))
     }
 
     fn has_too_many_of(&self, borrower: SiteId) -> bool {
@@ -121,8 +134,8 @@ impl Lend {
         self.leases.len() >= MAX_LEASES_OF_ALL || of_it.count() >= MAX_LEASES
     }
 
-    fn grant(&self, lease: LeaseId, slots: u32) -> Message {
-        let isolation = self.host.level;
+    fn grant(&self, lease: LeaseId, lent: &Lent) -> Message {
+        let (slots, isolation) = (lent.slots, lent.isolation);
         let sealing_key = self.sealing_key;
         Message::Grant(Grant { lease, slots, reserved: RESERVATION, sealing_key, isolation })
     }
@@ -242,7 +255,8 @@ impl Lend {
                 let session = Session(self.next_session);
                 self.next_session += 1;
                 lent.running.insert(session, run.clone());
-                out.push(Output::Start { session, lease: *lease, borrower: lent.borrower, run });
+                let (lease, borrower, isolation) = (*lease, lent.borrower, lent.isolation);
+                out.push(Output::Start { session, lease, borrower, isolation, run });
             }
         }
     }
@@ -414,7 +428,7 @@ impl Lend {
     /// A lease from before a restart: its sessions are dead, so it is over but for what is finished.
     pub(crate) fn restore_lease(&mut self, record: &LentRecord) {
         let whose = (record.borrower, record.tenant);
-        let lent = Lent::new(whose, 0, State::Ended, Millis(0));
+        let lent = Lent::new(whose, (0, self.floor), State::Ended, Millis(0));
         self.leases.insert(record.lease, lent);
     }
 

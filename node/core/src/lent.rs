@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
 use meshfarm_protocol::lease::{Assignment, Done, Phase, Status};
+use meshfarm_protocol::profile::Level;
 
 use crate::door::{Output, Ready, Session};
 use crate::jobs::put_delete;
@@ -25,6 +26,8 @@ pub(crate) struct Lent {
     /// Slots that it has of them now.
     pub(crate) slots: u32,
     pub(crate) state: State,
+    /// What its jails have at least.
+    pub(crate) isolation: Level,
     /// Root of its content, once the borrower has committed.
     pub(crate) root: Option<ChunkId>,
     pub(crate) heard: Millis,
@@ -85,7 +88,7 @@ impl Lent {
 
     pub(crate) fn new(
         (borrower, tenant): (SiteId, TenantId),
-        slots: u32,
+        (slots, isolation): (u32, Level),
         state: State,
         now: Millis,
     ) -> Self {
@@ -95,6 +98,7 @@ impl Lent {
             granted: slots,
             slots,
             state,
+            isolation,
             root: None,
             heard: now,
             version: 0,

@@ -61,7 +61,8 @@ impl Site {
             return;
         };
         let (slots, want) = (held.slots, held.say(lease, now));
-        let record = BorrowedRecord { lease, job, step, lender: from, slots };
+        let isolation = Some(grant.isolation);
+        let record = BorrowedRecord { lease, job, step, lender: from, slots, isolation };
         put(out, Record::Borrowed(record));
         if own {
             let content = Content::Own(job, session);

@@ -8,6 +8,7 @@ use meshfarm_protocol::id::{
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::lease::Done;
 use meshfarm_protocol::membership::Role;
+use meshfarm_protocol::profile::Level;
 
 use crate::door::TaskRef;
 use crate::job::{JobPhase, Task};
@@ -134,6 +135,9 @@ pub struct BorrowedRecord {
     pub lender: SiteId,
     /// How many slots.
     pub slots: u32,
+    /// The isolation that was promised; none in records of before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Level>,
 }
 
 /// A lease that we gave. Its sessions do not survive a restart; its finished attempts do.

@@ -129,6 +129,7 @@ impl Site {
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
+            let isolation = held.isolation;
             let room = held.room(waiting, (spare, ahead), now).min(batch);
             held.set_more(waiting > room);
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
@@ -136,7 +137,7 @@ impl Site {
             for task in tasks {
                 let attempt = AttemptId(self.random());
                 let at = TaskRef { job: id, step, task };
-                self.jobs.lease((at, attempt), (lease, lender), now, out);
+                self.jobs.lease((at, attempt), (lease, lender, isolation), now, out);
                 if let Some(held) = self.borrow.held_mut(lease) {
                     held.attempts.push(Assignment { attempt, task });
                 }

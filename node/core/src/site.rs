@@ -8,7 +8,7 @@ use rand_core::{Rng, SeedableRng};
 use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::message::{Message, PassBody};
-use meshfarm_protocol::profile::{HostClass, PROFILE_VERSION, Profile};
+use meshfarm_protocol::profile::{HostClass, Level, PROFILE_VERSION, Profile};
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
@@ -44,6 +44,8 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// Whether it takes tasks of other sites.
     pub lending: bool,
+    /// The weakest isolation that it gives a job, own ones too, as far as its machine reaches it.
+    pub floor: Level,
     /// Seed of every random choice and of every id. Must never repeat on one site.
     pub seed: [u8; 32],
 }
@@ -84,7 +86,7 @@ impl Site {
             rng: ChaCha8Rng::from_seed(config.seed),
             jobs: Jobs::default(),
             borrow: Borrow::default(),
-            lend: Lend::new(me, key, config.host.clone(), config.lending),
+            lend: Lend::new((me, key), config.host.clone(), (config.lending, config.floor)),
             sites: Sites::default(),
             membership: Membership::new(config.name.clone()),
             yields: BTreeSet::new(),

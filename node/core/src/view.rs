@@ -8,7 +8,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, 
 use meshfarm_protocol::job::Layout;
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
-use meshfarm_protocol::profile::{HostClass, Profile};
+use meshfarm_protocol::profile::{HostClass, Level, Profile};
 
 use crate::borrow::State;
 use crate::door::TaskRef;
@@ -75,6 +75,9 @@ pub struct TaskView {
     pub site: Option<String>,
     /// The try whose log tells more.
     pub attempt: Option<AttemptId>,
+    /// The isolation that its lender promised for that try.
+    #[serde(default)]
+    pub isolation: Option<Level>,
     /// How long it ran.
     pub wall: Option<Millis>,
     /// When it was accepted.
@@ -228,6 +231,7 @@ impl Site {
             state: String::new(),
             site: None,
             attempt: task.attempt(),
+            isolation: None,
             wall: None,
             at: None,
             failures: 0,
@@ -239,7 +243,8 @@ impl Site {
                 view.reason.clone_from(last);
                 "waiting"
             }
-            Task::Leased { attempt, lender, failed_on, .. } => {
+            Task::Leased { attempt, lender, failed_on, isolation, .. } => {
+                view.isolation = *isolation;
                 view.failures = failed_on.len();
                 view.site = Some(self.name_of(*lender));
                 let landing = self.borrow.landing_of(*attempt);
@@ -250,7 +255,8 @@ impl Site {
                     None => "leased",
                 }
             }
-            Task::Done { by, wall, at, .. } => {
+            Task::Done { by, wall, at, isolation, .. } => {
+                view.isolation = *isolation;
                 view.site = Some(self.name_of(*by));
                 view.wall = Some(*wall);
                 view.at = Some(*at);

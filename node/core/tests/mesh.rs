@@ -23,6 +23,8 @@ pub(crate) struct Running {
     pub(crate) session: Session,
     pub(crate) lease: LeaseId,
     pub(crate) run: Vec<Assignment>,
+    /// What its jail has at least.
+    pub(crate) isolation: Level,
 }
 
 pub(crate) struct Peer {
@@ -42,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) admitted: Vec<Result<String, String>>,
     pub(crate) profile: Option<Profile>,
     host: HostClass,
+    /// The weakest isolation that it gives.
+    pub(crate) floor: Level,
     lives: u8,
 }
 
@@ -164,6 +168,7 @@ impl Mesh {
             admitted: Vec::new(),
             profile: None,
             host,
+            floor: Level::S2,
             lives: 0,
         });
         let mut mesh = Self {
@@ -200,6 +205,7 @@ impl Mesh {
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: true,
+            floor: peer.floor,
             seed,
         };
         let records = peer.disk.values().cloned().collect();
@@ -319,10 +325,10 @@ impl Mesh {
                     self.answer(at, Input::Prepared { lease, result });
                 }
             }
-            Output::Start { session, lease, run, .. } => {
+            Output::Start { session, lease, run, isolation, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
                 let attempt = run[0].attempt;
-                peer.running.push(Running { session, lease, run });
+                peer.running.push(Running { session, lease, run, isolation });
                 self.answer(at, Input::AttemptStarted { attempt });
             }
             Output::Stop(session) => {

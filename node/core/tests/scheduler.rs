@@ -1,7 +1,7 @@
 //! What runs where and when: own slots, steps, retries, places, priorities.
 
 use meshfarm_core::{Ask, CollectError, Event, JobPhase, PrepareError, Reply, Tasks};
-use meshfarm_protocol::id::{StepNo, TaskNo};
+use meshfarm_protocol::id::{JobId, StepNo, TaskNo};
 use meshfarm_protocol::job::{Order, Place};
 use meshfarm_protocol::profile::Level;
 
@@ -214,6 +214,46 @@ fn nobody_weaker_than_the_isolation_floor_gets_a_task() {
     let mut mesh = Mesh::with_hosts([("oslo", host(0)), ("lyon", weak), ("graz", host(1))]);
     mesh.submit(0, frames(9));
     assert_eq!((mesh.n_running(1), mesh.n_running(2)), (0, 1));
+}
+
+/// A site without slots whose job asks for `asked`, and a lender that reaches `reaches` and gives no less than `floor`.
+fn lent(asked: Level, reaches: Level, floor: Level) -> (Mesh, JobId) {
+    let mut strong = host(1);
+    strong.level = reaches;
+    let mut mesh = Mesh::with_hosts([("oslo", host(0)), ("lyon", strong)]);
+    mesh.peers[1].floor = floor;
+    mesh.restart(1);
+    let job = mesh.submit(0, with(frames(1), |p| p.isolation = asked));
+    (mesh, job)
+}
+
+#[test]
+fn a_job_gets_the_isolation_that_it_asks_for_or_the_lenders_own_floor() {
+    use Level::{S1, S2, S3};
+    for (asked, reaches, floor, given) in
+        [(S2, S3, S2, S2), (S3, S3, S2, S3), (S2, S3, S3, S3), (S1, S2, S3, S2), (S1, S3, S2, S2)]
+    {
+        let (mut mesh, job) = lent(asked, reaches, floor);
+        let case = format!("asked {asked}, reaches {reaches}, floor {floor}");
+        assert_eq!(mesh.n_running(1), 1, "{case}");
+        assert_eq!(mesh.peers[1].running[0].isolation, given, "{case}");
+        let shown = |mesh: &Mesh| mesh.job(0, job).steps[0].tasks[0].isolation;
+        assert_eq!(shown(&mesh), Some(given), "{case}");
+        mesh.restart(0);
+        assert_eq!(shown(&mesh), Some(given), "{case}, after a restart");
+        mesh.finish_all();
+        assert_eq!((mesh.phase(0, job), shown(&mesh)), (JobPhase::Done, Some(given)), "{case}");
+    }
+}
+
+#[test]
+fn a_machine_that_falls_short_of_what_a_job_asks_gets_none_of_it() {
+    let (mesh, job) = lent(Level::S3, Level::S2, Level::S3);
+    assert_eq!(mesh.n_running(1), 0);
+    let why = mesh.job(0, job).steps[0].why.clone();
+    let misfits: Vec<_> = why.iter().flat_map(|w| &w.misfits).map(ToString::to_string).collect();
+    let wanted = "isolation: asks S3 or stronger, reaches S2";
+    assert!(misfits.iter().any(|misfit| misfit == wanted), "{misfits:?}");
 }
 
 #[test]

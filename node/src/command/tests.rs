@@ -55,6 +55,7 @@ fn site() -> Site {
         sealing_key: SealingSecret::from_seed([2; 32]).public(),
         addresses: Vec::new(),
         lending: false,
+        floor: Level::S2,
         seed: [3; 32],
     };
     Site::new(config, Millis(0), Vec::new())

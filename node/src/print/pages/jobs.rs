@@ -148,12 +148,14 @@ fn step_tasks(step: &StepView, page: &mut Page) {
             plain(&task.label),
             state_cell(&task.state),
             plain(task.site.as_deref().unwrap_or("")),
+            faint(task.isolation.map(|level| level.to_string()).unwrap_or_default()),
             plain(wall),
             Cell::new(failures, Tone::Bad),
             faint(task.reason.as_deref().unwrap_or("")),
         ]
     });
-    page.table(&[">TASK", "LABEL", "STATE", "SITE", ">TIME", ">FAILURES", "REASON"], rows);
+    let head = [">TASK", "LABEL", "STATE", "SITE", "ISOLATION", ">TIME", ">FAILURES", "REASON"];
+    page.table(&head, rows);
 }
 
 fn state_cell(state: &str) -> Cell {

@@ -7,6 +7,8 @@ use meshfarm_protocol::profile::AttributeNeed;
 
 use crate::print::{Printer, TablePrinter};
 
+use meshfarm_protocol::profile::Level;
+
 use super::*;
 
 fn text(page: &Page) -> String {
@@ -20,6 +22,7 @@ fn task(number: u32, state: &str, site: Option<&str>) -> TaskView {
         state: state.into(),
         site: site.map(str::to_owned),
         attempt: None,
+        isolation: site.map(|_| Level::S2),
         wall: (state == "done").then_some(Millis(2000 + u64::from(number) * 100)),
         at: None,
         failures: 0,

@@ -1,0 +1,194 @@
+//! `meshfarm sandbox`: any command in a jail of its own, and what this machine's jail withstands.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use meshfarm_sandbox::{self as sandbox, Exit, Jail, Killer, Limits, Policy, Report, Unmet};
+
+use crate::api::Problem;
+use crate::cli::{SandboxCommand, SandboxRun};
+use crate::print::{self, pages};
+use crate::session::stopped_words;
+
+use super::{Desk, Done, Failure};
+
+mod check;
+mod folders;
+mod plan;
+
+use plan::{Plan, Room};
+
+/// Exit code of a command that was ended for a limit: that of a command ended by signal 9, as shells give it.
+const ENDED: u8 = 137;
+
+/// Exit code of a command that a person interrupted, as shells give it.
+const INTERRUPTED: u8 = 130;
+
+pub(super) fn sandbox(desk: &Desk, command: SandboxCommand) -> Done {
+    match command {
+        SandboxCommand::Run(flags) => run(desk, &flags),
+        SandboxCommand::Check(flags) => check::check(desk, flags),
+    }
+}
+
+fn run(desk: &Desk, flags: &SandboxRun) -> Done {
+    let programs = sandbox::find_programs().map_err(|error| Problem::refused(error.to_string()))?;
+    let policy = match &flags.policy {
+        Some(file) => {
+            let ready = Policy::load(file).and_then(|policy| policy.ready(file));
+            Some(ready.map_err(|error| Problem::bad_input(error.to_string()))?)
+        }
+        None => None,
+    };
+    let here = std::env::current_dir()
+        .map_err(|error| Problem::bad_input(format!("the current folder: {error}")))?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let temp = tempfile::Builder::new().prefix("meshfarm-sandbox-").tempdir()?;
+    let room = Room { here: &here, path: &path, home: home.as_deref(), temp: temp.path() };
+    let plan = plan::make(flags, policy, &room)?;
+    for note in &plan.notes {
+        say(desk, note);
+    }
+    let mut spec = plan.spec.clone();
+    spec.preload = programs.preload;
+    let lent = folders::lend(&plan)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let jail = sandbox::launch(&programs.launcher, &spec);
+    let ended = jail.map_err(|error| refused(&error)).and_then(|mut jail| {
+        let ended = hold(desk, flags, &plan, (&mut jail, &interrupted))?;
+        folders::take(&plan, &jail)?;
+        Ok(ended)
+    });
+    // Whatever came of it: what was lent belongs to whom it did before.
+    lent.give_back()?;
+    let exit = ended?;
+    finish(desk, exit, &spec.limits, interrupted.load(Ordering::Acquire))
+}
+
+fn refused(error: &sandbox::SandboxError) -> Failure {
+    Problem::refused(error.to_string())
+        .with_help("meshfarm doctor says what this machine lacks")
+        .into()
+}
+
+/// Connect the jail with our own streams until it is over.
+fn hold(
+    desk: &Desk,
+    flags: &SandboxRun,
+    plan: &Plan,
+    (jail, interrupted): (&mut Jail, &Arc<AtomicBool>),
+) -> Result<Exit, Failure> {
+    if flags.report {
+        let text = desk.printer.text(&pages::sandbox_report(&jail.report));
+        drop(io::stderr().write_all(text.as_bytes()));
+    }
+    let unmet = plan.policy.as_ref().map_or_else(Vec::new, |policy| policy.unmet(&jail.report));
+    if !unmet.is_empty() {
+        let degrade = plan.policy.as_ref().is_some_and(|p| p.may_degrade(&jail.report));
+        if !degrade {
+            drop(jail.kill());
+            return Err(not_met(&unmet, &jail.report));
+        }
+        for unmet in &unmet {
+            say(desk, &format!("required and not in force: {unmet}"));
+        }
+    }
+    let killer = jail.killer().map_err(|error| refused(&error))?;
+    end_on_signal(killer, Arc::clone(interrupted))?;
+    if let Some(stdin) = jail.stdin.take() {
+        // Ends with this program at the latest: nothing can call it back from a terminal.
+        thread::spawn(move || drop(pass(io::stdin().lock(), stdin)));
+    }
+    let streams = (jail.stdout.take(), jail.stderr.take());
+    let exit = thread::scope(|scope| {
+        // A stream that nobody takes any more ends the command as a closed pipe does.
+        if let Some(from) = streams.0 {
+            scope.spawn(move || drop(pass(from, io::stdout())));
+        }
+        if let Some(from) = streams.1 {
+            scope.spawn(move || drop(pass(from, io::stderr())));
+        }
+        jail.wait()
+    });
+    exit.map_err(|error| refused(&error))
+}
+
+fn not_met(unmet: &[Unmet], report: &Report) -> Failure {
+    let lines: Vec<_> = unmet.iter().map(ToString::to_string).collect();
+    let better: Vec<_> = unmet.iter().filter_map(|unmet| unmet.better.as_deref()).collect();
+    let text = format!(
+        "the policy requires what is not in force at {} here: {}",
+        report.level,
+        lines.join("; ")
+    );
+    let help = match better.as_slice() {
+        [] => "require less, or say on_missing = \"degrade:S2\" in the policy".to_owned(),
+        better => better.join("; "),
+    };
+    Problem::refused(text).with_help(help).into()
+}
+
+/// Copy everything at once, without waiting for lines.
+fn pass(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        to.write_all(&buffer[..n])?;
+        to.flush()?;
+    }
+}
+
+/// Let Ctrl-C and SIGTERM end the jail, in place of this program.
+fn end_on_signal(killer: Killer, interrupted: Arc<AtomicBool>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    drop(guard);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        interrupted.store(true, Ordering::Release);
+        killer.kill();
+    });
+    Ok(())
+}
+
+fn finish(desk: &Desk, exit: Exit, limits: &Limits, interrupted: bool) -> Done {
+    if interrupted {
+        return Err(Failure::Exit(INTERRUPTED));
+    }
+    if let Some(limit) = exit.stopped {
+        say(desk, &stopped_words(limit, limits));
+        return Err(Failure::Exit(ENDED));
+    }
+    let code = match (exit.code, exit.signal) {
+        (Some(0), _) => return Ok(()),
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 1,
+    };
+    Err(Failure::Exit(u8::try_from(code).unwrap_or(1)))
+}
+
+fn say(desk: &Desk, text: &str) {
+    if !desk.quiet {
+        drop(io::stderr().write_all(format!("meshfarm: {}\n", print::clean(text)).as_bytes()));
+    }
+}

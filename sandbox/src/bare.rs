@@ -53,6 +53,10 @@ impl Bare {
             let text = "services need a network of the job's own, which this machine does not give";
             return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
         }
+        if spec.preload.is_none() && !spec.mounts.is_empty() {
+            let text = "without namespaces only libmeshfarm_preload.so finds the artist's paths: install it beside meshfarm";
+            return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
+        }
         let base = spec.base.clone().unwrap_or_else(std::env::temp_dir);
         let folder = fresh_folder(&base).during(Step::Skeleton, base.display())?;
         let (rules, env, ambiguous) = (Vec::new(), spec.environment(), Vec::new());

@@ -343,7 +343,7 @@ pub fn find_programs() -> Result<Programs, SandboxError> {
     Ok(Programs {
         launcher: find_launcher()?,
         session: need("MESHFARM_SESSION", "meshfarm-session")?,
-        preload: find("MESHFARM_PRELOAD", "libmeshfarm_preload.so"),
+        preload: find_preload(),
     })
 }
 
@@ -353,6 +353,11 @@ pub fn find_programs() -> Result<Programs, SandboxError> {
 /// As [`find_programs`].
 pub fn find_launcher() -> Result<PathBuf, SandboxError> {
     need("MESHFARM_SANDBOX", "meshfarm-sandbox")
+}
+
+/// Look for the preload library alone.
+pub(crate) fn find_preload() -> Option<PathBuf> {
+    find("MESHFARM_PRELOAD", "libmeshfarm_preload.so")
 }
 
 fn need(variable: &str, name: &str) -> Result<PathBuf, SandboxError> {

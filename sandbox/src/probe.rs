@@ -8,10 +8,10 @@ use crate::{
     landlock, sys,
 };
 
-/// Start a jail around `true` at level S3, and where the machine refuses that at S2, and report what held; where none
-/// stands, say which step was refused and what would help.
+/// Start a jail around `true` at level S3, and where the machine refuses that at S2, then at S1, and report what held;
+/// where none stands, say which step was refused and what would help.
 ///
-/// Takes as long as two starts, one of them with a disk of its own. Level S0 means that this machine cannot run other people's jobs.
+/// Takes as long as a few starts, one of them with a disk of its own. Below S2 this machine cannot run other people's jobs.
 #[must_use]
 pub fn probe() -> Report {
     match find_launcher() {
@@ -37,6 +37,13 @@ pub fn probe_with(launcher: &Path) -> Report {
     if let Err(Refused { step: Some(Step::Cgroup | Step::Volume | Step::Level), why }) = &report {
         spec.floor = Level::S2;
         report = try_spec(launcher, &spec).map(|weaker| with_reason(weaker, why));
+    }
+    if let Err(Refused { step: Some(_), why }) = &report {
+        // Where there are no namespaces, the site's own jobs may still be held by what else there is.
+        spec.floor = Level::S1;
+        spec.preload = crate::jail::find_preload();
+        let weaker = try_spec(launcher, &spec);
+        report = weaker.map(|weaker| with_cause(weaker, why)).or(report);
     }
     if made.is_ok() {
         // An empty folder of ours; if it stays, it stays empty.
@@ -65,6 +72,12 @@ fn with_reason(mut report: Report, why: &[Mechanism]) -> Report {
     if let (Some(quota), Some(reason)) = (quota, why.first()) {
         quota.evidence = format!("{}; {}", quota.evidence, reason.evidence);
     }
+    report
+}
+
+/// The report of a job without namespaces, and why there are none.
+fn with_cause(mut report: Report, why: &[Mechanism]) -> Report {
+    report.mechanisms.extend(why.iter().take(1).cloned());
     report
 }
 

@@ -106,8 +106,10 @@ impl Lend {
         if self.full {
             return decline(Declined::Full, LONG_PAUSE);
         }
-        if !fit(&offer.requirement, offer.isolation, &self.host).is_empty() || self.host.slots == 0
-        {
+        // A machine that falls short of our own floor renders for nobody else, whatever they would put up with.
+        let weak = !own && self.host.level < self.floor;
+        let fits = fit(&offer.requirement, offer.isolation, &self.host).is_empty();
+        if weak || !fits || self.host.slots == 0 {
             return decline(Declined::Misfit, LONG_PAUSE);
         }
         let free = self.free();

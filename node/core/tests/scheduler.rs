@@ -228,10 +228,21 @@ fn lent(asked: Level, reaches: Level, floor: Level) -> (Mesh, JobId) {
 }
 
 #[test]
+fn a_machine_that_falls_short_of_its_owners_floor_renders_its_own_jobs_only() {
+    for (reaches, floor) in [(Level::S2, Level::S3), (Level::S1, Level::S2)] {
+        let (mut mesh, _) = lent(Level::S1, reaches, floor);
+        assert_eq!(mesh.n_running(1), 0, "reaches {reaches}, floor {floor}");
+        mesh.submit(1, frames(1));
+        assert_eq!(mesh.n_running(1), 1, "reaches {reaches}, floor {floor}");
+        assert_eq!(mesh.peers[1].running[0].isolation, reaches);
+    }
+}
+
+#[test]
 fn a_job_gets_the_isolation_that_it_asks_for_or_the_lenders_own_floor() {
     use Level::{S1, S2, S3};
     for (asked, reaches, floor, given) in
-        [(S2, S3, S2, S2), (S3, S3, S2, S3), (S2, S3, S3, S3), (S1, S2, S3, S2), (S1, S3, S2, S2)]
+        [(S2, S3, S2, S2), (S3, S3, S2, S3), (S2, S3, S3, S3), (S1, S3, S2, S2)]
     {
         let (mut mesh, job) = lent(asked, reaches, floor);
         let case = format!("asked {asked}, reaches {reaches}, floor {floor}");

@@ -341,7 +341,7 @@ fn attempt(
         Ok((mechanisms, services)) => {
             forget_streams().during(Step::Launcher, "streams")?;
             let report = resources.report(spec, mechanisms, way, &layout.ambiguous);
-            let watchdog = resources.watchdog(spec, pid);
+            let watchdog = resources.watchdog(spec, way, pid);
             let (cgroup, volume) = (resources.cgroup, resources.volume);
             let (result, alive, place) = (result_rx, Some(go_tx), Place::Jail { _root: layout });
             Ok(Standing {
@@ -400,7 +400,7 @@ fn attempt_bare(
         Ok(mechanisms) => {
             forget_streams().during(Step::Launcher, "streams")?;
             let report = resources.report(spec, mechanisms, way, &bare.ambiguous);
-            let watchdog = resources.watchdog(spec, pid);
+            let watchdog = resources.watchdog(spec, way, pid);
             let (cgroup, volume, services) = (resources.cgroup, None, Arc::default());
             let (alive, place) = (Some(go_tx), Place::Bare { _folder: bare });
             Ok(Standing {

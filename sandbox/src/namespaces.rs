@@ -155,8 +155,8 @@ const TELLING: [&str; 22] = [
 /// Most places that a job may watch files from. They count as the host user's too, who has 128 in all.
 const MOST_WATCHING_PLACES: &str = "32";
 
-/// Mount the jail's process list, after a moment with the full one, to forbid programs in nameless memory
-/// and, in a user namespace of its own, further namespaces.
+/// Mount the jail's process list; in a user namespace of its own after a moment with the full one, to forbid
+/// further namespaces and limit what counts as the host user's.
 fn mount_proc(way: Way, list: ProcessList) -> std::io::Result<()> {
     let at = Path::new("proc");
     if way.without.hidden_processes {
@@ -164,9 +164,11 @@ fn mount_proc(way: Way, list: ProcessList) -> std::io::Result<()> {
     }
     match list {
         ProcessList::Subset => {
-            sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
-            forbid_more(way);
-            sys::unmount(at)?;
+            if way.identity.has_user_namespace() {
+                sys::mount(c"proc", at, sys::MOUNT_DATA, "")?;
+                forbid_more();
+                sys::unmount(at)?;
+            }
             sys::mount(c"proc", at, sys::MOUNT_DATA, "subset=pid,hidepid=invisible")
         }
         ProcessList::Compat => {
@@ -177,7 +179,9 @@ fn mount_proc(way: Way, list: ProcessList) -> std::io::Result<()> {
             let settings = sys::clone_mount(&at.join("sys"), false, false)?;
             let place = sys::open_name(&at.join("sys"), sys::NAME)?;
             sys::attach_mount(settings.as_fd(), place.as_fd())?;
-            forbid_more(way);
+            if way.identity.has_user_namespace() {
+                forbid_more();
+            }
             sys::restrict_mount(settings.as_fd(), sys::ATTR_RDONLY, false)
         }
     }
@@ -185,17 +189,12 @@ fn mount_proc(way: Way, list: ProcessList) -> std::io::Result<()> {
 
 /// From here on nobody in the user namespace makes a namespace (a detached copy of a mount has one too).
 ///
-/// The limits belong to the user namespace of who writes them: without one of our own they are the host's.
-fn forbid_more(way: Way) {
-    // It belongs to the process namespace. Kernels before 6.3 have no such file, and Landlock does not
-    // see what has no path: there a job can run a program from memory, as it can from its own folder.
-    drop(fs::write("proc/sys/vm/memfd_noexec", "2"));
-    if way.identity.has_user_namespace() {
-        drop(fs::write("proc/sys/user/max_inotify_instances", MOST_WATCHING_PLACES));
-        for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
-            // A second lock beside seccomp: a kernel without one of these files still has the other.
-            drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
-        }
+/// The limits belong to the user namespace of who writes them: without one of our own they would be the host's.
+fn forbid_more() {
+    drop(fs::write("proc/sys/user/max_inotify_instances", MOST_WATCHING_PLACES));
+    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+        // A second lock beside seccomp: a kernel without one of these files still has the other.
+        drop(fs::write(format!("proc/sys/user/max_{kind}_namespaces"), "0"));
     }
 }
 

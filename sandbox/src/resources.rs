@@ -3,7 +3,7 @@
 use std::{path::PathBuf, rc::Rc};
 
 use crate::{
-    Level, Mechanism, Report, SandboxError, Step, bare,
+    Level, Limits, Mechanism, Report, SandboxError, Step, bare,
     cgroup::Cgroup,
     launcher::{Identity, Way},
     layout::{Layout, writable},
@@ -64,7 +64,11 @@ impl Resources {
     }
 
     /// What the kernel does not hold is watched.
-    pub(crate) fn watchdog(&self, spec: &Spec, pid: i32) -> Watchdog {
+    pub(crate) fn watchdog(&self, spec: &Spec, way: Way, pid: i32) -> Watchdog {
+        if way.without.limits {
+            let limits = Limits { wall_seconds: None, ..spec.limits };
+            return Watchdog::new(limits, None, Vec::new());
+        }
         let memory_of = self.cgroup.is_err().then_some(pid);
         let folders = match self.volume {
             Some(_) => Vec::new(),

@@ -1,10 +1,11 @@
 //! Which system calls a job may make: one table with who needs each group, turned into BPF.
 //!
-//! Four filters stack, and the kernel takes the strictest answer. The first and the last hold only call numbers,
+//! Five filters stack, and the kernel takes the strictest answer. The first and the last two hold only call numbers,
 //! so that the kernel answers for most calls from its cache of constant verdicts: everything that the first does
 //! not list is `ENOSYS`, which lets libraries fall back, and the last gives `EPERM` for calls that are known and
 //! dangerous, a further filter among them. They are searched by halves, because for a call whose arguments count,
-//! such as `openat`, all four run. The second turns foreign socket families away, the third bad arguments.
+//! such as `openat`, all run. The second turns foreign socket families away, the third bad arguments, the fourth
+//! labels of files.
 
 use std::{collections::BTreeMap, io};
 
@@ -136,14 +137,22 @@ const REFUSED: &[Group] = &[
     Group { who: "side channels and memory of others", calls: &[
         libc::SYS_mincore, 451 /* cachestat */, libc::SYS_move_pages, libc::SYS_migrate_pages, libc::SYS_mbind,
         libc::SYS_vmsplice, libc::SYS_remap_file_pages, libc::SYS_memfd_secret, libc::SYS_mlockall] },
-    Group { who: "owners and labels of files, which the job has one of", calls: &[
-        libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr,
-        libc::SYS_removexattr, libc::SYS_lremovexattr, libc::SYS_fremovexattr, libc::SYS_setgroups,
-        libc::SYS_capset] },
+    Group { who: "owners of files, which the job has one of", calls: &[
+        libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_setgroups, libc::SYS_capset] },
     Group { who: "System V and POSIX message queues: no renderer needs them", calls: &[
         libc::SYS_shmget, libc::SYS_shmat, libc::SYS_shmctl, libc::SYS_shmdt, libc::SYS_semget, libc::SYS_semop,
         libc::SYS_semctl, libc::SYS_semtimedop, libc::SYS_msgget, libc::SYS_msgsnd, libc::SYS_msgrcv,
         libc::SYS_msgctl, libc::SYS_mq_open, libc::SYS_mq_unlink] },
+];
+
+/// Labels of files: `EOPNOTSUPP`, as where a filesystem has none, so that a program that copies files copies on.
+const LABELS: &[c_long] = &[
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
 ];
 
 /// Further refused calls that only x86-64 has.
@@ -237,7 +246,7 @@ const ARGUMENTS_OLD: &[(c_long, Bad)] = &[];
 
 /// The compiled filters, in the order in which they are installed.
 pub(crate) struct Filters {
-    programs: [BpfProgram; 4],
+    programs: [BpfProgram; 5],
     n_allowed: usize,
     n_refused: usize,
 }
@@ -261,7 +270,7 @@ impl Filters {
         // What another profile would have is known too: EPERM tells more than ENOSYS.
         let others = ALLOWED.iter().filter(|group| !granted(group));
         let refused = flat(others.chain(REFUSED).collect(), REFUSED_OLD);
-        let known: Vec<c_long> = allowed.iter().chain(&refused).copied().collect();
+        let known: Vec<c_long> = allowed.iter().chain(&refused).chain(LABELS).copied().collect();
         let families: &'static [u64] = if with_services { &[1, 2] } else { &[1] };
         let sockets = rules_of(&Bad::NoneOf(0, families))?;
         let mut bad: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -276,10 +285,11 @@ impl Filters {
                 by_number(&known, pass.clone(), errno(libc::ENOSYS))?,
                 program(sockets, pass.clone(), errno(libc::EAFNOSUPPORT))?,
                 program(bad, pass.clone(), errno(libc::EPERM))?,
+                by_number(LABELS, errno(libc::EOPNOTSUPP), pass.clone())?,
                 by_number(&refused, errno(libc::EPERM), pass)?,
             ],
             n_allowed: allowed.len(),
-            n_refused: refused.len(),
+            n_refused: refused.len() + LABELS.len(),
         })
     }
 
@@ -405,7 +415,7 @@ mod tests {
                 assert!(seen.insert(*nr), "call {nr} stands twice");
             }
         }
-        for nr in ALLOWED_OLD.iter().chain(REFUSED_OLD) {
+        for nr in ALLOWED_OLD.iter().chain(REFUSED_OLD).chain(LABELS) {
             assert!(seen.insert(*nr), "call {nr} stands twice");
         }
         for (nr, _) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {

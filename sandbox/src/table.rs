@@ -167,7 +167,7 @@ impl Writer {
             return Err(io::Error::other("too many names for one rule"));
         }
         let fields = [source_at, source_length, at, at_length, first, count | flags];
-        self.rules.push((hash(source), fields));
+        self.rules.push((hash(format::SEED, source), fields));
         Ok(())
     }
 
@@ -208,15 +208,16 @@ impl Writer {
     }
 }
 
-fn hash(name: &[u8]) -> u64 {
-    fold::folded(name).fold(format::SEED, format::step)
+/// The hash of a path, from that of the folder above it.
+fn hash(above: u64, path: &[u8]) -> u64 {
+    path.split(|b| *b == b'/').fold(above, format::hash_part)
 }
 
 fn index(n: usize) -> io::Result<u32> {
     u32::try_from(n).map_err(|_range| io::Error::other("the table exceeds four gigabytes"))
 }
 
-/// True names relative to the rule's folder, by hash of the folded name and then by folded name; those that
+/// True names relative to the rule's folder, by hash of source and folded name and then by folded name; those that
 /// fold equally in byte order, on every host alike.
 type Names = BTreeMap<(u64, Vec<u32>), Vec<Vec<u8>>>;
 
@@ -242,6 +243,7 @@ fn source_of(rule: &WindowsRule) -> String {
 fn names_below(spec: &Spec, rule: &WindowsRule) -> io::Result<Names> {
     let mut names = Names::new();
     let mut n_names = 0;
+    let above = hash(format::SEED, source_of(rule).as_bytes());
     let mut waiting: Vec<(PathBuf, PathBuf, usize)> = Vec::new();
     // The mount that the rule lies in, and every mount that lies beneath the rule.
     for mount in spec.mounts_in_order() {
@@ -267,7 +269,7 @@ fn names_below(spec: &Spec, rule: &WindowsRule) -> io::Result<Names> {
             if entry.file_type()?.is_dir() && depth < DEEPEST {
                 waiting.push((entry.path(), name.clone(), depth + 1));
             }
-            keep(&mut names, &name);
+            keep(&mut names, above, &name);
             n_names += 1;
             if n_names > MOST_NAMES {
                 let text = format!("more than {MOST_NAMES} names below {}", rule.at.display());
@@ -278,9 +280,9 @@ fn names_below(spec: &Spec, rule: &WindowsRule) -> io::Result<Names> {
     Ok(names)
 }
 
-fn keep(names: &mut Names, name: &Path) {
+fn keep(names: &mut Names, above: u64, name: &Path) {
     let bytes = name.as_os_str().as_bytes();
-    let alike = names.entry((hash(bytes), fold::folded(bytes).collect())).or_default();
+    let alike = names.entry((hash(above, bytes), fold::folded(bytes).collect())).or_default();
     if let Err(place) = alike.binary_search_by(|other| other.as_slice().cmp(bytes)) {
         alike.insert(place, bytes.to_vec());
     }

@@ -1,22 +1,15 @@
-//! Each test tries one forbidden act from inside a jail and looks at what came of it outside.
+//! The life of a jail: what a program finds, its streams, its report, its end, and why none stands.
 //!
+//! What it must not reach is attacked in `sandbox/attacks`.
 //! All of them run as whoever starts them; started as root, the last test runs them again as an ordinary user.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     env, fs,
-    io::{Read, Write},
-    net::{TcpListener, UdpSocket},
-    os::unix::{
-        fs::{PermissionsExt, symlink},
-        net::UnixListener,
-    },
+    io::Write,
+    os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -73,7 +66,7 @@ fn single_files_software_and_places_below_tmp_can_be_shown() {
     let mut room = Room::new();
     fs::write(room.path("lut.cube"), "a lut").unwrap();
     fs::create_dir(room.path("tool")).unwrap();
-    fs::copy(room.spec.program.clone(), room.path("tool/probe")).unwrap();
+    room::copy_program(&room.spec.program, room.path("tool/probe"));
     fs::set_permissions(room.path("tool"), fs::Permissions::from_mode(0o755)).unwrap();
     let lut = "/home/artist/lut.cube";
     room.spec.mounts.push(mount(room.path("lut.cube"), lut, Access::Read));
@@ -144,190 +137,24 @@ fn a_machine_is_judged_by_a_jail_that_was_built_on_it() {
 }
 
 #[test]
-fn a_host_file_cannot_be_read() {
+fn programs_in_the_session_folder_run() {
     let room = Room::new();
-    let beside = room.text("other/secret");
-    let secret = fs::canonicalize("/proc/self/exe").unwrap();
-    let others = [
-        "/etc/shadow",
-        "/root/.bashrc",
-        "/proc/1/environ",
-        "/proc/1/root/etc/passwd",
-        "/proc/kcore",
-        "/proc/sys/kernel/hostname",
-        "/sys/kernel/notes",
-        secret.to_str().unwrap(),
-    ];
-    for path in others.into_iter().chain([beside.as_str(), "/session/../other/secret"]) {
-        let said = room.try_act(&["read", path]);
-        assert!(said.starts_with("error"), "{path}: {said}");
-        assert!(!said.contains(CANARY));
-    }
+    fs::write(room.path("work/run.sh"), "#!/bin/sh\necho ran\n").unwrap();
+    fs::set_permissions(room.path("work/run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let said = room.try_act(&["run", "/session/run.sh"]);
+    assert!(said.contains("ran"), "{said}");
 }
 
 #[test]
-fn a_link_to_a_host_file_leads_nowhere() {
+fn calls_that_no_attack_can_show_to_do_harm_are_refused() {
     let room = Room::new();
-    symlink(room.path("other/secret"), room.path("in/link")).unwrap();
-    symlink("../other/secret", room.path("work/link")).unwrap();
-    for path in ["/home/artist/show/link", "/session/link"] {
-        assert!(room.try_act(&["read", path]).starts_with("error 2"), "{path}");
-    }
-}
-
-#[test]
-fn another_tenants_folder_is_not_even_there() {
-    let room = Room::new();
-    let other = Room::new();
-    for path in [room.text("other"), other.text("out"), other.text("work")] {
-        assert!(room.try_act(&["list", &path]).starts_with("error"), "{path}");
-        assert!(room.try_act(&["write", &format!("{path}/planted"), "x"]).starts_with("error"));
-    }
-    assert!(!room.path("other/planted").exists());
-    assert!(!other.path("out/planted").exists());
-}
-
-#[test]
-fn inputs_keep_their_content_and_their_mode() {
-    let room = Room::new();
-    let file = room.path("in/scene.txt");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-    let path = "/home/artist/show/scene.txt";
-    assert!(room.try_act(&["write", path, "spoiled"]).starts_with("error"));
-    assert!(room.try_act(&["chmod-read", path]).starts_with("error"));
-    assert!(room.try_act(&["write", "/home/artist/show/new", "x"]).starts_with("error"));
-    assert!(room.try_act(&["write", "/planted", "x"]).starts_with("error"));
-    assert!(room.try_act(&["write", "/usr/planted", "x"]).starts_with("error"));
-    assert_eq!(fs::read_to_string(&file).unwrap(), "a scene");
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o666);
-    assert!(!room.path("in/new").exists());
-}
-
-#[test]
-fn outputs_cannot_be_executed_and_the_session_folder_can() {
-    let room = Room::new();
-    let script = "#!/bin/sh\necho ran\n";
-    for (host, inside, runs) in [
-        ("out/run.sh", "/home/artist/show/render/run.sh", false),
-        ("work/run.sh", "/session/run.sh", true),
-    ] {
-        fs::write(room.path(host), script).unwrap();
-        fs::set_permissions(room.path(host), fs::Permissions::from_mode(0o755)).unwrap();
-        let said = room.try_act(&["run", inside]);
-        assert_eq!(said.contains("ran"), runs, "{inside}: {said}");
-    }
-}
-
-#[test]
-fn host_processes_are_neither_seen_nor_signalled_nor_traced() {
-    let room = Room::new();
-    let mut victim = Command::new("sleep").arg("1000").spawn().unwrap();
-    let pid = victim.id().to_string();
-    let seen = room.try_act(&["list", "/proc"]);
-    let n_seen = seen.split_whitespace().filter(|w| w.parse::<u32>().is_ok()).count();
-    assert!(n_seen <= 2, "{seen}");
-    for signal in ["9", "15"] {
-        assert!(room.try_act(&["call", "62", &pid, signal]).starts_with("error 3"));
-    }
-    for request in ["16", "0x4206"] {
-        assert!(room.try_act(&["call", "101", request, &pid, "0", "0"]).starts_with("error 1 "));
-    }
-    assert!(room.try_act(&["call", "310", &pid, "0", "0", "0", "0", "0"]).starts_with("error 1 "));
-    assert!(victim.try_wait().unwrap().is_none());
-    victim.kill().unwrap();
-    victim.wait().unwrap();
-}
-
-#[test]
-fn the_first_process_of_the_jail_is_out_of_reach() {
-    let room = Room::new();
-    for path in ["/proc/1/mem", "/proc/1/exe", "/proc/1/environ", "/proc/1/fd"] {
-        assert!(room.try_act(&["read", path]).starts_with("error"), "{path}");
-    }
-    let mut jail = room.start(&["call", "62", "1", "9"]);
-    let mut said = String::new();
-    jail.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(jail.wait().unwrap().code, Some(0), "{said}");
-}
-
-#[test]
-fn the_hosts_network_is_out_of_reach() {
-    let room = Room::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
-    datagrams.set_nonblocking(true).unwrap();
-    let visits = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&visits);
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            counted.fetch_add(1, Ordering::SeqCst);
-            drop(stream.unwrap().write_all(CANARY.as_bytes()));
-        }
-    });
-    assert!(room.try_act(&["tcp", &address]).starts_with("error 97"));
-    let to = datagrams.local_addr().unwrap().to_string();
-    assert!(room.try_act(&["udp", &to]).starts_with("error 97"));
-    // Netlink, packet, vsock and raw sockets are families of their own.
-    for family in ["16", "17", "40", "10", "2"] {
-        assert!(
-            room.try_act(&["call", "41", family, "3", "0"]).starts_with("error 97"),
-            "{family}"
-        );
-    }
-    assert_eq!(visits.load(Ordering::SeqCst), 0);
-    assert!(datagrams.recv(&mut [0; 8]).is_err());
-}
-
-#[test]
-fn sockets_of_the_host_by_name_are_out_of_reach() {
-    use std::os::linux::net::SocketAddrExt;
-    let room = Room::new();
-    let path = room.path("other/socket");
-    let by_path = UnixListener::bind(&path).unwrap();
-    let name = format!("meshfarm-test-{}-{:p}", std::process::id(), &room);
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
-    let by_name = UnixListener::bind_addr(&address).unwrap();
-    for listener in [&by_path, &by_name] {
-        listener.set_nonblocking(true).unwrap();
-    }
-    assert!(room.try_act(&["unix", path.to_str().unwrap()]).starts_with("error"));
-    assert!(room.try_act(&["abstract", &name]).starts_with("error"));
-    assert!(by_path.accept().is_err());
-    assert!(by_name.accept().is_err());
-}
-
-#[test]
-fn dangerous_calls_are_refused() {
-    let room = Room::new();
-    // (name, call and arguments): x86-64 numbers.
+    // (name, call and arguments): x86-64 numbers. A jail has no terminal to type into.
     let calls: &[(&str, &[&str])] = &[
-        ("mount", &["165", "none", "/tmp", "tmpfs", "0", "0"]),
-        ("unshare user", &["272", "0x10000000"]),
-        ("unshare mount", &["272", "0x20000"]),
-        ("clone user", &["56", "0x10000011", "0", "0", "0", "0"]),
-        ("setns", &["308", "0", "0"]),
-        ("chroot", &["161", "/tmp"]),
-        ("pivot_root", &["155", ".", "."]),
-        ("open_tree", &["428", "-100", "/usr", "1"]),
-        ("io_uring_setup", &["425", "8", "0"]),
-        ("bpf", &["321", "0", "0", "0"]),
-        ("userfaultfd", &["323", "0"]),
-        ("perf_event_open", &["298", "0", "0", "0", "0", "0"]),
-        ("keyctl", &["250", "0", "-4", "0"]),
-        ("add_key", &["248", "user", "x", "0", "0", "-4"]),
-        ("seccomp", &["317", "1", "0", "0"]),
-        ("sethostname", &["170", "mine", "4"]),
-        ("setxattr", &["188", "/session", "user.x", "y", "1", "0"]),
-        ("chown", &["92", "/session", "0", "0"]),
-        ("swapon", &["167", "/session/x", "0"]),
-        ("shmget", &["29", "1", "4096", "0x3b6"]),
         ("TIOCSTI", &["16", "0", "0x5412", "x"]),
         ("TIOCSTI in disguise", &["16", "0", "0x100005412", "x"]),
         ("TIOCLINUX", &["16", "0", "0x541c", "x"]),
         ("set dumpable's neighbour", &["157", "59", "0"]),
-        ("personality", &["135", "0x40000"]),
-        ("real-time scheduling", &["144", "0", "1", "x"]),
+        ("swapon", &["167", "/session/x", "0"]),
     ];
     for (name, words) in calls {
         let act: Vec<&str> = std::iter::once("call").chain(words.iter().copied()).collect();
@@ -338,7 +165,6 @@ fn dangerous_calls_are_refused() {
         let said = room.try_act(&["call", unknown, "0", "0", "0", "0"]);
         assert!(said.starts_with("error 38"), "{unknown}: {said}");
     }
-    assert!(room.try_act(&["handle", "/usr"]).starts_with("error 1 "));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -369,41 +195,6 @@ fn many_jails_at_once_keep_apart_and_leave_nothing() {
 }
 
 #[test]
-fn set_user_id_bits_cannot_be_set() {
-    let room = Room::new();
-    assert_eq!(room.try_act(&["write", "/home/artist/show/render/mine", "x"]), "ok \n");
-    let said = room.try_act(&["call", "90", "/home/artist/show/render/mine", "0x9ed"]);
-    assert!(said.starts_with("error 1 "), "{said}");
-    let mode = fs::metadata(room.path("out/mine")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o6000, 0);
-}
-
-#[test]
-fn no_descriptor_leaks_into_the_jail() {
-    if let Some(folder) = env::var_os("MESHFARM_TEST_LEAK") {
-        // The inner half: this process was started with descriptor 7 open on the folder.
-        assert!(Path::new("/proc/self/fd/7").exists());
-        let room = Room::new();
-        let said = room.try_act(&["descriptors"]);
-        fs::write(Path::new(&folder).join("said"), said).unwrap();
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let script = format!(
-        "exec 7<'{}'; exec '{}' --exact no_descriptor_leaks_into_the_jail",
-        folder.path().display(),
-        env::current_exe().unwrap().display()
-    );
-    let done = Command::new("sh")
-        .args(["-c", &script])
-        .env("MESHFARM_TEST_LEAK", folder.path())
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
-    assert_eq!(fs::read_to_string(folder.path().join("said")).unwrap(), "ok \n");
-}
-
-#[test]
 fn memory_beyond_the_limit_is_refused() {
     let mut room = Room::new();
     room.spec.limits.memory_bytes = 256 << 20;
@@ -413,29 +204,6 @@ fn memory_beyond_the_limit_is_refused() {
     let (said, exit) = room.run(&["memory", "134217728"]);
     assert_eq!(said, "ok 134217728\n");
     assert!(exit.usage.peak_memory_bytes >= 128 << 20);
-}
-
-#[test]
-fn processes_beyond_the_limit_are_refused() {
-    let mut room = Room::new();
-    room.spec.limits.processes = 20;
-    let said = room.try_act(&["forks", "100"]);
-    let n: u32 = said.trim_start_matches("ok ").trim().parse().unwrap();
-    assert!((10..20).contains(&n), "{said}");
-}
-
-#[test]
-fn files_and_private_folders_beyond_the_limit_are_refused() {
-    let mut room = Room::new();
-    room.spec.limits.file_bytes = 8 << 20;
-    room.spec.limits.tmp_bytes = 4 << 20;
-    let said = room.try_act(&["file", "/home/artist/show/render/big", "33554432"]);
-    assert!(said.starts_with("error 27"), "{said}");
-    assert_eq!(fs::metadata(room.path("out/big")).unwrap().len(), 8 << 20);
-    for private in ["/tmp/big", "/dev/shm/big", "/home/render/big"] {
-        let said = room.try_act(&["file", private, "33554432"]);
-        assert!(said.starts_with("error 28"), "{private}: {said}");
-    }
 }
 
 #[test]
@@ -593,5 +361,5 @@ fn started_as_root_all_of_this_holds_without_user_namespaces_as_well() {
 }
 
 fn is_repetition() -> bool {
-    ["MESHFARM_TEST_LEAK", "MESHFARM_TEST_MASKED"].iter().any(|v| env::var_os(v).is_some())
+    env::var_os("MESHFARM_TEST_MASKED").is_some()
 }

@@ -108,6 +108,17 @@ fn musl_programs_find_windows_paths_through_every_call() {
     every_call_is_served("musl-gcc", "musl-tools");
 }
 
+/// P8: a call fails with the errno that it has for the path that is meant.
+#[test]
+fn every_call_fails_alike_for_a_windows_path_and_for_the_path_that_it_stands_for() {
+    let mut room = windows_room();
+    room.spec.program = "/usr/bin/python3".into();
+    fs::write(room.path("work/twins.py"), include_str!("relocation_twins.py")).unwrap();
+    let (said, exit) = room.run(&["-S", "twins.py"]);
+    assert!(exit.success(), "{said}");
+    assert!(said.contains(" twins 0 differ"), "{said}");
+}
+
 #[test]
 fn static_programs_miss_windows_paths_and_reach_no_more_for_it() {
     let mut room = windows_room();
@@ -129,6 +140,8 @@ fn the_library_says_that_it_is_in_force_and_nothing_else_does() {
     let mut room = windows_room();
     room.spec.windows.clear();
     assert_eq!(room.try_act(&["read", sign]), "ok \n");
+    assert!(room.try_act(&["env"]).contains("LD_PRELOAD=/run/meshfarm/"));
     room.spec.preload = None;
     assert!(room.try_act(&["read", sign]).starts_with("error 2"));
+    assert!(!room.try_act(&["env"]).contains("LD_PRELOAD"));
 }

@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -29,18 +30,14 @@ fn confined(test: &str) -> bool {
         return true;
     }
     let folder = tempfile::tempdir().unwrap();
-    let copy = |from: &Path, name: &str| {
-        let to = folder.path().join(name);
-        fs::copy(from, &to).unwrap();
-        to
-    };
+    let copy = |from: &Path, name: &str| room::copy_program(from, folder.path().join(name));
     let programs = [
         ("MESHFARM_SANDBOX", copy(&launcher(), "meshfarm-sandbox")),
         ("MESHFARM_SANDBOX_PROBE", copy(&room::prober(), "meshfarm-sandbox-probe")),
         ("MESHFARM_PRELOAD", copy(&library::preload(), "libmeshfarm_preload.so")),
     ];
     let me = copy(&env::current_exe().unwrap(), "tests");
-    open_up(folder.path());
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let limit = "for kind in user mnt pid net ipc uts cgroup; do \
         echo 0 > /proc/sys/user/max_${kind}_namespaces; done; \
         exec setpriv --inh-caps=-all --bounding-set=-all --ambient-caps=-all \"$0\" \"$@\"";
@@ -63,13 +60,6 @@ fn confined(test: &str) -> bool {
     let complaints = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success() && said.contains("1 passed"), "{said}\n{complaints}");
     false
-}
-
-fn open_up(folder: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    for path in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).chain([folder.into()]) {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
 }
 
 fn weak_room() -> Room {

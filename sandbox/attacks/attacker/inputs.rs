@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Act, Target,
-    call::{c, content, fd, open, read, words, write},
+    call::{c, content, open, read, words, write},
     files::{done, link, rename},
     got,
 };
@@ -52,16 +52,6 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
     ("run-a-program-from-the-inputs", |t| run(&t.at("in", "tool"), &[])),
     ("run-a-program-from-the-outputs-by-the-loader", |t| by_loader(t, "out")),
     ("run-a-program-from-the-private-folder-by-the-loader", |t| by_loader(t, "tmp")),
-    ("run-a-program-from-memory", |_| {
-        let file = fd(call!(libc::SYS_memfd_create, c"program", 0)?);
-        let program = fs::read("/bin/echo")?;
-        call!(libc::SYS_write, file, &program, program.len())?;
-        run(&format!("/proc/self/fd/{file}"), &["got: a program in memory ran"]) }),
-    ("run-a-program-from-executable-memory", |_| {
-        let file = fd(call!(libc::SYS_memfd_create, c"program", 0x10)?);
-        let program = fs::read("/bin/echo")?;
-        call!(libc::SYS_write, file, &program, program.len())?;
-        run(&format!("/proc/self/fd/{file}"), &["got: a program in memory ran"]) }),
     ("become-another-user-by-a-set-user-id-program", |t| {
         let before = fs::read_to_string("/proc/self/status")?;
         let text = run(&t.at("in", "set-user-id"), &["-u"])?;

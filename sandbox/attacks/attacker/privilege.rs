@@ -4,7 +4,7 @@ use std::{fs, io};
 
 use crate::{
     Act,
-    call::{c, halves, in_a_child, open, read, words},
+    call::{c, halves, in_a_child, open, others, read, words},
     files::done,
     got,
 };
@@ -31,13 +31,14 @@ pub(crate) const ACTS: &[(&str, Act)] = &[
     ("join-the-namespaces-of-the-host", |t| in_a_child(|| {
         let process = call!(libc::SYS_pidfd_open, t.number("pid"), 0)?;
         call!(libc::SYS_setns, process, libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWNET).map(done) })),
-    ("join-the-namespaces-of-the-first-process", |_| in_a_child(|| {
+    ("join-the-namespaces-of-every-process", |_| in_a_child(|| {
+        let join = |pid, kind| {
+            let file = open(&format!("/proc/{pid}/ns/{kind}"), libc::O_RDONLY)?;
+            call!(libc::SYS_setns, file, 0)
+        };
         // The mount namespace last: the process list changes with it.
-        for kind in ["net", "uts", "ipc", "mnt"] {
-            let file = open(&format!("/proc/1/ns/{kind}"), libc::O_RDONLY)?;
-            call!(libc::SYS_setns, file, 0)?;
-        }
-        Ok(done(0)) })),
+        let all = |pid: &u32| ["net", "uts", "ipc", "mnt"].iter().all(|kind| join(*pid, *kind).is_ok());
+        Ok(others().iter().find(|pid| all(pid)).map_or_else(|| "none".to_owned(), |_| done(0))) })),
     ("mount-a-filesystem", |t| nested(|| {
         call!(libc::SYS_mount, c"none", &c(t.get("work")), c"tmpfs", 0, 0).map(done) })),
     ("mount-the-hosts-root", |t| nested(|| {

@@ -188,7 +188,7 @@ fn run_away(target: &Target) -> io::Result<String> {
             if fork().is_ok_and(|forked| forked.is_some()) {
                 std::process::exit(0);
             }
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(Duration::from_millis(20));
         }
         std::process::exit(0);
     }

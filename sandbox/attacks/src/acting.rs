@@ -1,9 +1,9 @@
 //! The attacker at work: in a jail, or outside of one for a control. It waits before its act and after it.
 
 use std::{
-    io,
+    fs, io,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::process::CommandExt,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -145,6 +145,22 @@ impl Acting {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// End it before its act.
+    pub(crate) fn stop(&mut self) -> io::Result<()> {
+        match &mut self.body {
+            Body::Jailed(jail) => jail.kill().map(drop).map_err(io::Error::other),
+            Body::Loose(child) => child.kill().and_then(|()| child.wait().map(drop)),
+        }
+    }
+
+    /// The folder of what it left, in a jail or outside of one. Called when it has ended.
+    pub(crate) fn outputs(&self, yard: &Yard) -> io::Result<OwnedFd> {
+        match &self.body {
+            Body::Jailed(jail) => jail.written(&Yard::outputs_at()).map_err(io::Error::other),
+            Body::Loose(_) => fs::File::open(yard.path("out")).map(OwnedFd::from),
         }
     }
 

@@ -42,7 +42,8 @@ pub(crate) fn members(root: (u32, usize), mark: &str) -> Vec<u32> {
         let mut fields = stat.rsplit(") ").next().unwrap_or("").split(' ');
         let dead = matches!(fields.next(), Some("Z" | "X"));
         let parent = fields.next().and_then(|p| p.parse().ok()).unwrap_or(0);
-        if dead {
+        // Children of process 2 are the kernel's own.
+        if dead || parent == 2 {
             continue;
         }
         children.entry(parent).or_default().push(pid);
@@ -90,6 +91,10 @@ impl Process {
             .chain(["Seccomp", "TracerPid"])
         {
             fixed.insert(name.to_owned(), field(name)?.to_owned());
+        }
+        // A process that seccomp is ending just now: it does nothing any more.
+        if fixed.get("Seccomp").is_some_and(|mode| mode == "3") {
+            return None;
         }
         for entry in fs::read_dir(at("ns")).into_iter().flatten().filter_map(Result::ok) {
             let name = format!("{} namespace", entry.file_name().to_string_lossy());

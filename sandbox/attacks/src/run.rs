@@ -206,9 +206,11 @@ impl Trial<'_> {
         yard.furnish(self.attack.prepare)?;
         let before = yard.facts();
         let mut acting = self.start(&yard)?;
-        let unpromised = acting.level().is_some_and(|level| level < self.attack.promised);
-        if unpromised && !self.is_control() {
-            acting.end()?;
+        // Below S2 everything is tried that S2 promises, to see what does not hold there.
+        let promised = self.attack.promised;
+        let unpromised = acting.level().is_some_and(|level| level < promised);
+        if unpromised && promised > Level::S2 && !self.is_control() {
+            acting.stop()?;
             *kept = Some(yard);
             return Ok(Outcome::Skipped(format!("promised from level {}", self.attack.promised)));
         }
@@ -231,8 +233,12 @@ impl Trial<'_> {
         if !left.is_empty() {
             evidence.push(format!("{} processes are left", left.len()));
         }
-        evidence.extend(taken::judge(&yard, self.is_careless(), limits.file_bytes)?);
-        kill_all(&yard)?;
+        let out = acting.outputs(&yard)?;
+        evidence.extend(taken::judge(&yard, &out, self.is_careless(), limits.file_bytes)?);
+        drop(out);
+        if !left.is_empty() {
+            kill_all(&yard)?;
+        }
         let said = acting.last_words();
         if yard.is_in(&said) {
             evidence.push("a secret was printed".to_owned());
@@ -280,7 +286,9 @@ impl Trial<'_> {
         }
         let mut spec = yard.spec(prepare, self.programs.preload.as_deref());
         spec.floor = self.options.floor;
-        spec.args = [name].into_iter().chain(yard.arguments(true)).collect();
+        // Without namespaces the job's folders are where the host has them.
+        let walls = self.options.floor >= Level::S2;
+        spec.args = [name].into_iter().chain(yard.arguments(walls)).collect();
         let leaky = prepare == Prepare::LeakyNode;
         if without.is_empty() && !leaky {
             return Acting::in_jail(&self.programs.launcher, &spec);

@@ -168,7 +168,7 @@ impl Yard {
         spec.base = Some(self.path("base"));
         spec.limits = Self::limits(prepare);
         spec.tenant_uid = self.uid;
-        let render = format!("{SHOW}/render");
+        let render = Self::outputs_at().display().to_string();
         spec.mounts = vec![mount("in", SHOW, Access::Read), mount("out", &render, Access::Write)];
         spec.windows = vec![
             rule(r"C:\show", SHOW),
@@ -181,12 +181,17 @@ impl Yard {
         spec
     }
 
+    /// Where the job sees its outputs.
+    pub(crate) fn outputs_at() -> PathBuf {
+        Path::new(SHOW).join("render")
+    }
+
     /// What the attacker is told: the job's folders as it sees them, and where the tenant's belongings are.
     pub(crate) fn arguments(&self, jailed: bool) -> Vec<String> {
         let disk = fs::metadata("/").map(|m| m.dev()).unwrap_or(0);
         let (major, minor) = ((disk >> 8) & 0xfff, disk & 0xff);
         let folders = if jailed {
-            let render = format!("{SHOW}/render");
+            let render = Self::outputs_at().display().to_string();
             [
                 ("work", WORK_AT.to_owned()),
                 ("in", SHOW.to_owned()),
@@ -229,7 +234,7 @@ impl Yard {
         look(&shared, "shared memory file", &mut facts);
         for name in ["kernel/hostname", "kernel/domainname", "kernel/core_pattern"]
             .into_iter()
-            .chain(["user/max_user_namespaces", "vm/memfd_noexec", "user/max_inotify_instances"])
+            .chain(["user/max_user_namespaces", "user/max_inotify_instances"])
         {
             let value = fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap_or_default();
             facts.insert(format!("setting {name}"), value);

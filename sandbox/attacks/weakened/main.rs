@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     let mut without = Without::default();
     for layer in env::args().skip(1) {
         match layer.as_str() {
+            "namespaces" => without.namespaces = true,
             "landlock" => without.landlock = true,
             "seccomp" => without.seccomp = true,
             "mount-restrictions" => without.mount_restrictions = true,

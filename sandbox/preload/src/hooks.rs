@@ -12,6 +12,8 @@ mod sockets;
 mod templates;
 mod through;
 
+use core::ffi::{CStr, c_char};
+
 use crate::{
     kernel::{self, syscall},
     posix::{self, Host},
@@ -121,23 +123,13 @@ fn with_path(asked: &Asked<'_>, call: &dyn Fn(usize) -> usize) -> usize {
 
 /// The bytes of a path, and whether it could be a Windows path; `None` when it is longer than the kernel takes.
 fn read(path: usize) -> Option<(&'static [u8], bool)> {
-    let start = path as *const u8;
-    let mut length = 0;
-    let mut foreign = false;
-    loop {
-        // SAFETY: the caller of the hook passes a string that ends with NUL, and no byte before it was one.
-        let byte = unsafe { *start.wrapping_add(length) };
-        if byte == 0 {
-            break;
-        }
-        foreign |= byte == b':' || byte == b'\\';
-        length += 1;
-        if length >= PATH_MAX {
-            return None;
-        }
+    // SAFETY: the caller of the hook passes a string that ends with NUL, and keeps it for the hook's duration.
+    let bytes = unsafe { CStr::from_ptr(path as *const c_char) }.to_bytes();
+    if bytes.len() >= PATH_MAX {
+        return None;
     }
-    // SAFETY: these bytes were read just now; the caller keeps them for the duration of the hook.
-    Some((unsafe { core::slice::from_raw_parts(start, length) }, foreign))
+    let foreign = bytes.contains(&b':') || bytes.contains(&b'\\');
+    Some((bytes, foreign))
 }
 
 impl Asked<'_> {

@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::{
-    format::{SEED, step},
+    format::SEED,
     kernel,
     redirect::{ENOENT, PATH_MAX},
     rules::Table,
@@ -119,7 +119,8 @@ pub(crate) fn loaded(table: &Table<'_>) {
 
 /// Never zero, which marks a free place.
 fn hash(bytes: &[u8], start: u64) -> u64 {
-    bytes.iter().fold(start, |hash, byte| step(hash, u32::from(*byte))) | 1
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(start, step) | 1
 }
 
 fn name_of(path: &[u8]) -> u64 {

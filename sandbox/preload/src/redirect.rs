@@ -1,6 +1,6 @@
 //! Pure: from a Windows path as a program wrote it to `Pass`, `Redirect` or `Refuse`. No allocation, no system call.
 
-use crate::rules::Table;
+use crate::rules::{Cuts, Table};
 
 /// Longest path, with its final NUL, that the kernel takes.
 pub(crate) const PATH_MAX: usize = 4096;
@@ -161,7 +161,8 @@ impl Absolute<'_> {
             Err(errno) => return Decision::Refuse(errno),
         };
         let length = plain.length;
-        let Some((rule, end)) = table.longest(&out[..length]) else {
+        let cuts = Cuts::of(&out[..length]);
+        let Some((rule, end)) = table.longest(&out[..length], &cuts) else {
             // What climbed out of a rule is nowhere; what was under none is not ours.
             return if popped && !self.embedded {
                 Decision::Refuse(ENOENT)
@@ -171,15 +172,14 @@ impl Absolute<'_> {
         };
         let start = (end + 1).min(length);
         let rest = &out[start..length];
-        if rest.split(|b| *b == b'/').any(is_impossible) {
+        if rest.contains(&b':') || rest.split(|b| *b == b'/').any(is_impossible) {
             return Decision::Refuse(ENOENT);
         }
         // The longest part of the path that is in the index takes its true spelling; what is new keeps its own.
-        let known = if rule.insensitive { table.known(&rule, rest) } else { None };
-        let known = known.filter(|(_, length)| *length > 0);
-        let consumed = known.map_or(0, |(_, length)| (start + length + 1).min(out.len()) - start);
-        let fresh = (start + consumed).min(length)..length;
-        write(out, fresh, rule.at, known.map(|(name, _)| name), trailing)
+        let known = rule.insensitive.then(|| table.known(&rule, &out[..length], start, &cuts));
+        let (name, end) =
+            known.flatten().map_or((None, start), |(name, end)| (Some(name), end + 1));
+        write(out, end.min(length)..length, rule.at, name, trailing)
     }
 }
 
@@ -225,61 +225,78 @@ impl Plain<'_> {
     fn fill(&mut self, root: Root, rest: &[u8]) -> Result<bool, i32> {
         // What `..` cannot take away: a drive, or a server and its share.
         let kept = if let Root::Drive(letter) = root {
-            self.push(&[letter, b':'])?;
+            self.push(letter)?;
+            self.push(b':')?;
             0
         } else {
-            self.push(b"/")?;
+            self.push(b'/')?;
             2
         };
         let (mut n_parts, mut popped) = (0, false);
-        for part in rest.split(|b| is_separator(*b)) {
-            match part {
-                b"" | b"." => {}
-                b".." if n_parts > kept => {
-                    n_parts -= 1;
-                    popped = true;
-                    let cut = self.bytes[..self.length].iter().rposition(|b| *b == b'/');
-                    self.length = cut.unwrap_or(self.length);
+        let mut start = self.length;
+        for byte in rest.iter().chain(b"/") {
+            if !is_separator(*byte) {
+                if self.length == start {
+                    self.push(b'/')?;
                 }
-                b".." => popped = true,
+                self.push(*byte)?;
+                continue;
+            }
+            match self.bytes.get(start + 1..self.length).unwrap_or_default() {
+                b"" | b"." => self.length = start,
+                b".." => {
+                    popped = true;
+                    self.length = start;
+                    if n_parts > kept {
+                        n_parts -= 1;
+                        let cut = self.bytes[..start].iter().rposition(|b| *b == b'/');
+                        self.length = cut.unwrap_or(start);
+                    }
+                }
                 part => {
-                    self.push(b"/")?;
-                    self.push(trimmed(part))?;
+                    self.length = start + 1 + trimmed(part);
                     n_parts += 1;
                 }
             }
+            start = self.length;
         }
         Ok(popped)
     }
 
-    fn push(&mut self, bytes: &[u8]) -> Result<(), i32> {
-        let end = self.length + bytes.len();
-        self.bytes.get_mut(self.length..end).ok_or(ENAMETOOLONG)?.copy_from_slice(bytes);
-        self.length = end;
+    #[inline]
+    fn push(&mut self, byte: u8) -> Result<(), i32> {
+        *self.bytes.get_mut(self.length).ok_or(ENAMETOOLONG)? = byte;
+        self.length += 1;
         Ok(())
     }
 }
 
-/// A part as Windows would store it: without dots and spaces at its end. What is nothing else stays.
-fn trimmed(part: &[u8]) -> &[u8] {
-    part.iter().rposition(|b| *b != b'.' && *b != b' ').map_or(part, |end| &part[..=end])
+/// The length of a part as Windows would store it: without dots and spaces at its end. What is nothing else stays.
+fn trimmed(part: &[u8]) -> usize {
+    part.iter().rposition(|b| *b != b'.' && *b != b' ').map_or(part.len(), |end| end + 1)
 }
 
-/// Whether Windows has no file of this name: devices, streams, nothing but dots and spaces.
+/// Whether Windows has no file of this name: a device, or nothing but dots and spaces. Streams are found by
+/// their colon.
 fn is_impossible(part: &[u8]) -> bool {
+    match part.first() {
+        Some(b'.' | b' ') => part.iter().all(|b| *b == b'.' || *b == b' '),
+        Some(first) => b"aclnp".contains(&first.to_ascii_lowercase()) && is_device(part),
+        None => false,
+    }
+}
+
+fn is_device(part: &[u8]) -> bool {
     let stem = part.split(|b| *b == b'.').next().unwrap_or(part);
     let stem = stem.iter().rposition(|b| *b != b' ').map_or(&[][..], |end| &stem[..=end]);
-    let named = |names: &[&[u8]]| names.iter().any(|name| stem.eq_ignore_ascii_case(name));
-    let device = match stem {
-        [name @ .., b'1'..=b'9'] => {
-            [&b"COM"[..], b"LPT"].iter().any(|device| name.eq_ignore_ascii_case(device))
-        }
-        // Superscript digits name the same devices.
-        [name @ .., 0xc2, 0xb9 | 0xb2 | 0xb3] => {
-            [&b"COM"[..], b"LPT"].iter().any(|device| name.eq_ignore_ascii_case(device))
-        }
-        _ => named(&[b"CON", b"NUL", b"AUX", b"PRN", b"CONIN$", b"CONOUT$"]),
+    let one_of = |name: &[u8], devices: &[&[u8]]| {
+        devices.iter().any(|device| name.eq_ignore_ascii_case(device))
     };
-    let nothing = !part.is_empty() && part.iter().all(|b| *b == b'.' || *b == b' ');
-    device || nothing || part.contains(&b':')
+    match stem {
+        // Superscript digits name the same devices.
+        [name @ .., b'1'..=b'9'] | [name @ .., 0xc2, 0xb9 | 0xb2 | 0xb3] => {
+            one_of(name, &[b"COM", b"LPT"])
+        }
+        _ => one_of(stem, &[b"CON", b"NUL", b"AUX", b"PRN", b"CONIN$", b"CONOUT$"]),
+    }
 }

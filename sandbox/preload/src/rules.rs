@@ -2,11 +2,11 @@
 
 use crate::{
     fold::folded,
-    format::{COUNT, ENTRY, HEAD, INSENSITIVE, MAGIC, POSIX, RULE, SEED, WATCHED, step},
+    format::{COUNT, ENTRY, HEAD, INSENSITIVE, MAGIC, POSIX, RULE, SEED, WATCHED, hash_part},
 };
 
 /// Deepest folder at which rules and names are looked for.
-const MOST_CUTS: usize = 64;
+const MOST_CUTS: usize = 48;
 
 /// A table whose bytes hold together as far as they are used.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub(crate) struct Table<'a> {
     n_entries: usize,
     n_watched: usize,
     text: &'a [u8],
+    /// One bit for each rule, by its hash: most parts of a path end no rule, and this says so.
+    perhaps: [u64; 4],
     /// `format::REVERSE`, or nothing.
     pub(crate) flags: u32,
     /// The path of the file of records, with its NUL; empty when nothing is recorded.
@@ -60,7 +62,14 @@ impl<'a> Table<'a> {
             return None;
         }
         let flags = u32::try_from(field(5)?).ok()?;
-        Some(Self { bytes, n_rules, n_entries, n_watched, text, flags, records })
+        let perhaps = [0; 4];
+        let mut table =
+            Self { bytes, n_rules, n_entries, n_watched, text, perhaps, flags, records };
+        for n in 0..n_rules {
+            let (word, bit) = bit_of(table.long(HEAD + n * RULE)?);
+            table.perhaps[word] |= bit;
+        }
+        Some(table)
     }
 
     fn rule(&self, n: usize) -> Option<Rule<'a>> {
@@ -95,9 +104,12 @@ impl<'a> Table<'a> {
     }
 
     /// The longest Windows rule that a plain path lies under, and where what follows it begins.
-    pub(crate) fn longest(&self, plain: &[u8]) -> Option<(Rule<'a>, usize)> {
-        let cuts = Cuts::of(plain);
-        cuts.from_longest().find_map(|(end, hash)| {
+    pub(crate) fn longest(&self, plain: &[u8], cuts: &Cuts) -> Option<(Rule<'a>, usize)> {
+        cuts.longest_first().find_map(|(end, hash)| {
+            let (word, bit) = bit_of(hash);
+            if self.perhaps[word] & bit == 0 {
+                return None;
+            }
             let mut n = first_not_below(0, self.n_rules, |n| {
                 self.long(HEAD + n * RULE).is_some_and(|other| other < hash)
             });
@@ -114,29 +126,40 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// The true name of the longest part of a path below a rule that the index knows, and that part's length.
+    /// The true name of the longest part of a path that the index knows, and where that part ends. `start` is
+    /// where the rule ends and the names begin.
     ///
     /// Among names that differ only in case, the one that is spelled alike, and else the first in byte order.
-    pub(crate) fn known(&self, rule: &Rule<'a>, path: &[u8]) -> Option<(&'a [u8], usize)> {
-        let end = rule.first.checked_add(rule.count).filter(|end| *end <= self.n_entries)?;
-        let cuts = Cuts::of(path);
-        cuts.from_longest().find_map(|(length, hash)| {
-            let first = first_not_below(rule.first, end, |n| {
-                self.entry(n).is_some_and(|(other, _)| other < hash)
+    pub(crate) fn known(
+        &self,
+        rule: &Rule<'a>,
+        plain: &[u8],
+        start: usize,
+        cuts: &Cuts,
+    ) -> Option<(&'a [u8], usize)> {
+        let last = rule.first.checked_add(rule.count).filter(|last| *last <= self.n_entries)?;
+        cuts.longest_first().take_while(|(end, _)| *end > start).find_map(|(end, hash)| {
+            let first = first_not_below(rule.first, last, |n| {
+                self.long(self.entry_at(n)).is_some_and(|other| other < hash)
             });
-            let wanted = &path[..length];
+            let wanted = &plain[start..end];
             let alike = || {
-                let entries = (first..end).map_while(|n| self.entry(n));
+                let entries = (first..last).map_while(|n| self.entry(n));
                 entries.take_while(|entry| entry.0 == hash).map(|(_, name)| name)
             };
             let found = alike().find(|name| *name == wanted);
             let found = found.or_else(|| alike().find(|name| same(name, wanted)));
-            found.map(|name| (name, length))
+            found.map(|name| (name, end))
         })
     }
 
+    /// Where an entry lies. The head was checked to have room for all of them.
+    fn entry_at(&self, n: usize) -> usize {
+        HEAD + self.n_rules * RULE + n.min(self.n_entries) * ENTRY
+    }
+
     fn entry(&self, n: usize) -> Option<(u64, &'a [u8])> {
-        let at = HEAD + self.n_rules * RULE + n.checked_mul(ENTRY)?;
+        let at = self.entry_at(n);
         let name = self.piece(number(self.bytes, at + 8)?, number(self.bytes, at + 12)?)?;
         Some((self.long(at)?, name))
     }
@@ -148,6 +171,10 @@ impl<'a> Table<'a> {
     fn piece(&self, offset: usize, length: usize) -> Option<&'a [u8]> {
         self.text.get(offset..offset.checked_add(length)?)
     }
+}
+
+fn bit_of(hash: u64) -> (usize, u64) {
+    (usize::from(hash.to_be_bytes()[0] >> 6), 1 << (hash >> 56 & 63))
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<usize> {
@@ -169,7 +196,10 @@ fn first_not_below(mut low: usize, mut high: usize, is_below: impl Fn(usize) -> 
 }
 
 fn same(one: &[u8], other: &[u8]) -> bool {
-    one == other || folded(one).eq(folded(other))
+    if one.is_ascii() && other.is_ascii() {
+        return one.eq_ignore_ascii_case(other);
+    }
+    folded(one).eq(folded(other))
 }
 
 /// What follows a folder in a path, if the folder ends where a part of the path ends.
@@ -179,29 +209,29 @@ pub(crate) fn below<'p>(path: &'p [u8], folder: &[u8]) -> Option<&'p [u8]> {
 }
 
 /// Where the parts of a path end, with the hash of all up to there.
-struct Cuts {
-    ends: [(usize, u64); MOST_CUTS],
+#[derive(Debug)]
+pub(crate) struct Cuts {
+    ends: [u16; MOST_CUTS],
+    hashes: [u64; MOST_CUTS],
     n: usize,
 }
 
 impl Cuts {
-    fn of(path: &[u8]) -> Self {
-        let mut cuts = Self { ends: [(0, 0); MOST_CUTS], n: 0 };
+    pub(crate) fn of(path: &[u8]) -> Self {
+        let mut cuts = Self { ends: [0; MOST_CUTS], hashes: [0; MOST_CUTS], n: 0 };
         let (mut hash, mut end) = (SEED, 0);
         for part in path.split(|b| *b == b'/').take(MOST_CUTS) {
-            if cuts.n > 0 {
-                hash = step(hash, u32::from(b'/'));
-                end += 1;
-            }
-            hash = folded(part).fold(hash, step);
-            end += part.len();
-            cuts.ends[cuts.n] = (end, hash);
+            hash = hash_part(hash, part);
+            end += usize::from(cuts.n > 0) + part.len();
+            cuts.ends[cuts.n] = u16::try_from(end).unwrap_or(u16::MAX);
+            cuts.hashes[cuts.n] = hash;
             cuts.n += 1;
         }
         cuts
     }
 
-    fn from_longest(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.ends[..self.n].iter().rev().copied()
+    fn longest_first(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let ends = self.ends[..self.n].iter().map(|end| usize::from(*end));
+        ends.zip(self.hashes[..self.n].iter().copied()).rev()
     }
 }

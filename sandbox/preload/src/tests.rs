@@ -3,11 +3,11 @@
 mod here;
 mod windows;
 
-use crate::{fold::folded, format};
+use crate::format;
 
-/// The hash of a whole name, as the launcher makes it.
-fn hash(name: &[u8]) -> u64 {
-    folded(name).fold(format::SEED, format::step)
+/// The hash of a path below another, as the launcher makes it.
+fn hash(above: u64, path: &[u8]) -> u64 {
+    path.split(|b| *b == b'/').fold(above, format::hash_part)
 }
 
 /// What goes into a table.
@@ -16,6 +16,8 @@ struct Content {
     /// Source, target, whether it is a path of this system, names of the index.
     rules: Vec<(String, String, bool, Vec<String>)>,
     watched: Vec<String>,
+    flags: u32,
+    records: String,
 }
 
 impl Content {
@@ -24,13 +26,13 @@ impl Content {
         let rules = rules.iter().map(|(source, at, names)| {
             (own(source), own(at), false, names.iter().map(own).collect())
         });
-        Self { rules: rules.collect(), watched: Vec::new() }
+        Self { rules: rules.collect(), ..Self::default() }
     }
 
     fn here(rules: &[(&str, &str)]) -> Self {
         let rules =
             rules.iter().map(|(source, at)| ((*source).into(), (*at).into(), true, Vec::new()));
-        Self { rules: rules.collect(), watched: Vec::new() }
+        Self { rules: rules.collect(), ..Self::default() }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -42,14 +44,16 @@ impl Content {
             [at, short(piece.len())]
         };
         for (source, at, posix, names) in &self.rules {
-            let mut sorted: Vec<_> = names.iter().map(|n| (hash(n.as_bytes()), n)).collect();
+            let source_hash = hash(format::SEED, source.as_bytes());
+            let mut sorted: Vec<_> =
+                names.iter().map(|n| (hash(source_hash, n.as_bytes()), n)).collect();
             sorted.sort();
             let mut count = short(names.len());
             count |= if names.is_empty() { 0 } else { format::INSENSITIVE };
             count |= if *posix { format::POSIX } else { 0 };
             let first = short(entries.len() / format::ENTRY);
             let fields = [put(source).to_vec(), put(at).to_vec(), vec![first, count]].concat();
-            rules.push((hash(source.as_bytes()), fields));
+            rules.push((source_hash, fields));
             for (hash, name) in sorted {
                 entries.extend_from_slice(&hash.to_le_bytes());
                 put(name).iter().for_each(|n| entries.extend_from_slice(&n.to_le_bytes()));
@@ -58,6 +62,7 @@ impl Content {
         for folder in &self.watched {
             put(folder).iter().for_each(|n| watched.extend_from_slice(&n.to_le_bytes()));
         }
+        let records = put(&self.records);
         rules.sort();
         let n_rules = rules.len();
         let rules = rules.into_iter().flat_map(|(hash, fields)| {
@@ -72,9 +77,9 @@ impl Content {
             short(self.watched.len()),
             short(start),
             short(text.len()),
-            0,
-            0,
-            0,
+            self.flags,
+            records[0],
+            records[1],
         ];
         let mut all = format::MAGIC.to_vec();
         head.iter().for_each(|n| all.extend_from_slice(&n.to_le_bytes()));

@@ -20,6 +20,12 @@ const MAX_NOTES: u64 = 1 << 20;
 /// More paths than this are only counted.
 const MAX_TOLD: usize = 200;
 
+/// The beginning of a program that lists its parts, in bytes.
+const MAX_HEAD: u64 = 64 << 10;
+
+/// Endings of what Python looks for beside every module, and makes itself where it can.
+const NEVER_MISSED: [&str; 2] = [".pyc", "/__pycache__"];
+
 /// A path that only the preload library understands.
 const LOADED: &str = r"\\?\meshfarm\loaded";
 
@@ -36,6 +42,41 @@ pub(crate) fn check_windows_paths(rules: &[PathRule]) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// A line for the log when Windows paths are lost on this program: it has no loader that would load the library.
+pub(crate) fn static_program(rules: &[PathRule], command: &str) -> Option<String> {
+    if !rules.iter().any(|rule| rule.format == PathFormat::Windows) {
+        return None;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).map(|folder| folder.join(command));
+    let named = command.contains('/').then(|| PathBuf::from(command));
+    let program = named.or_else(|| places.into_iter().find(|place| place.is_file()))?;
+    let mut head = Vec::new();
+    File::open(program).ok()?.take(MAX_HEAD).read_to_end(&mut head).ok()?;
+    let text = "is linked statically: it does not find the job's Windows paths";
+    (has_loader(&head) == Some(false)).then(|| format!("meshfarm: {command} {text}"))
+}
+
+/// Whether a 64-bit ELF program of this byte order asks for a loader; none when it is no such program.
+fn has_loader(head: &[u8]) -> Option<bool> {
+    const INTERPRETER: u32 = 3;
+    let short = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let start = u64::from_le_bytes(head.get(32..40)?.try_into().ok()?);
+    let start = usize::try_from(start).ok()?;
+    let (size, count) = (usize::from(short(54)?), usize::from(short(56)?));
+    for n in 0..count {
+        let at = start.checked_add(n * size)?;
+        let kind = head.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)?;
+        if kind == INTERPRETER {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 /// The notes of one session.
@@ -93,7 +134,11 @@ fn missing_of<'n>(notes: &'n str, outputs: &[OutputPath]) -> Vec<&'n str> {
             Some(("opened" | "made", path)) => {
                 found.insert(name_of(path));
             }
-            Some(("missing", path)) if !found.contains(&name_of(path)) && told.insert(path) => {
+            Some(("missing", path))
+                if !NEVER_MISSED.iter().any(|ending| path.ends_with(ending))
+                    && !found.contains(&name_of(path))
+                    && told.insert(path) =>
+            {
                 missing.push(path);
             }
             _ => {}
@@ -121,7 +166,7 @@ mod tests {
     fn what_is_found_later_or_left_by_the_task_is_not_missing() {
         let notes = "loaded 3\nmissing /show/inc/colors.inc\nopened /usr/inc/colors.inc\n\
             missing C:\\\\show\\\\tex\\\\wood.png\nmissing /show/out/f1.png\nmissing /show/out/sub\n\
-            made /show/out/sub\nopened /show/a.inc\nmissing /other/a.inc\nmissing /other/a.inc\nmissing\nrubbish";
+            made /show/out/sub\nmissing /show/__pycache__/tool.cpython-311.pyc\nopened /show/a.inc\nmissing /other/a.inc\nmissing /other/a.inc\nmissing\nrubbish";
         let missing = missing_of(notes, &[output("deep/F1.png")]);
         assert_eq!(missing, [r"C:\\show\\tex\\wood.png", "/other/a.inc"]);
     }
@@ -153,6 +198,31 @@ mod tests {
         assert!(notes.missing(&[]).len() <= MAX_TOLD + 1);
         fs::create_dir(&at).unwrap();
         assert!(notes.missing(&[]).is_empty());
+    }
+
+    #[test]
+    fn programs_without_a_loader_are_told_from_others() {
+        let rule = |format| [PathRule { format, source: "C:/a".into(), destination: "/b".into() }];
+        for dynamic in ["sh", "/bin/sh", "no-such-program", "/etc/passwd"] {
+            assert_eq!(static_program(&rule(PathFormat::Windows), dynamic), None, "{dynamic}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("static");
+        let mut bytes = b"\x7fELF\x02\x01".to_vec();
+        bytes.resize(120, 0);
+        bytes[32] = 64;
+        (bytes[54], bytes[56], bytes[64]) = (56, 1, 1);
+        fs::write(&program, &bytes).unwrap();
+        let program = program.to_str().unwrap();
+        let line = static_program(&rule(PathFormat::Windows), program).unwrap();
+        assert!(line.contains("linked statically"), "{line}");
+        assert_eq!(static_program(&rule(PathFormat::Posix), program), None);
+        bytes[64] = 3;
+        fs::write(program, &bytes).unwrap();
+        assert_eq!(static_program(&rule(PathFormat::Windows), program), None);
+        for end in 0..bytes.len() {
+            has_loader(&bytes[..end]);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use openjd_sessions::{
 
 use crate::commands::{Commands, Wish};
 use crate::job::OpenJob;
-use crate::looked::{Notes, check_windows_paths};
+use crate::looked::{Notes, check_windows_paths, static_program};
 use crate::outputs::Seen;
 use crate::speech::{Speech, clip};
 
@@ -45,6 +45,12 @@ pub(crate) async fn run(commands: &mut Commands, speech: &Speech) -> anyhow::Res
     let step = opened.job.steps.get(index).cloned();
     let step = step.with_context(|| format!("step {} of {n_steps}", start.step))?;
     let tasks = tasks_of(&step)?;
+    let command = &step.script.actions.on_run.command;
+    if command.is_literal()
+        && let Some(line) = static_program(&start.path_mapping, command.raw())
+    {
+        speech.line(line);
+    }
     let session = open_session(&start, &opened, speech)?;
     let mut running = Running {
         session,

@@ -10,9 +10,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use meshfarm_protocol::id::{StepNo, TaskNo};
+use meshfarm_protocol::job::PathFormat;
 use meshfarm_protocol::session::{
-    FromRunner, JobFile, Outcome, OutputRoot, SESSION_VERSION, Start, TemplateFormat, ToRunner,
-    from_line, to_line,
+    FromRunner, JobFile, Outcome, OutputRoot, PathRule, SESSION_VERSION, Start, TemplateFormat,
+    ToRunner, from_line, to_line,
 };
 use tempfile::TempDir;
 
@@ -29,6 +30,16 @@ struct Runner {
 
 impl Runner {
     fn start(template: &str, parameters: &[(&str, &str)], step: u32) -> Self {
+        Self::start_with(template, parameters, step, |_, _| vec![])
+    }
+
+    /// As [`Runner::start`], with path mapping rules; `prepare` sees the command and the runner's folder.
+    fn start_with(
+        template: &str,
+        parameters: &[(&str, &str)],
+        step: u32,
+        prepare: impl FnOnce(&mut Command, &Path) -> Vec<PathRule>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["session", "out"] {
             fs::create_dir(folder.path().join(name)).unwrap();
@@ -49,11 +60,10 @@ impl Runner {
         };
         let job_file = folder.path().join("job.json");
         fs::write(&job_file, serde_json::to_vec(&job).unwrap()).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_meshfarm-session"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshfarm-session"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let path_mapping = prepare(&mut command, folder.path());
+        let mut child = command.spawn().unwrap();
         let said_rx = listen(child.stdout.take().unwrap());
         let input = child.stdin.take();
         let mut runner = Self { child, input, said_rx, folder };
@@ -63,7 +73,7 @@ impl Runner {
             job_file: job_file.to_str().unwrap().into(),
             session_dir,
             step: StepNo(step),
-            path_mapping: vec![],
+            path_mapping,
             outputs: vec![OutputRoot { id: "r1".into(), path: out }],
             log_bytes: 1 << 20,
         }));
@@ -474,4 +484,73 @@ fn the_command_bundles_run_in_the_output_folder_with_the_frame() {
     let outcome = runner.until_task_ended().1;
     assert!(matches!(outcome, Outcome::Failed { exit_code: Some(3), .. }));
     assert!(out.path().join("script 9").exists());
+}
+
+const LOOKING: &str = r#"
+specificationVersion: jobtemplate-2023-09
+name: Looking
+steps:
+  - name: Look
+    script:
+      actions:
+        onRun:
+          command: sh
+          args: ["-c", "cat \"$SHOW/none.png\" \"$SHOW/probed\" \"$ELSE/probed\"; test -e \"$SHOW/none.png\"; true"]
+"#;
+
+fn windows_rule() -> PathRule {
+    let (source, destination) = (r"S:\show".into(), "/mnt/r1".into());
+    PathRule { format: PathFormat::Windows, source, destination }
+}
+
+/// The preload library, built once by a cargo of its own: it has another profile than the tests.
+fn preload() -> std::path::PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_meshfarm-session")).ancestors().nth(2).unwrap();
+    let done = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--profile", "preload", "-p", "meshfarm-preload"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CARGO_TARGET_DIR", target)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    target.join("preload/libmeshfarm_preload.so")
+}
+
+/// The library's table with one watched folder and nothing else, as the launcher lays it out.
+fn table(watched: &str, notes: &str) -> Vec<u8> {
+    let short = |n: usize| u32::try_from(n).unwrap();
+    let (text, start) = (format!("{watched}{notes}\0"), 48);
+    let (path, length) = (short(watched.len()), short(notes.len() + 1));
+    let head = [0, 0, 1, start, short(text.len()), 0, path, length, 0, path];
+    let head = head.into_iter().flat_map(u32::to_le_bytes);
+    b"MFMAP\0\0\x02".iter().copied().chain(head).chain(text.into_bytes()).collect()
+}
+
+#[test]
+fn what_a_task_looked_for_in_vain_stands_in_its_log() {
+    let mut runner = Runner::start_with(LOOKING, &[], 0, |command, folder| {
+        let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        fs::create_dir(at("else")).unwrap();
+        fs::write(at("else/probed"), "here").unwrap();
+        fs::write(at("map.bin"), table(&at("show"), &at("session/.meshfarm-paths"))).unwrap();
+        command.env("SHOW", at("show")).env("ELSE", at("else"));
+        command.env("LD_PRELOAD", preload()).env("MESHFARM_PATHS", at("map.bin"));
+        vec![windows_rule()]
+    });
+    runner.until_ready();
+    runner.run(0);
+    let (said, outcome, _) = runner.until_task_ended();
+    assert_eq!(outcome, Outcome::Done);
+    let told: Vec<_> =
+        log_of(&said).into_iter().filter(|line| line.starts_with("meshfarm: ")).collect();
+    assert_eq!(told, [format!("meshfarm: not found: {}", runner.path("show/none.png").display())]);
+    runner.tell(&ToRunner::Finish);
+    assert_eq!(runner.until_ended().1, None);
+}
+
+#[test]
+fn a_session_with_windows_paths_that_nobody_maps_is_refused() {
+    let mut runner = Runner::start_with(LOOKING, &[], 0, |_, _| vec![windows_rule()]);
+    let (_, error) = runner.until_ended();
+    assert!(error.as_ref().is_some_and(|e| e.contains("libmeshfarm_preload.so")), "{error:?}");
 }

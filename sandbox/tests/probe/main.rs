@@ -1,4 +1,4 @@
-//! The attacker of the escape tests: tries one act from inside a jail and prints what came of it.
+//! The program in the jail of this package's tests: does one act and prints what came of it.
 #![allow(
     unsafe_code,
     reason = "a test program whose acts are system calls that no safe interface offers"
@@ -6,9 +6,7 @@
 
 use std::{
     env, fs,
-    io::{self, Read, Write},
-    net::{TcpStream, UdpSocket},
-    os::unix::{fs::symlink, net::UnixStream},
+    io::{self, Read},
     time::Duration,
 };
 
@@ -25,11 +23,6 @@ fn act(words: &[&str]) -> io::Result<String> {
     match words {
         ["read", path] => fs::read_to_string(path),
         ["write", path, text] => fs::write(path, text).map(|()| String::new()),
-        ["chmod-read", path] => {
-            let metadata = fs::metadata(path)?;
-            fs::set_permissions(path, metadata.permissions())?;
-            Ok(String::new())
-        }
         ["list", path] => {
             let mut names: Vec<String> = fs::read_dir(path)?
                 .map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()))
@@ -51,43 +44,7 @@ fn act(words: &[&str]) -> io::Result<String> {
 
 fn act_on_others(words: &[&str]) -> io::Result<String> {
     match words {
-        ["tcp", address] => {
-            let address = address.parse().map_err(io::Error::other)?;
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        }
-        ["udp", address] => {
-            let socket = UdpSocket::bind("127.0.0.1:0")?;
-            socket.send_to(b"leak", address).map(|n| n.to_string())
-        }
-        ["unix", path] => {
-            let mut text = String::new();
-            UnixStream::connect(path)?.read_to_string(&mut text)?;
-            Ok(text)
-        }
-        ["abstract", name] => {
-            use std::os::linux::net::SocketAddrExt;
-            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-            let mut text = String::new();
-            UnixStream::connect_addr(&address)?.read_to_string(&mut text)?;
-            Ok(text)
-        }
-        ["symlink", target, at] => symlink(target, at).map(|()| String::new()),
-        ["descriptors"] => Ok(descriptors()),
         ["memory", bytes] => Ok(touch(usize::try_from(number(bytes)).unwrap_or(0))),
-        ["shared-memory", bytes] => shared(number(bytes)),
-        ["forks", most] => Ok(forks(number(most)).to_string()),
-        ["file", path, bytes] => {
-            ignore_file_size_signal();
-            let mut file = fs::File::create(path)?;
-            let piece = vec![7_u8; 1 << 20];
-            for _ in 0..number(bytes) >> 20 {
-                file.write_all(&piece)?;
-            }
-            Ok(String::new())
-        }
         ["linger", path] => linger(path),
         ["linger-and-stay", path] => {
             linger(path)?;
@@ -102,7 +59,6 @@ fn act_on_others(words: &[&str]) -> io::Result<String> {
         ["call", rest @ ..] => call(rest),
         #[cfg(target_arch = "x86_64")]
         ["call-32"] => Ok(call_32().to_string()),
-        ["handle", path] => by_handle(path),
         ["run", program, rest @ ..] => {
             let done = std::process::Command::new(program).args(rest).output()?;
             let text = [done.stdout, done.stderr].concat();
@@ -140,15 +96,6 @@ fn call_32() -> u64 {
     result
 }
 
-fn descriptors() -> String {
-    (3..4096)
-        // SAFETY: asks for a flag of a descriptor number.
-        .filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0)
-        .map(|fd| fd.to_string())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 fn touch(bytes: usize) -> String {
     let mut memory: Vec<u8> = Vec::new();
     if memory.try_reserve_exact(bytes).is_err() {
@@ -156,36 +103,6 @@ fn touch(bytes: usize) -> String {
     }
     memory.resize(bytes, 1);
     memory.iter().map(|b| u64::from(*b)).sum::<u64>().to_string()
-}
-
-fn shared(bytes: i64) -> io::Result<String> {
-    // SAFETY: a static name and no flags.
-    let fd = unsafe { libc::memfd_create(c"m".as_ptr(), 0) };
-    let piece = vec![7_u8; 1 << 20];
-    for _ in 0..bytes >> 20 {
-        // SAFETY: writes from a live buffer of the stated length.
-        let n = unsafe { libc::write(fd, piece.as_ptr().cast(), piece.len()) };
-        if n < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    // Held until somebody does something about it.
-    std::thread::sleep(Duration::from_secs(20));
-    Ok(String::new())
-}
-
-fn forks(most: i64) -> i64 {
-    for n in 0..most {
-        // SAFETY: the child does nothing but wait for its end.
-        match unsafe { libc::fork() } {
-            0 => loop {
-                std::thread::sleep(Duration::from_secs(60));
-            },
-            pid if pid < 0 => return n,
-            _ => {}
-        }
-    }
-    most
 }
 
 /// Leave a process behind that has its own session and parent, and writes to a file for ever.
@@ -209,34 +126,4 @@ fn linger(path: &str) -> io::Result<String> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn ignore_file_size_signal() {
-    // SAFETY: SIG_IGN is no pointer to code.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-}
-
-/// Ask for the host's file by the number of its inode, as containers were once left through.
-fn by_handle(path: &str) -> io::Result<String> {
-    #[repr(C)]
-    struct Handle {
-        bytes: u32,
-        kind: i32,
-        inode: u32,
-        generation: u32,
-    }
-    let folder = fs::File::open(path)?;
-    let handle = Handle { bytes: 8, kind: 1, inode: 2, generation: 0 };
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&folder);
-    // SAFETY: the handle is live and its length is stated in it.
-    let n = unsafe {
-        libc::syscall(libc::SYS_open_by_handle_at, fd, &raw const handle, libc::O_RDONLY)
-    };
-    if n < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    fs::read_dir(format!("/proc/self/fd/{n}"))?
-        .map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<Vec<_>>>()
-        .map(|names| names.join(" "))
 }

@@ -103,16 +103,19 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
+/// Copy a program for everybody to run. By a process of its own: while this one had it open for writing, another
+/// thread could start a child, which would hold it open and make its start fail.
+pub(crate) fn copy_program(from: &Path, to: PathBuf) -> PathBuf {
+    assert!(Command::new("cp").arg(from).arg(&to).status().unwrap().success());
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
+    to
+}
+
 /// Run all tests of this program again as an ordinary user, who can reach copies of the programs.
 pub(crate) fn repeat_as_ordinary_user(extra: &[(&str, PathBuf)]) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = |from: &Path, name: &str| {
-        let to = folder.path().join(name);
-        fs::copy(from, &to).unwrap();
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
-        to
-    };
+    let copy = |from: &Path, name: &str| copy_program(from, folder.path().join(name));
     let mut again = Command::new(copy(&env::current_exe().unwrap(), "tests"));
     again
         .env("MESHFARM_SANDBOX", copy(&launcher(), "meshfarm-sandbox"))

@@ -44,7 +44,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         &[Seccomp, HiddenProcesses], Without(&[Seccomp, HiddenProcesses])),
     attack("join-the-namespaces-of-the-host", "joins the namespaces of a process of the host",
         &[Seccomp, ProcessNamespace, NoCapabilities], AsRoot),
-    attack("join-the-namespaces-of-the-first-process", "joins the namespaces of process 1",
+    attack("join-the-namespaces-of-every-process", "joins the namespaces of any process that it sees",
         &[Seccomp, NoCapabilities, UnreadableFirstProcess], AsRoot),
     attack("mount-a-filesystem", "mounts a filesystem",
         &[Seccomp, HiddenProcesses, Landlock], Without(&[Seccomp, HiddenProcesses, Landlock])),

@@ -67,19 +67,29 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
-/// Run every attack, or those that `MESHFARM_ATTACK` names a part of.
+/// Run every attack, or those that `MESHFARM_ATTACK` names a part of, at level S2.
 pub(crate) fn verdicts(linkage: Linkage, surroundings: Surroundings) -> Vec<Verdict> {
+    verdicts_at(Level::S2, programs(), linkage, surroundings)
+}
+
+/// The same at another level or with other programs.
+pub(crate) fn verdicts_at(
+    floor: Level,
+    programs: &Programs,
+    linkage: Linkage,
+    surroundings: Surroundings,
+) -> Vec<Verdict> {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let options = Options {
-        floor: Level::S2,
+        floor,
         only: env::var("MESHFARM_ATTACK").ok(),
         linkage,
         surroundings,
         at_once: 4,
         folder: folder.path().to_path_buf(),
     };
-    let verdicts = run(programs(), &options, |verdict| {
+    let verdicts = run(programs, &options, |verdict| {
         println!("{:?} {} {:?}", verdict.took, verdict.attack.name, verdict.outcome);
     });
     let left = fs::read_dir(folder.path()).unwrap().count();

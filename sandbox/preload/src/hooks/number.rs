@@ -1,8 +1,8 @@
 //! `syscall(3)`: programs that make system calls by number get the same mapping for those that take a path.
 
 use super::{
-    CHANGE, CHANGE_LINK, CREATE, FAILED, LOOK, LOOK_AT_LINK, MAKE, OPEN, Way, answer, ask, changed,
-    looked, mapped, opened,
+    CHANGE, CHANGE_LINK, FAILED, LOOK, LOOK_AT_LINK, MAKE, OPEN, Way, answer, ask, changed, looked,
+    mapped, opened,
 };
 use crate::kernel::nr;
 
@@ -45,7 +45,7 @@ fn older(number: usize, a: &[usize; 6]) -> Paths {
     match number {
         // open, creat
         2 => Paths::One(0, opened(a[1])),
-        85 => Paths::One(0, CREATE),
+        85 => Paths::One(0, super::CREATE),
         // stat, access; lstat, readlink
         4 | 21 => Paths::One(0, LOOK),
         6 | 89 => Paths::One(0, LOOK_AT_LINK),

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::Content;
 use crate::{
+    format::REVERSE,
     posix::{Host, resolve, reverse},
     redirect::{Decision, PATH_MAX},
     rules::Table,
@@ -129,6 +130,29 @@ fn what_the_host_says_is_told_in_the_artists_names() {
     assert_eq!(back("/srv/in/tex/b"), Some("/home/art/tex/b".into()));
     assert_eq!(back("/srv/inner"), None);
     assert_eq!(back("pipe:[3]"), None);
+}
+
+#[test]
+fn a_table_says_what_is_watched_and_where_notes_go() {
+    let content = Content {
+        watched: vec!["/home/art".into(), "/mnt".into()],
+        flags: REVERSE,
+        records: "/session/notes\0".into(),
+        ..Content::default()
+    };
+    let bytes = content.bytes();
+    let table = Table::new(&bytes).unwrap();
+    assert_eq!((table.flags, table.records), (REVERSE, b"/session/notes\0".as_slice()));
+    for path in ["/home/art", "/home/art/a", "/mnt/r1/b"] {
+        assert!(table.watches(path.as_bytes()), "{path}");
+    }
+    for path in ["/home/artist", "/home", "mnt/a", ""] {
+        assert!(!table.watches(path.as_bytes()), "{path}");
+    }
+    for records in ["/session/notes", "/a\0b\0"] {
+        let bytes = Content { records: records.into(), ..content.clone() }.bytes();
+        assert!(Table::new(&bytes).is_none(), "{records:?}");
+    }
 }
 
 proptest! {

@@ -241,7 +241,7 @@ proptest! {
         rules.dedup();
         let table = |rules: &[String]| {
             let rules = rules.iter().map(|r| (r.clone(), format!("/t{}", r.replace(['/', ':'], "_")), false, vec![]));
-            Content { rules: rules.collect(), watched: vec![] }.bytes()
+            Content { rules: rules.collect(), ..Content::default() }.bytes()
         };
         let one = table(&rules);
         let n = rules.len();

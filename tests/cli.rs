@@ -75,7 +75,8 @@ fn a_job_is_watched_to_its_end_and_seen_from_every_side() {
     oslo.run(&["job", "00000000000000000000000000000000"]).refused(2, &["000000"]);
     oslo.run(&["logs", id, "Frame=7"]).refused(2, &["Frame=7"]);
     wait_until("the logs are home", A_JOB, || {
-        (oslo.run(&["logs", id]).out.lines().count() == 6).then_some(())
+        // Each begins with the isolation that the task had.
+        (oslo.run(&["logs", id]).out.lines().count() == 12).then_some(())
     });
 
     let slots = lyon.json(&["slots"]);

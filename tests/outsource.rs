@@ -88,8 +88,9 @@ fn what_a_task_writes_is_readable_at_home_within_a_second_while_the_task_runs() 
     assert!(late[6] < 1000, "lines came home after so many milliseconds: {late:?}");
     mesh[0].wait_done(&job);
     let log = mesh[0].run(&["logs", &job]).out;
-    assert_eq!(log.lines().count(), 8, "{log}");
-    assert!(log.starts_with("Frame=1 | tick 1 at "), "{log}");
+    assert_eq!(log.lines().count(), 9, "{log}");
+    assert!(log.starts_with("Frame=1 | meshfarm: isolation S2: "), "{log}");
+    assert!(log.contains("\nFrame=1 | tick 1 at "), "{log}");
 }
 
 /// A bundle whose second step reads what the first one has written, with an environment around both.

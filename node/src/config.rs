@@ -14,9 +14,11 @@ use meshfarm_protocol::membership::{MAX_NAME, is_name};
 use crate::pace::RateSettings;
 
 mod limits;
+mod services;
 mod store;
 
 pub use limits::{IsolationConfig, LimitConfig};
+pub use services::ServiceConfig;
 pub use store::StoreConfig;
 
 /// Longest path of a Unix socket, in bytes: the kernel's field has 108 with a closing zero.
@@ -358,6 +360,9 @@ pub struct Config {
     /// How strongly tasks are isolated.
     #[serde(default)]
     pub isolation: IsolationConfig,
+    /// Services outside that tasks may reach.
+    #[serde(rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceConfig>,
 }
 
 fn everywhere() -> Vec<String> {
@@ -390,6 +395,7 @@ impl Config {
             store: StoreConfig::default(),
             limits: LimitConfig::default(),
             isolation: IsolationConfig::default(),
+            services: Vec::new(),
         }
     }
 
@@ -473,7 +479,7 @@ impl Config {
              # [[rates.hours]]\n\
              # from = 8\n\
              # to = 20\n\
-             # send = \"5 MB/s\"\n\n{store}\n{limits}\n{isolation}",
+             # send = \"5 MB/s\"\n\n{store}\n{limits}\n{isolation}\n{services}",
             name = string(&self.name),
             listen = strings(&self.listen),
             lend = self.lend,
@@ -483,6 +489,7 @@ impl Config {
             store = self.store.to_text(),
             limits = self.limits.to_text(),
             isolation = self.isolation.to_text(),
+            services = services::to_text(&self.services),
         )
     }
 
@@ -519,6 +526,7 @@ impl Config {
         }
         let tables = self.store.check().and_then(|()| self.limits.check());
         let tables = tables.and_then(|()| self.isolation.check());
+        let tables = tables.and_then(|()| services::check(&self.services));
         tables.or_else(|(key, problem)| wrong(key, problem))
     }
 }
@@ -613,6 +621,7 @@ mod tests {
         config.limits.processes = Some(64);
         config.limits.tmp = Some(Size(1_000_000_000));
         config.isolation.floor = Level::S3;
+        config.services = vec![ServiceConfig { host: "lic.example".into(), port: 5053 }];
         assert_eq!(parse(&config.to_text()), Ok(config));
     }
 
@@ -644,6 +653,7 @@ mod tests {
             ("name = 'x'\n[limits]\nprocesses = 1", ["limits.processes", "16 to"]),
             ("name = 'x'\n[limits]\nmemory = '1GiB'\ntmp = '2GiB'", ["limits.tmp", "1 GiB"]),
             ("name = 'x'\n[isolation]\nfloor = 'S1'", ["isolation.floor", "S2 or S3"]),
+            ("name = 'x'\n[[service]]\nhost = 'a b'\nport = 1", ["service", "no host name"]),
             ("name = ", ["line 1", "/h/meshfarm.toml"]),
         ] {
             let error = parse(text).unwrap_err();

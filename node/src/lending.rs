@@ -21,6 +21,7 @@ use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
 use meshfarm_sandbox::{self as sandbox, CollectLimits, Launcher, Programs, Report};
 
+use crate::config::ServiceConfig;
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::laid_out::{LaidOut, MAX_CONTENT, Progress, Wanted};
 use crate::logs::Logs;
@@ -44,6 +45,7 @@ pub struct Lending {
     launcher: Arc<Launcher>,
     /// How much of the machine one session may use.
     limits: sandbox::Limits,
+    services: Vec<ServiceConfig>,
     /// Whether we may give files to tenants' uids.
     root: bool,
     /// Plaintext of running leases; emptied at every start.
@@ -93,6 +95,8 @@ pub struct Ground {
     pub programs: Programs,
     /// How much of the machine one session may use.
     pub limits: sandbox::Limits,
+    /// What of the network it may reach.
+    pub services: Vec<ServiceConfig>,
     /// Whether the node runs as root and may give sessions host users of their own.
     pub root: bool,
     /// A folder of our own for plaintext; whatever is in it is removed.
@@ -110,7 +114,7 @@ impl Lending {
             Ok(()) | Err(_) => {}
         }
         session::private_folder(&ground.folder)?;
-        let Ground { programs, limits, root, folder } = ground;
+        let Ground { programs, limits, services, root, folder } = ground;
         let launcher = Arc::new(Launcher::new(programs.launcher.clone()));
         Ok(Self {
             means,
@@ -118,6 +122,7 @@ impl Lending {
             programs,
             launcher,
             limits,
+            services,
             root,
             folder,
             leases: Mutex::default(),
@@ -315,6 +320,7 @@ impl Lending {
             run,
             floor: level_of(isolation),
             limits: self.limits,
+            services: self.services.clone(),
             tenant_uid: self.root.then_some(TENANT_UIDS + uid),
             programs: self.programs.clone(),
             launcher: Arc::clone(&self.launcher),

@@ -344,6 +344,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     let ground = Ground {
         programs: opened.programs.clone(),
         limits,
+        services: config.services.clone(),
         root: sys::is_root() && sys::has_user(TENANT_UIDS),
         folder: home.work(),
     };

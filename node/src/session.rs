@@ -22,6 +22,7 @@ use meshfarm_sandbox::{
     self as sandbox, Jail, Killer, Launcher, Level, Limits, Programs, Report, Spec,
 };
 
+use crate::config::ServiceConfig;
 use crate::net::Clock;
 
 mod flow;
@@ -62,6 +63,8 @@ pub struct Plan {
     pub floor: Level,
     /// How much of the machine it may use.
     pub limits: Limits,
+    /// What of the network it may reach.
+    pub services: Vec<ServiceConfig>,
     /// Host uid of the tenant, when we are root.
     pub tenant_uid: Option<u32>,
     /// Programs of this installation.
@@ -157,7 +160,15 @@ pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Left {
     let mut written = BTreeMap::new();
     let mut talk = Talk::new(plan, listen);
     let result = prepare(plan).map_err(|error| format!("preparing the session: {error}"));
-    let result = result.and_then(|spec| {
+    let result = result.and_then(|mut spec| {
+        // A job without a network of its own gets none at all.
+        for service in plan.services.iter().filter(|_| plan.floor >= Level::S2) {
+            match service.resolve() {
+                Ok(service) => spec.services.push(service),
+                // Not every task needs it.
+                Err(reason) => talk.say(&format!("meshfarm: {reason}")),
+            }
+        }
         let jail = plan.launcher.launch(&spec);
         let mut jail = jail.map_err(|error| error.to_string())?;
         tracing::debug!(folder = %plan.folder.display(), "the jail stands");
@@ -473,7 +484,12 @@ impl<'a> Talk<'a> {
     /// The first line of every log, before the runner has said anything.
     fn say_isolation(&self, report: &Report) {
         self.listen.isolated(&self.plan.run, report);
-        let line = format!("{}\n", words::isolation(report));
+        self.say(&words::isolation(report));
+    }
+
+    /// Put a line of ours into every log.
+    fn say(&self, line: &str) {
+        let line = format!("{line}\n");
         for assignment in &self.plan.run {
             self.listen.log(assignment.attempt, line.as_bytes());
         }

@@ -6,6 +6,7 @@ mod harness;
 mod bad_input;
 mod cli;
 mod early;
+mod isolated;
 mod namespaces;
 mod outsource;
 mod render;

@@ -119,11 +119,20 @@ fn attach(root: &OwnedFd, mount: &OwnedFd, at: &Path, may_make: bool) -> Result<
     let open = || sys::open_below(root.as_fd(), &path, sys::NAME, sys::RESOLVE_PLAIN);
     let place = match open() {
         Err(e) if may_make && e.raw_os_error() == Some(sys::ENOENT) => {
-            fs::create_dir_all(at).and_then(|()| open()).during(Step::Mount, named())?
+            make_place(mount, at).and_then(|()| open()).during(Step::Mount, named())?
         }
         other => other.during(Step::Mount, named())?,
     };
     sys::attach_mount(mount.as_fd(), place.as_fd()).during(Step::Mount, named())
+}
+
+/// Make what a mount is attached to in a private folder: a file for a file.
+fn make_place(mount: &OwnedFd, at: &Path) -> std::io::Result<()> {
+    if fs::File::from(mount.try_clone()?).metadata()?.is_dir() {
+        return fs::create_dir_all(at);
+    }
+    at.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::File::create(at).map(drop)
 }
 
 /// Files of a full process list that tell about the machine or other jobs.

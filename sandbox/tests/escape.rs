@@ -73,7 +73,9 @@ fn single_files_software_and_places_below_tmp_can_be_shown() {
     room.spec.mounts.push(mount(room.path("in"), "/tmp/deep/show", Access::Read));
     room.spec.software.push(room.path("tool"));
     assert_eq!(room.try_act(&["read", lut]), "ok a lut\n");
+    room.spec.mounts.push(mount(room.path("lut.cube"), "/tmp/deep/one.cube", Access::Read));
     assert_eq!(room.try_act(&["read", "/tmp/deep/show/scene.txt"]), "ok a scene\n");
+    assert_eq!(room.try_act(&["read", "/tmp/deep/one.cube"]), "ok a lut\n");
     let said = room.try_act(&["run", &room.text("tool/probe"), "where"]);
     assert!(said.contains("ok /session"), "{said}");
     assert!(room.try_act(&["write", &room.text("tool/new"), "x"]).starts_with("error"));

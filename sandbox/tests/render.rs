@@ -165,39 +165,6 @@ fn shells_and_python_work_with_the_library_loaded() {
 }
 
 #[test]
-fn blender_renders_in_the_jail_where_it_is_installed() {
-    let mut room = windows_room();
-    if !Path::new("/usr/bin/blender").exists() {
-        return;
-    }
-    let script = "import bpy\n\
-        bpy.ops.wm.read_factory_settings(use_empty=False)\n\
-        s = bpy.context.scene\n\
-        s.render.engine = 'CYCLES'\n\
-        s.cycles.samples = 1\n\
-        s.cycles.use_denoising = False\n\
-        s.render.resolution_x, s.render.resolution_y, s.render.resolution_percentage = 32, 24, 100\n\
-        s.world.node_tree.nodes['Background'].inputs[0].default_value = (0, 0, 1, 1)\n\
-        s.world.node_tree.nodes['Background'].inputs[1].default_value = 5\n\
-        s.render.filepath = '/home/artist/show/render/frame.png'\n\
-        bpy.ops.render.render(write_still=True)\n";
-    fs::write(room.path("in/scene.py"), script).unwrap();
-    room.spec.program = "/usr/bin/blender".into();
-    let args = [
-        "--background",
-        "--factory-startup",
-        "--python-exit-code",
-        "3",
-        "--python",
-        "/home/artist/show/scene.py",
-    ];
-    let (said, exit) = room.run(&args);
-    assert!(exit.success(), "{said}");
-    let [_, corner] = colours(&room.path("out/frame.png"));
-    assert!(corner[2] > 200 && corner[0] < 100, "{corner:?}\n{said}");
-}
-
-#[test]
 fn started_as_root_all_of_this_holds_for_an_ordinary_user_as_well() {
     if is_root() {
         repeat_as_ordinary_user(&[("MESHFARM_PRELOAD", preload())]);

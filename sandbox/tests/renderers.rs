@@ -127,9 +127,13 @@ fn pixels(picture: &Path) -> Vec<u8> {
     image::open(picture).unwrap().to_rgba8().into_raw()
 }
 
-/// Whether Blender is here; the project's own test command installs it.
+/// Whether Blender is here; the project's own test command installs it where it can be had.
 fn is_installed() -> bool {
-    Path::new(BLENDER).exists()
+    let there = Path::new(BLENDER).exists();
+    if !there {
+        eprintln!("{BLENDER} is not installed: nothing of it is tested");
+    }
+    there
 }
 
 /// Scenes that come with POV-Ray: many textures, media, height fields of functions, meshes and pictures.

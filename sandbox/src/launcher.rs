@@ -12,7 +12,7 @@ use std::{
     io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write},
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     sync::Arc,
@@ -109,9 +109,8 @@ pub struct Without {
 
 /// A jail that stands. Its disk and root go when it is gone, in this order.
 struct Standing {
-    pid: i32,
-    process: OwnedFd,
-    result: PipeReader,
+    /// Its first process, by number and descriptor, and where that one tells how the program ended.
+    jail: (i32, OwnedFd, PipeReader),
     report: Report,
     watchdog: Watchdog,
     services: Arc<services::Meter>,
@@ -124,8 +123,17 @@ struct Standing {
 
 /// What the job has on the host while it runs, removed in the end.
 enum Place {
-    Jail { _root: Layout },
-    Bare { _folder: Bare },
+    Jail(Layout),
+    Bare(Bare),
+}
+
+impl Place {
+    fn ambiguous(&self) -> &[[PathBuf; 2]] {
+        match self {
+            Self::Jail(layout) => &layout.ambiguous,
+            Self::Bare(bare) => &bare.ambiguous,
+        }
+    }
 }
 
 impl Standing {
@@ -133,9 +141,9 @@ impl Standing {
     fn end(&mut self) {
         match self.place {
             // The kernel kills all of its namespace.
-            Place::Jail { .. } => drop(sys::signal(self.process.as_fd(), sys::SIGKILL)),
+            Place::Jail(_) => drop(sys::signal(self.jail.1.as_fd(), sys::SIGKILL)),
             // It kills what descends from it.
-            Place::Bare { .. } => drop(self.alive.take()),
+            Place::Bare(_) => drop(self.alive.take()),
         }
     }
 
@@ -286,6 +294,66 @@ fn is_mapped(uid: u32) -> bool {
     })
 }
 
+/// A first process that was started, and the launcher's ends of its pipes.
+struct First {
+    pid: i32,
+    process: OwnedFd,
+    go: PipeWriter,
+    notes: PipeReader,
+    result: PipeReader,
+}
+
+impl First {
+    /// Start it in namespaces of these kinds. What it does gets the other ends, and does not return.
+    fn start(
+        kinds: i32,
+        inside: impl FnOnce(PipeReader, PipeWriter, PipeWriter),
+    ) -> Result<Self, SandboxError> {
+        let (go_rx, go) = io::pipe().during(Step::Launcher, "pipe")?;
+        let (notes, note_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+        let (result, result_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+        match sys::fork_into(kinds).during(Step::Namespaces, "")? {
+            Forked::Parent { pid, pidfd } => Ok(Self { pid, process: pidfd, go, notes, result }),
+            Forked::Child => {
+                drop((go, notes, result));
+                inside(go_rx, note_tx, result_tx);
+                sys::exit_now(1)
+            }
+        }
+    }
+
+    /// Let it go on: its user stands. If it is gone already, its last note says why.
+    fn go_on(&mut self) {
+        drop(self.go.write_all(&[1]));
+    }
+
+    /// The program runs, or does not: then nothing of it is left.
+    fn stand(
+        self,
+        (spec, way): (&Spec, Way),
+        resources: Resources,
+        place: Place,
+        served: Result<(Vec<Mechanism>, Arc<services::Meter>), SandboxError>,
+    ) -> Result<Standing, SandboxError> {
+        let Self { pid, process, go, notes: _, result } = self;
+        let (mechanisms, services) = match served {
+            Ok(served) => served,
+            Err(error) => {
+                drop(go);
+                drop(sys::signal(process.as_fd(), sys::SIGKILL));
+                sys::wait(pid).during(Step::Launcher, "wait")?;
+                return Err(error);
+            }
+        };
+        forget_streams().during(Step::Launcher, "streams")?;
+        let report = resources.report(spec, mechanisms, way, place.ambiguous());
+        let watchdog = resources.watchdog(spec, way, pid);
+        let Resources { cgroup, volume } = resources;
+        let (jail, alive) = ((pid, process, result), Some(go));
+        Ok(Standing { jail, report, watchdog, services, cgroup, volume, alive, place })
+    }
+}
+
 fn attempt(
     spec: &Spec,
     filters: &Filters,
@@ -295,74 +363,33 @@ fn attempt(
 ) -> Result<Standing, SandboxError> {
     let mut layout = Layout::make(spec, way.identity.uid())?;
     let resources = Resources::make(spec, way, &mut layout, cgroup)?;
-    let outside = !matches!(way.identity, Identity::Myself);
-    let held = if outside {
+    let mut held = None;
+    if !matches!(way.identity, Identity::Myself) {
         give_away(&layout, way.identity)?;
-        Some(namespaces::hold_all(&layout, way.without)?)
-    } else {
-        None
-    };
-    let (go_rx, mut go_tx) = io::pipe().during(Step::Launcher, "pipe")?;
-    let (note_rx, note_tx) = io::pipe().during(Step::Launcher, "pipe")?;
-    let (result_rx, result_tx) = io::pipe().during(Step::Launcher, "pipe")?;
+        held = Some(namespaces::hold_all(&layout, way.without)?);
+        sys::leave_groups().during(Step::Identity, "groups")?;
+    }
     let (services_rx, services_tx) = UnixStream::pair().during(Step::Launcher, "socket")?;
     let mut kinds = namespaces::kinds(way.without);
     if way.identity.has_user_namespace() {
         kinds |= sys::CLONE_NEWUSER;
     }
-    if outside {
-        sys::leave_groups().during(Step::Identity, "groups")?;
-    }
     let host = namespaces::numbers();
-    let (pid, process) = match sys::fork_into(kinds).during(Step::Namespaces, "")? {
-        Forked::Parent { pid, pidfd } => (pid, pidfd),
-        Forked::Child => {
-            drop((go_tx, note_rx, result_rx, services_rx));
-            let launcher = &services_tx;
-            let layout = &layout;
-            let task = inside::Task { spec, layout, filters, way, host: &host, stdin, launcher };
-            inside::first_process(&task, held, go_rx, note_tx, result_tx)
-        }
-    };
-    drop((go_rx, note_tx, result_tx, services_tx, held));
-    let mapped = write_maps(pid, way.identity).during(Step::UserMap, "");
-    let mapped = mapped.and_then(|()| resources.take_in(pid));
-    if mapped.is_ok() {
-        // If the first process is gone already, its last note says why.
-        drop(go_tx.write_all(&[1]));
-    }
-    let notes = mapped.and_then(|()| read_notes(note_rx));
-    let ready = notes.and_then(|notes| {
-        let served =
-            services::serve(&spec.services, &services_rx).during(Step::Network, "services");
-        Ok((notes, served?))
+    let mut first = First::start(kinds, |go, notes, result| {
+        let (layout, launcher) = (&layout, &services_tx);
+        let task = inside::Task { spec, layout, filters, way, host: &host, stdin, launcher };
+        inside::first_process(&task, held, go, notes, result)
+    })?;
+    drop(services_tx);
+    let mapped = write_maps(first.pid, way.identity).during(Step::UserMap, "");
+    let mapped = mapped.and_then(|()| resources.take_in(first.pid));
+    let served = mapped.and_then(|()| {
+        first.go_on();
+        let notes = read_notes(&first.notes)?;
+        let served = services::serve(&spec.services, &services_rx);
+        Ok((notes, served.during(Step::Network, "services")?))
     });
-    match ready {
-        Ok((mechanisms, services)) => {
-            forget_streams().during(Step::Launcher, "streams")?;
-            let report = resources.report(spec, mechanisms, way, &layout.ambiguous);
-            let watchdog = resources.watchdog(spec, way, pid);
-            let (cgroup, volume) = (resources.cgroup, resources.volume);
-            let (result, alive, place) = (result_rx, Some(go_tx), Place::Jail { _root: layout });
-            Ok(Standing {
-                pid,
-                process,
-                result,
-                report,
-                watchdog,
-                services,
-                cgroup,
-                volume,
-                alive,
-                place,
-            })
-        }
-        Err(error) => {
-            drop(sys::signal(process.as_fd(), sys::SIGKILL));
-            sys::wait(pid).during(Step::Launcher, "wait")?;
-            Err(error)
-        }
-    }
+    first.stand((spec, way), resources, Place::Jail(layout), served)
 }
 
 /// A job without namespaces.
@@ -382,46 +409,14 @@ fn attempt_bare(
         give_folders(writable(spec).iter().map(|place| place.host.as_path()), uid)?;
         sys::leave_groups().during(Step::Identity, "groups")?;
     }
-    let (go_rx, go_tx) = io::pipe().during(Step::Launcher, "pipe")?;
-    let (note_rx, note_tx) = io::pipe().during(Step::Launcher, "pipe")?;
-    let (result, result_tx) = io::pipe().during(Step::Launcher, "pipe")?;
     sys::adopt_orphans().during(Step::Launcher, "")?;
-    let (pid, process) = match sys::fork_into(0).during(Step::Launcher, "fork")? {
-        Forked::Parent { pid, pidfd } => (pid, pidfd),
-        Forked::Child => {
-            drop((go_tx, note_rx, result));
-            let task = bare::Task { spec, bare: &bare, filters, way, stdin };
-            bare::first_process(&task, go_rx, note_tx, result_tx)
-        }
-    };
-    drop((go_rx, note_tx, result_tx));
+    let first = First::start(0, |go, notes, result| {
+        let task = bare::Task { spec, bare: &bare, filters, way, stdin };
+        bare::first_process(&task, go, notes, result)
+    })?;
     let resources = Resources { cgroup, volume: None };
-    match read_notes(note_rx) {
-        Ok(mechanisms) => {
-            forget_streams().during(Step::Launcher, "streams")?;
-            let report = resources.report(spec, mechanisms, way, &bare.ambiguous);
-            let watchdog = resources.watchdog(spec, way, pid);
-            let (cgroup, volume, services) = (resources.cgroup, None, Arc::default());
-            let (alive, place) = (Some(go_tx), Place::Bare { _folder: bare });
-            Ok(Standing {
-                pid,
-                process,
-                result,
-                report,
-                watchdog,
-                services,
-                cgroup,
-                volume,
-                alive,
-                place,
-            })
-        }
-        Err(error) => {
-            drop(go_tx);
-            sys::wait(pid).during(Step::Launcher, "wait")?;
-            Err(error)
-        }
-    }
+    let served = read_notes(&first.notes).map(|notes| (notes, Arc::default()));
+    first.stand((spec, way), resources, Place::Bare(bare), served)
 }
 
 /// Give the job's own folders to its host user; what is in them is the caller's to give.
@@ -453,7 +448,7 @@ fn write_maps(pid: i32, identity: Identity) -> io::Result<()> {
 }
 
 /// Read what the processes inside say, until the program's start has closed the last writing end.
-fn read_notes(notes: PipeReader) -> Result<Vec<Mechanism>, SandboxError> {
+fn read_notes(notes: &PipeReader) -> Result<Vec<Mechanism>, SandboxError> {
     let mut mechanisms = Vec::new();
     let mut sealed = false;
     for line in BufReader::new(notes).lines() {
@@ -492,7 +487,7 @@ fn watch(
     let mut seen = (0, 0);
     loop {
         let pause = standing.watchdog.pause_ms();
-        let fds = [standing.process.as_fd(), socket.as_fd()];
+        let fds = [standing.jail.1.as_fd(), socket.as_fd()];
         let [ended, hung_up] = sys::wait_readable(fds, pause).during(Step::Launcher, "watch")?;
         if ended {
             break;
@@ -505,20 +500,20 @@ fn watch(
         }
         if hung_up || stopped.is_some() {
             // What dies unwaited is in no later count but a group's.
-            seen = watchdog::processor_time(standing.pid);
+            seen = watchdog::processor_time(standing.jail.0);
             standing.end();
             break;
         }
     }
     // The kernel ends this wait only when every process of the jail is gone.
-    let waited = sys::wait(standing.pid).during(Step::Launcher, "wait")?;
-    if let Place::Bare { .. } = standing.place {
+    let waited = sys::wait(standing.jail.0).during(Step::Launcher, "wait")?;
+    if let Place::Bare(_) = standing.place {
         // Whoever killed the first process left its descendants to us.
         bare::end_family();
     }
     let used = waited.map(|(_, _, used)| used).unwrap_or_default();
     let mut status = [0_u8; 4];
-    let told = standing.result.read_exact(&mut status).is_ok();
+    let told = standing.jail.2.read_exact(&mut status).is_ok();
     let (code, signal) = if told && stopped.is_none() {
         sys::split_status(i32::from_le_bytes(status))
     } else {

@@ -10,7 +10,7 @@ use meshfarm_protocol::message::WIRE_VERSION;
 use meshfarm_protocol::session::{
     self, FromRunner, Outcome, OutputPath, OutputRoot, PathRule, Start, ToRunner,
 };
-use meshfarm_sandbox::{Access, Mount, Spec, WindowsRule};
+use meshfarm_sandbox::{Access, Mount, Relocation, Spec, WindowsRule};
 
 /// Which door of the target `wire` reads which golden values, by the beginning of their names.
 const DOORS: [(u8, &str); 15] = [
@@ -53,10 +53,12 @@ fn main() -> io::Result<()> {
         &corpora,
         "session",
         "table",
-        &[&[6], br"C:\show\tex\wood.png".as_slice(), &[0], &table()].concat(),
+        &[&[6], b"/home/a/show/../tex/wood.png".as_slice(), &[0], table()?.as_slice()].concat(),
     )?;
     let policy = serde_json::to_vec(&policy())?;
     put(&corpora, "session", "policy", &[&[5], policy.as_slice()].concat())?;
+    let file = include_bytes!("../../sandbox/policies/command.toml").as_slice();
+    put(&corpora, "session", "policy-file", &[&[8], file].concat())?;
     for (n, path) in paths().into_iter().enumerate() {
         put(&corpora, "paths", &format!("paths-{n}"), path.as_bytes())?;
     }
@@ -134,12 +136,14 @@ fn lines() -> Vec<Vec<u8>> {
 }
 
 /// A table of one rule without an index.
-fn table() -> Vec<u8> {
-    let text = b"c:/show/home/a/show";
-    let number = |n: usize| u32::try_from(n).unwrap_or_default().to_le_bytes();
-    let head = [1, 0, 24 + 28, text.len()].map(number).concat();
-    let rule = [0, 7, 7, 12, 0, 0, 0].map(number).concat();
-    [b"MFMAP\0\0\x01".as_slice(), &head, &rule, text].concat()
+fn table() -> io::Result<Vec<u8>> {
+    Relocation {
+        pairs: vec![("/home/a/show".into(), "/srv/show".into()), ("/mnt".into(), "/srv/x".into())],
+        reverse: true,
+        watched: vec!["/home/a/show".into()],
+        records: Some("/session/notes".into()),
+    }
+    .table()
 }
 
 fn policy() -> Spec {

@@ -21,7 +21,7 @@ Examples:
   meshfarm sandbox run -- python3 unknown.py
   meshfarm sandbox run --write frames -- povray scene.pov +Oframes/
   meshfarm sandbox run --policy show.toml --report -- /opt/blender/blender -b shot.blend -a
-  meshfarm sandbox run --windows S:\\show=/srv/show -- povray scene.pov
+  meshfarm sandbox run --windows 'S:\\show=/srv/show' -- povray scene.pov
 
 The command sees the system's programs, the current folder read-only at its own path, /session as a fresh private \
 folder, and what the flags or the policy name. It has no network. Its exit code is passed on; 137 when a limit ended \

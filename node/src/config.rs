@@ -361,7 +361,7 @@ pub struct Config {
     #[serde(default)]
     pub isolation: IsolationConfig,
     /// Services outside that tasks may reach.
-    #[serde(rename = "service", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceConfig>,
 }
 

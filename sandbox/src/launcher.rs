@@ -25,6 +25,7 @@ use crate::{
     control::{self, Note, Refusal, Said},
     inside,
     jail::{Exit, Usage},
+    landlock,
     layout::{Layout, PRELOAD_AT, program_at, writable},
     namespaces,
     report::During,
@@ -246,9 +247,8 @@ fn weaker(spec: &Spec, way: Way, error: &SandboxError) -> Option<Result<Way, San
             let identity = bare_identity(spec);
             Some(identity.map(|identity| Way { identity, level: Level::S1, ..way }))
         }
-        (Level::S1, _)
-            if matches!(error.step, Step::Landlock | Step::Seccomp) && spec.floor == Level::S0 =>
-        {
+        // Only a kernel without it: a rule that cannot be made is no reason to have none.
+        (Level::S1, _) if sys::landlock_version() < landlock::OLDEST && spec.floor == Level::S0 => {
             Some(Ok(Way { level: Level::S0, ..way }))
         }
         _ => None,

@@ -286,8 +286,11 @@ impl Trial<'_> {
         }
         let mut spec = yard.spec(prepare, self.programs.preload.as_deref());
         spec.floor = self.options.floor;
-        // Without namespaces the job's folders are where the host has them.
+        // Without namespaces the job's folders are where the host has them, and the library finds the artist's paths.
         let walls = self.options.floor >= Level::S2;
+        if !walls {
+            spec.preload.clone_from(&self.programs.preload);
+        }
         spec.args = [name].into_iter().chain(yard.arguments(walls)).collect();
         let leaky = prepare == Prepare::LeakyNode;
         if without.is_empty() && !leaky {

@@ -565,8 +565,9 @@ mod tests {
         assert!(lines.len() > 20, "{lines:?}");
         for line in lines {
             let end = line.find([&'>', &'&'].map(|c| *c)).unwrap_or(line.len());
-            let line = line[..end].trim_end_matches(['2', ' ']);
-            let parsed = parse(line);
+            // A shell takes the quotes off.
+            let line = line[..end].trim_end_matches(['2', ' ']).replace('\'', "");
+            let parsed = parse(&line);
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
         }
     }

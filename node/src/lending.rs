@@ -19,7 +19,7 @@ use meshfarm_protocol::manifest::{Limits, RootLink};
 use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
-use meshfarm_sandbox::{self as sandbox, CollectLimits, Launcher, Programs, Report};
+use meshfarm_sandbox::{self as sandbox, CollectLimits, Programs, Report};
 
 use crate::config::ServiceConfig;
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
@@ -42,7 +42,6 @@ pub struct Lending {
     means: Arc<Means>,
     logs: Arc<Logs>,
     programs: Programs,
-    launcher: Arc<Launcher>,
     /// How much of the machine one session may use.
     limits: sandbox::Limits,
     services: Vec<ServiceConfig>,
@@ -115,12 +114,10 @@ impl Lending {
         }
         session::private_folder(&ground.folder)?;
         let Ground { programs, limits, services, root, folder } = ground;
-        let launcher = Arc::new(Launcher::new(programs.launcher.clone()));
         Ok(Self {
             means,
             logs,
             programs,
-            launcher,
             limits,
             services,
             root,
@@ -323,7 +320,6 @@ impl Lending {
             services: self.services.clone(),
             tenant_uid: self.root.then_some(TENANT_UIDS + uid),
             programs: self.programs.clone(),
-            launcher: Arc::clone(&self.launcher),
             clock: Arc::clone(&self.means.machine.clock),
         };
         let listener = Listener { lending: self, own: lease.borrower == self.means.me };

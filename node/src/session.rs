@@ -18,9 +18,7 @@ use meshfarm_protocol::session::{
     self as speech, FromRunner, JOB_FILE, MAX_LINE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
     SESSION_VERSION, Start, ToRunner,
 };
-use meshfarm_sandbox::{
-    self as sandbox, Jail, Killer, Launcher, Level, Limits, Programs, Report, Spec,
-};
+use meshfarm_sandbox::{self as sandbox, Jail, Killer, Level, Limits, Programs, Report, Spec};
 
 use crate::config::ServiceConfig;
 use crate::net::Clock;
@@ -69,8 +67,6 @@ pub struct Plan {
     pub tenant_uid: Option<u32>,
     /// Programs of this installation.
     pub programs: Programs,
-    /// Starts the jail.
-    pub launcher: Arc<Launcher>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -169,7 +165,7 @@ pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Left {
                 Err(reason) => talk.say(&format!("meshfarm: {reason}")),
             }
         }
-        let jail = plan.launcher.launch(&spec);
+        let jail = sandbox::launch(&plan.programs.launcher, &spec);
         let mut jail = jail.map_err(|error| error.to_string())?;
         tracing::debug!(folder = %plan.folder.display(), "the jail stands");
         talk.say_isolation(&jail.report);

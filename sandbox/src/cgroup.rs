@@ -42,9 +42,6 @@ struct Place {
 
 impl Cgroup {
     /// Make a group without limits. In version 1 the launcher joins it, and so does all that it starts.
-    ///
-    /// The kernel may take some ten milliseconds to move a process: so it is done before the policy is known.
-    ///
     /// # Errors
     /// Why there is none, in words.
     pub(crate) fn make() -> Result<Self, String> {

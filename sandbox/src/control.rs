@@ -22,7 +22,8 @@ const LONGEST: usize = 16 << 20;
 /// What the launcher says to the node.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Said {
-    /// The folders of the control group that was made for the jail; the node removes them. The first word.
+    /// The folders of the control group that was made for the jail; the node removes them. The first word after a policy
+    /// that is understood.
     Group(Vec<PathBuf>),
     /// No jail stands, nothing of the job ran. The last word.
     Refused(Refusal),

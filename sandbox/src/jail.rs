@@ -12,7 +12,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -91,61 +90,6 @@ pub fn launch(launcher: &Path, spec: &Spec) -> Result<Jail, SandboxError> {
     Ready::start(launcher)?.launch(spec)
 }
 
-/// The launcher of an installation, with one process of it waiting for the next policy: so that a jail does not
-/// wait for the kernel to make its control group, which can take some ten milliseconds.
-#[derive(Debug)]
-pub struct Launcher {
-    program: PathBuf,
-    spare: Mutex<Option<Ready>>,
-}
-
-impl Launcher {
-    /// Use this launcher program. Nothing is started yet.
-    #[must_use]
-    pub fn new(program: PathBuf) -> Self {
-        Self { program, spare: Mutex::new(None) }
-    }
-
-    /// The launcher program.
-    #[must_use]
-    pub fn program(&self) -> &Path {
-        &self.program
-    }
-
-    /// As [`launch`], by the process that waits, if one does.
-    ///
-    /// # Errors
-    /// As [`launch`].
-    pub fn launch(&self, spec: &Spec) -> Result<Jail, SandboxError> {
-        spec.check()?;
-        let waiting = self.spare().take();
-        let tried = waiting.map(|ready| ready.launch(spec));
-        let jail = match tried {
-            Some(Ok(jail)) => jail,
-            // The one that waited was killed, or its group was taken away: a new one has the answer.
-            Some(Err(error)) if error.step != Step::Launcher && error.step != Step::Cgroup => {
-                return Err(error);
-            }
-            _ => Ready::start(&self.program)?.launch(spec)?,
-        };
-        self.prepare();
-        Ok(jail)
-    }
-
-    /// Have a process wait for the next policy, if none does yet.
-    pub fn prepare(&self) {
-        let mut spare = self.spare();
-        if spare.is_none() {
-            // Refused now, the next launch tries again and says why.
-            *spare = Ready::start(&self.program).ok();
-        }
-    }
-
-    fn spare(&self) -> MutexGuard<'_, Option<Ready>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A launcher process that has no policy yet. Dropped, it ends.
 #[derive(Debug)]
 struct Ready {
@@ -201,11 +145,12 @@ impl Ready {
         let hear = || {
             control::receive_with(&self.control).during(Step::Launcher, "answer").map(|said| said.0)
         };
-        let Said::Group(folders) = hear()? else {
-            return Err(silent());
-        };
-        self.group = Group(folders);
-        match hear()? {
+        let mut said = hear()?;
+        if let Said::Group(folders) = said {
+            self.group = Group(folders);
+            said = hear()?;
+        }
+        match said {
             Said::Started(report) if report.level >= spec.floor => Ok(report),
             Said::Started(report) => {
                 let text = format!("{} is reached and {} is asked for", report.level, spec.floor);

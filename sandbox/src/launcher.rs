@@ -29,7 +29,7 @@ use crate::{
     layout::{Layout, PRELOAD_AT, program_at, writable},
     namespaces,
     report::During,
-    resources::Resources,
+    resources::{self, Resources},
     seccomp::Filters,
     services,
     spec::{Spec, TENANT_UID_BASE},
@@ -166,15 +166,15 @@ pub fn run_without(without: Without) -> ExitCode {
         return ExitCode::FAILURE;
     };
     sys::umask(0o022);
-    let mut group = if without.limits { Err("left out".to_owned()) } else { Cgroup::make() };
-    let folders = group.as_ref().map(Cgroup::folders).unwrap_or_default();
-    // A node that is gone is noticed below, by the hung-up socket.
-    drop(control::send_with(&socket, &Said::Group(folders), None));
     let received = control::receive_with::<Spec>(&socket).during(Step::Policy, "");
     let stood = received.and_then(|(spec, stdin)| {
         let missing = || SandboxError::new(Step::Policy, "", io::ErrorKind::UnexpectedEof.into());
         spec.check()?;
-        group = group.and_then(|group| group.hold_to(&spec.limits).map(|()| group));
+        let group = resources::group(&spec, without);
+        let folders = group.as_ref().map(Cgroup::folders).unwrap_or_default();
+        // A node that is gone is noticed below, by the hung-up socket.
+        drop(control::send_with(&socket, &Said::Group(folders), None));
+        let group = group.and_then(|group| group.hold_to(&spec.limits).map(|()| group));
         stand(&spec, without, stdin.ok_or_else(missing)?, Rc::new(group))
     });
     let mut volume = None;

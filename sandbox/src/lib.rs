@@ -36,9 +36,7 @@ mod volume;
 mod watchdog;
 
 pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
-pub use jail::{
-    Exit, Jail, Killer, Launcher, Programs, Usage, find_launcher, find_programs, launch,
-};
+pub use jail::{Exit, Jail, Killer, Programs, Usage, find_launcher, find_programs, launch};
 pub use limits::Limits;
 pub use policy::{OnMissing, Outputs, Policy, PolicyError, Ready, Unmet};
 pub use probe::{probe, probe_with};

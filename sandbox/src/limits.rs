@@ -6,8 +6,8 @@ use crate::{SandboxError, Step, report::During, sys};
 
 /// How much of the machine the job may use.
 ///
-/// Memory, processes and processors hold for the whole job where a cgroup can be had; otherwise each process
-/// is limited, and a watchdog ends the job when their sum exceeds the limit.
+/// Memory, processes and processors hold for the whole job at level S3; otherwise each process is limited, and a
+/// watchdog ends the job when their sum exceeds the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {

@@ -125,8 +125,8 @@ fn the_report_says_what_the_kernel_has_in_force() {
     ] {
         assert!(report.holds(name), "{name}: {report:#?}");
     }
-    // An ordinary user has a group here only where a service manager delegates one.
-    assert!(report.holds("cgroup") || !is_root());
+    // What nothing asks for costs nothing.
+    assert!(!report.holds("cgroup") && !report.holds("quota"));
 }
 
 #[test]

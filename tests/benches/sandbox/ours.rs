@@ -79,14 +79,14 @@ impl Room {
             command.args(["--symlink", &format!("usr/{link}"), &format!("/{link}")]);
         }
         command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
-        command.arg("--bind").arg(self.show()).arg(SHOW);
+        command.arg("--bind").arg(self.show()).arg(SHOW).args(["--chdir", SHOW]);
         Some(command)
     }
 
     /// The same in proot; none when it is not installed.
     pub(crate) fn proot(&self) -> Option<Command> {
         let mut command = Command::new(installed("proot")?);
-        command.arg("-b").arg(format!("{}:{SHOW}", self.show().display()));
+        command.arg("-b").arg(format!("{}:{SHOW}", self.show().display())).args(["-w", SHOW]);
         Some(command)
     }
 }

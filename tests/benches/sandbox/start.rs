@@ -1,11 +1,10 @@
 //! How long it takes from asking for a jail until its program has run, and from asking for its end until nothing is left.
 
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
-use meshfarm_sandbox::{Launcher, Level, launch};
+use meshfarm_sandbox::{Level, launch};
 
 use super::ours::{Room, timed};
 use crate::table::{Row, Table, percentile};
@@ -13,26 +12,16 @@ use crate::table::{Row, Table, percentile};
 /// Starts of each kind, one of each in turn.
 const ROUNDS: usize = 100;
 
-/// Long enough for a waiting launcher to have made its control group.
-const PAUSE: Duration = Duration::from_millis(60);
-
 const TRUE: &str = "/usr/bin/true";
 
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let room = Room::new()?;
-    let (mut plain, mut ours, mut waiting, mut own_disk, mut bwrap, mut ends) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let launcher = Launcher::new(room.launcher());
+    let (mut plain, mut ours, mut own_disk, mut bwrap, mut ends) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let strongest = room.jailed(&room.spec(TRUE, &[], Level::S3)).is_ok();
     for _ in 0..ROUNDS {
         plain.push(1e3 * timed(&mut Command::new(TRUE))?.0);
         ours.push(1e3 * room.jailed(&room.spec(TRUE, &[], Level::S2))?.0);
-        launcher.prepare();
-        // As long as a node has between two tasks.
-        thread::sleep(PAUSE);
-        let began = Instant::now();
-        launcher.launch(&room.spec(TRUE, &[], Level::S2))?.wait()?;
-        waiting.push(1e3 * began.elapsed().as_secs_f64());
         if strongest {
             own_disk.push(1e3 * room.jailed(&room.spec(TRUE, &[], Level::S3))?.0);
         }
@@ -47,8 +36,6 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let over = |times: &[f64]| percentile(times, 50) - percentile(&plain, 50);
     let row = Row::alone("sandbox.start.over-plain", over(&ours), "ms").at_most(15.0);
     table.add(row.note("start, run and end of `true`, S2, less the same without a jail"));
-    let row = Row::alone("sandbox.start.waiting", over(&waiting), "ms").at_most(15.0);
-    table.add(row.note("the same by a launcher that was waiting, as a node has one"));
     table.add(Row::alone("sandbox.start.p99", percentile(&ours, 99), "ms"));
     let pairs = |with: &[f64]| ours.iter().copied().zip(with.iter().copied()).collect::<Vec<_>>();
     if bwrap.is_empty() {

@@ -14,10 +14,10 @@ use std::{
 
 use crate::{
     Access, Level, Mechanism, Relocation, SandboxError, Step,
-    control::Note,
+    command_line::{CommandLine, exec_form},
+    control::{Note, note, note_refusal},
     gpu,
     landlock::{self, Rights, Rule},
-    launcher::{Identity, Way, exec_form, note, note_refusal},
     layout::{DEVICES, SYSTEM, fresh_folder},
     limits,
     report::During,
@@ -25,6 +25,7 @@ use crate::{
     spec::{OWN_AT, Spec, WORK_AT},
     sys::{self, Forked},
     table,
+    way::{Identity, Way},
 };
 
 /// How often the first process looks whether its launcher still lives.
@@ -240,7 +241,7 @@ fn become_program(task: &Task<'_>, notes: &PipeWriter) -> SandboxError {
     }
 }
 
-fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<crate::launcher::CommandLine, SandboxError> {
+fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError> {
     let (spec, bare) = (task.spec, task.bare);
     let command =
         exec_form(&spec.program, &spec.args, &bare.env).during(Step::Exec, "arguments")?;

@@ -4,7 +4,7 @@
 //! policy, with the program's standard input as a passed descriptor); hanging up means: kill.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, PipeWriter, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Mechanism, Report, Step, jail::Exit, sys};
+use crate::{Mechanism, Report, Step, exit::Exit, sys};
 
 /// Longest message: a policy with 4096 mounts fits many times over.
 const LONGEST: usize = 16 << 20;
@@ -115,4 +115,17 @@ fn body<T: DeserializeOwned>(mut socket: &UnixStream, length: [u8; 4]) -> io::Re
     let mut body = vec![0; length];
     socket.read_exact(&mut body)?;
     serde_json::from_slice(&body).map_err(io::Error::other)
+}
+
+/// Write one note; the reader is gone only when nobody waits for it any more.
+pub(crate) fn note(mut notes: &PipeWriter, note: &Note) {
+    if let Ok(mut line) = serde_json::to_vec(note) {
+        line.push(b'\n');
+        drop(notes.write_all(&line));
+    }
+}
+
+/// Note a refused step.
+pub(crate) fn note_refusal(notes: &PipeWriter, error: crate::SandboxError) {
+    note(notes, &Note::Refused(Refusal::from(error)));
 }

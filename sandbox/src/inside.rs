@@ -12,9 +12,9 @@ use std::{
 
 use crate::{
     Mechanism, SandboxError, Step,
-    control::Note,
+    command_line::{CommandLine, command_line},
+    control::{Note, note, note_refusal},
     gpu, landlock,
-    launcher::{CommandLine, Identity, Way, Without, command_line, note, note_refusal},
     layout::Layout,
     limits, namespaces,
     namespaces::Held,
@@ -23,6 +23,7 @@ use crate::{
     services,
     spec::{ProcessList, Spec, WORK_AT},
     sys::{self, Forked},
+    way::{Identity, Way, Without},
 };
 
 /// Everything that the processes inside need from the launcher.

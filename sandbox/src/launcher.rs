@@ -6,8 +6,6 @@
 //! makes the kernel kill its whole process namespace.
 
 use std::{
-    collections::BTreeMap,
-    ffi::CString,
     fs,
     io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write},
     os::fd::{AsFd, OwnedFd},
@@ -22,11 +20,10 @@ use crate::{
     Level, Mechanism, Report, SandboxError, Step, Stopped,
     bare::{self, Bare},
     cgroup::Cgroup,
-    control::{self, Note, Refusal, Said},
-    inside,
-    jail::{Exit, Usage},
-    landlock,
-    layout::{Layout, PRELOAD_AT, program_at, writable},
+    control::{self, Note, Said},
+    exit::{Exit, Usage},
+    inside, landlock,
+    layout::{Layout, writable},
     namespaces,
     report::During,
     resources::{self, Resources},
@@ -36,77 +33,10 @@ use crate::{
     sys::{self, Forked},
     volume::Volume,
     watchdog::{self, Watchdog},
+    way::{INSIDE_UID, Identity, Way},
 };
 
-/// The job's user and group as the job sees them in a user namespace.
-const INSIDE_UID: u32 = 1000;
-
-/// How the job's user comes about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Identity {
-    /// Started as root: a host user of its own, mapped into a user namespace.
-    Tenant(u32),
-    /// Started as root where user namespaces do not serve: a host user of its own, no user namespace.
-    Plain(u32),
-    /// Started as an ordinary user: that user, mapped into a user namespace.
-    Myself,
-}
-
-impl Identity {
-    /// The job's user as the job sees it.
-    pub(crate) fn uid(self) -> u32 {
-        match self {
-            Self::Tenant(_) | Self::Myself => INSIDE_UID,
-            Self::Plain(uid) => uid,
-        }
-    }
-
-    /// Whether the job has a user namespace of its own.
-    pub(crate) fn has_user_namespace(self) -> bool {
-        !matches!(self, Self::Plain(_))
-    }
-}
-
-/// What one try at a jail uses.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Way {
-    pub(crate) identity: Identity,
-    /// Whether the jail has a process list.
-    pub(crate) with_proc: bool,
-    /// The level that this way makes, apart from the disk of its own that S3 has.
-    pub(crate) level: Level,
-    /// What is left out, which is nothing in the launcher that is installed.
-    pub(crate) without: Without,
-}
-
-/// Layers that are left out, to show what an attack does where nothing stops it.
-///
-/// The installed launcher has no way to ask for this: only a program of the attack tests does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Without {
-    /// There are no namespaces at all, as on a machine that refuses them: level S1, or S0 without Landlock.
-    pub namespaces: bool,
-    /// Paths are not restricted by Landlock.
-    pub landlock: bool,
-    /// Every system call may be made.
-    pub seccomp: bool,
-    /// Mounts keep no restriction but their place: neither read-only, nor without devices, set-id or exec.
-    pub mount_restrictions: bool,
-    /// The network namespace is the host's.
-    pub net_namespace: bool,
-    /// The IPC namespace is the host's.
-    pub ipc_namespace: bool,
-    /// The process list of the jail shows every process of the jail and the settings of the kernel.
-    pub hidden_processes: bool,
-    /// No limit on memory, processes, files or time.
-    pub limits: bool,
-    /// Descriptors of the launcher stay open.
-    pub closed_descriptors: bool,
-    /// Capabilities inside the user namespace are kept.
-    pub capabilities: bool,
-    /// The first process of the jail can be read by others of its user.
-    pub unreadable_first_process: bool,
-}
+pub use crate::way::Without;
 
 /// A jail that stands. Its disk and root go when it is gone, in this order.
 struct Standing {
@@ -532,48 +462,4 @@ fn watch(
     let opened = standing.volume.as_ref().map(Volume::root).transpose();
     *volume = opened.during(Step::Volume, "outputs")?;
     Ok(Exit { code, signal, stopped, usage })
-}
-
-/// A program, its arguments with its own name, and its environment, in the form of execve(2).
-pub(crate) type CommandLine = (CString, Vec<CString>, Vec<CString>);
-
-/// What is started in a jail.
-pub(crate) fn command_line(spec: &Spec) -> io::Result<CommandLine> {
-    let mut env = spec.environment();
-    if spec.preload.is_some() {
-        // musl reads no /etc/ld.so.preload; glibc loads the library once, however often it is named.
-        env.insert("LD_PRELOAD".to_owned(), format!("/{PRELOAD_AT}"));
-    }
-    exec_form(&program_at(spec), &spec.args, &env)
-}
-
-/// A command line in the form of execve(2).
-pub(crate) fn exec_form(
-    program: &Path,
-    args: &[String],
-    env: &BTreeMap<String, String>,
-) -> io::Result<CommandLine> {
-    let text = |s: String| CString::new(s).map_err(|_nul| sys::errno(sys::EINVAL));
-    let program = sys::c_path(program)?;
-    let args = std::iter::once(Ok(program.clone()))
-        .chain(args.iter().cloned().map(text))
-        .collect::<io::Result<_>>()?;
-    let env = env
-        .iter()
-        .map(|(name, value)| text(format!("{name}={value}")))
-        .collect::<io::Result<_>>()?;
-    Ok((program, args, env))
-}
-
-/// Write one note; the reader is gone only when nobody waits for it any more.
-pub(crate) fn note(mut notes: &PipeWriter, note: &Note) {
-    if let Ok(mut line) = serde_json::to_vec(note) {
-        line.push(b'\n');
-        drop(notes.write_all(&line));
-    }
-}
-
-/// Note a refused step.
-pub(crate) fn note_refusal(notes: &PipeWriter, error: SandboxError) {
-    note(notes, &Note::Refused(Refusal::from(error)));
 }

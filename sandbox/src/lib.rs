@@ -17,7 +17,9 @@ mod spec;
 
 mod bare;
 mod cgroup;
+mod command_line;
 mod control;
+mod exit;
 mod gpu;
 mod inside;
 mod landlock;
@@ -34,9 +36,11 @@ mod sys;
 mod table;
 mod volume;
 mod watchdog;
+mod way;
 
 pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
-pub use jail::{Exit, Jail, Killer, Programs, Usage, find_launcher, find_programs, launch};
+pub use exit::{Exit, Usage};
+pub use jail::{Jail, Killer, Programs, find_launcher, find_programs, launch};
 pub use limits::Limits;
 pub use policy::{OnMissing, Outputs, Policy, PolicyError, Ready, Unmet};
 pub use probe::{probe, probe_with};

@@ -8,11 +8,11 @@ use std::{
 
 use crate::{
     Mechanism, SandboxError, Step,
-    launcher::{Way, Without},
     layout::{Layout, MEMORY, Source},
     report::During,
     spec::{ProcessList, Spec},
     sys,
+    way::{Way, Without},
 };
 
 /// Every namespace but the user's, without those that are left out.

@@ -5,13 +5,13 @@ use std::{path::PathBuf, rc::Rc};
 use crate::{
     Level, Limits, Mechanism, Report, SandboxError, Step, bare,
     cgroup::Cgroup,
-    launcher::{Identity, Way, Without},
     layout::{Layout, writable},
     report::During,
     spec::Spec,
     sys,
     volume::Volume,
     watchdog::Watchdog,
+    way::{Identity, Way, Without},
 };
 
 /// A control group for the jail, or why it has none.

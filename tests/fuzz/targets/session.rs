@@ -39,7 +39,7 @@ mod rules;
 #[path = "../../../sandbox/src/sys.rs"]
 #[allow(dead_code, unused_imports, reason = "the launcher uses all of it")]
 mod sys;
-mod jail {
+mod exit {
     //! Where the launcher's own code looks for it.
 
     pub(crate) use meshfarm_sandbox::Exit;

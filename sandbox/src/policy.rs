@@ -1,4 +1,4 @@
-//! The policy file: what a person writes in TOML about one jail, and the [`Spec`] that it becomes on this machine.
+//! The policy file: what a person writes in TOML about one jail, and the `Spec` that it becomes on this machine.
 //!
 //! `policies/` beside this crate holds one for each profile, with a word on every key.
 

@@ -359,6 +359,13 @@ fn on_a_small_disk(test: &str) -> bool {
     false
 }
 
+/// Writes until no more than `left` bytes of the small disk are free.
+fn fill(file: &mut fs::File, left: u64) {
+    while sys::free_bytes(Path::new("/mnt")).unwrap() > left {
+        io::Write::write_all(file, &[1; 64 << 10]).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_intake_and_unused_content_makes_room_again() {
     let name = "sweep::tests::a_full_disk_stops_intake_and_unused_content_makes_room_again";
@@ -378,16 +385,14 @@ async fn a_full_disk_stops_intake_and_unused_content_makes_room_again() {
     let collect = tokio::spawn(Arc::clone(&world.sweeper).collect_in_time(machine));
     // Near the mark what is only cached goes, before anybody is declined.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    fs::write("/mnt/ballast", vec![1; 5 << 20]).unwrap();
+    // By what is free and not by so many bytes: how much the database takes for itself differs.
+    fill(&mut fs::File::create("/mnt/ballast").unwrap(), 5 << 20);
     while world.has(&cached) {
         assert!(std::time::Instant::now() < deadline, "room was not made");
         tokio::task::yield_now().await;
     }
     assert!(world.has(&used));
-    let mut more = fs::File::create("/mnt/more").unwrap();
-    while sys::free_bytes(Path::new("/mnt")).unwrap() > 3 << 20 {
-        io::Write::write_all(&mut more, &[1; 64 << 10]).unwrap();
-    }
+    fill(&mut fs::File::create("/mnt/more").unwrap(), 3 << 20);
     let said = |input| match input {
         Some(meshfarm_core::Input::Disk { full }) => full,
         other => panic!("{other:?}"),

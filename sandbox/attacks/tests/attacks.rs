@@ -7,6 +7,7 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::Command,
+    sync::RwLock,
 };
 
 use ground::{is_root, others, programs, verdicts, verdicts_at};
@@ -16,7 +17,11 @@ use meshfarm_sandbox::Level;
 #[path = "ground/ground.rs"]
 mod ground;
 
+/// Where attacks succeed, they reach those of the other tests: they run alone.
+static OTHERS: RwLock<()> = RwLock::new(());
+
 fn all_hold(linkage: Linkage) {
+    let _together = OTHERS.read();
     judge(&verdicts(linkage, Surroundings::Jail), Level::S2);
 }
 
@@ -46,6 +51,7 @@ fn every_attack_past_the_libraries_is_held() {
 #[test]
 fn every_attack_is_held_where_the_job_has_a_disk_of_its_own() {
     if is_root() {
+        let _together = OTHERS.read();
         let floor = Level::S3;
         judge(&verdicts_at(floor, programs(), Linkage::Dynamic, Surroundings::Jail), floor);
     }
@@ -90,6 +96,7 @@ fn what_does_not_hold_without_namespaces_is_known() {
     if !is_root() {
         return;
     }
+    let _alone = OTHERS.write();
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let launcher = folder.path().join("launcher");
@@ -130,6 +137,7 @@ fn started_as_root_all_of_this_holds_for_an_ordinary_user_as_well() {
     if !is_root() {
         return;
     }
+    let _together = OTHERS.read();
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = |from: &Path, name: &str| {

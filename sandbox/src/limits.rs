@@ -11,7 +11,7 @@ use crate::{SandboxError, Step, report::During, sys};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Memory in bytes; what lies in the private folders counts where there is a cgroup.
+    /// Memory in bytes; what lies in the private folders counts only at level S3.
     pub memory_bytes: u64,
     /// Processes and threads.
     pub processes: u64,

@@ -16,8 +16,7 @@ use crate::{
 
 /// A control group for the jail, or why it has none.
 ///
-/// Only where the policy needs one: to move a process into a group stops every start and end of a process on the
-/// machine for some ten milliseconds.
+/// Only where the policy needs one: to move a process into a group takes up to fifteen milliseconds.
 pub(crate) fn group(spec: &Spec, without: Without) -> Result<Cgroup, String> {
     if without.limits {
         Err("left out".to_owned())

@@ -140,7 +140,7 @@ impl IsolationConfig {
     pub(super) fn to_text(self) -> String {
         format!(
             "# The weakest isolation that a task gets here. S3 gives each a disk of its own, of fixed size: it needs root\n\
-             # and costs a task some tenths of a second. A job that asks for more than this gets more.\n\
+             # and costs a task some fifty milliseconds. A job that asks for more than this gets more.\n\
              [isolation]\nfloor = \"{}\"\n",
             self.floor
         )

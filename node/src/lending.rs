@@ -19,7 +19,7 @@ use meshfarm_protocol::manifest::{Limits, RootLink};
 use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
-use meshfarm_sandbox::{self as sandbox, CollectLimits, Programs, Report};
+use meshfarm_sandbox::{self as sandbox, CollectLimits, KeptRoots, Programs, Report};
 
 use crate::config::ServiceConfig;
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
@@ -35,6 +35,9 @@ pub(crate) const TENANT_UIDS: u32 = 3_000_001_000;
 
 /// So many tenant uids are used in turn.
 const N_TENANT_UIDS: u64 = 60_000;
+
+/// Where the empty roots of jails lie, in the folder for plaintext.
+const ROOTS: &str = "roots";
 
 /// The lender's hands.
 #[derive(Debug)]
@@ -113,6 +116,7 @@ impl Lending {
             Ok(()) | Err(_) => {}
         }
         session::private_folder(&ground.folder)?;
+        session::private_folder(&ground.folder.join(ROOTS))?;
         let Ground { programs, limits, services, root, folder } = ground;
         Ok(Self {
             means,
@@ -319,6 +323,7 @@ impl Lending {
             limits: self.limits,
             services: self.services.clone(),
             tenant_uid: self.root.then_some(TENANT_UIDS + uid),
+            roots: KeptRoots { folder: self.folder.join(ROOTS), owner: lease.borrower.to_string() },
             programs: self.programs.clone(),
             clock: Arc::clone(&self.means.machine.clock),
         };

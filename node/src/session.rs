@@ -18,7 +18,9 @@ use meshfarm_protocol::session::{
     self as speech, FromRunner, JOB_FILE, MAX_LINE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
     SESSION_VERSION, Start, ToRunner,
 };
-use meshfarm_sandbox::{self as sandbox, Jail, Killer, Level, Limits, Programs, Report, Spec};
+use meshfarm_sandbox::{
+    self as sandbox, Jail, KeptRoots, Killer, Level, Limits, Programs, Report, Spec,
+};
 
 use crate::config::ServiceConfig;
 use crate::net::Clock;
@@ -65,6 +67,8 @@ pub struct Plan {
     pub services: Vec<ServiceConfig>,
     /// Host uid of the tenant, when we are root.
     pub tenant_uid: Option<u32>,
+    /// Where empty roots stay for further sessions of the same borrower.
+    pub roots: KeptRoots,
     /// Programs of this installation.
     pub programs: Programs,
     /// Time.
@@ -216,6 +220,7 @@ fn prepare(plan: &Plan) -> io::Result<Spec> {
     spec.limits = plan.limits;
     // On the disk of the node's home: the temporary folder may be held in memory, and a disk at level S3 lies there.
     spec.base = Some(base);
+    spec.roots = Some(plan.roots.clone());
     spec.tenant_uid = plan.tenant_uid;
     spec.preload.clone_from(&plan.programs.preload);
     for root in &plan.session.layout.roots {

@@ -18,9 +18,10 @@ use crate::{
     control::{Note, note, note_refusal},
     gpu,
     landlock::{self, Rights, Rule},
-    layout::{DEVICES, SYSTEM, fresh_folder},
+    layout::{DEVICES, SYSTEM},
     limits,
     report::During,
+    root::{base_of, fresh_folder},
     seccomp::Filters,
     spec::{OWN_AT, Spec, WORK_AT},
     sys::{self, Forked},
@@ -58,7 +59,7 @@ impl Bare {
             let text = "without namespaces only libmeshfarm_preload.so finds the artist's paths: install it beside meshfarm";
             return Err(SandboxError::new(Step::Level, "", io::Error::other(text)));
         }
-        let base = spec.base.clone().unwrap_or_else(std::env::temp_dir);
+        let base = base_of(spec);
         let folder = fresh_folder(&base).during(Step::Skeleton, base.display())?;
         let (rules, env, ambiguous) = (Vec::new(), spec.environment(), Vec::new());
         let mut bare = Self { folder, rules, env, ambiguous };

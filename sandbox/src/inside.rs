@@ -19,6 +19,7 @@ use crate::{
     limits, namespaces,
     namespaces::Held,
     report::During,
+    root::Root,
     seccomp::Filters,
     services,
     spec::{ProcessList, Spec, WORK_AT},
@@ -30,6 +31,7 @@ use crate::{
 pub(crate) struct Task<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) layout: &'a Layout,
+    pub(crate) root: &'a Root,
     pub(crate) filters: &'a Filters,
     pub(crate) way: Way,
     pub(crate) host: &'a [(String, String)],
@@ -102,7 +104,7 @@ fn build(
     sys::make_mounts_private().during(Step::Mount, "/")?;
     let held = match held {
         Some(held) => held,
-        None => namespaces::hold_all(task.layout, task.way.without)?,
+        None => namespaces::hold_all(task.layout, task.root, task.way.without)?,
     };
     namespaces::enter(task.spec, task.layout, held, task.way)?;
     for mechanism in namespaces::compare(task.host, !plain) {

@@ -27,6 +27,7 @@ use crate::{
     namespaces,
     report::During,
     resources::{self, Resources},
+    root::Root,
     seccomp::Filters,
     services,
     spec::{Spec, TENANT_UID_BASE},
@@ -54,14 +55,17 @@ struct Standing {
 
 /// What the job has on the host while it runs, removed in the end.
 enum Place {
-    Jail(Layout),
+    Jail(
+        Layout,
+        #[expect(dead_code, reason = "removed, or no longer in use, when it is dropped")] Root,
+    ),
     Bare(Bare),
 }
 
 impl Place {
     fn ambiguous(&self) -> &[[PathBuf; 2]] {
         match self {
-            Self::Jail(layout) => &layout.ambiguous,
+            Self::Jail(layout, _) => &layout.ambiguous,
             Self::Bare(bare) => &bare.ambiguous,
         }
     }
@@ -72,7 +76,7 @@ impl Standing {
     fn end(&mut self) {
         match self.place {
             // The kernel kills all of its namespace.
-            Place::Jail(_) => drop(sys::signal(self.jail.1.as_fd(), sys::SIGKILL)),
+            Place::Jail(..) => drop(sys::signal(self.jail.1.as_fd(), sys::SIGKILL)),
             // It kills what descends from it.
             Place::Bare(_) => drop(self.alive.take()),
         }
@@ -292,11 +296,12 @@ fn attempt(
     cgroup: Rc<Result<Cgroup, String>>,
 ) -> Result<Standing, SandboxError> {
     let mut layout = Layout::make(spec, way.identity.uid())?;
+    let root = Root::stand(spec, &layout.names)?;
     let resources = Resources::make(spec, way, &mut layout, cgroup)?;
     let mut held = None;
     if !matches!(way.identity, Identity::Myself) {
         give_away(&layout, way.identity)?;
-        held = Some(namespaces::hold_all(&layout, way.without)?);
+        held = Some(namespaces::hold_all(&layout, &root, way.without)?);
         sys::leave_groups().during(Step::Identity, "groups")?;
     }
     let (services_rx, services_tx) = UnixStream::pair().during(Step::Launcher, "socket")?;
@@ -306,8 +311,8 @@ fn attempt(
     }
     let host = namespaces::numbers();
     let mut first = First::start(kinds, |go, notes, result| {
-        let (layout, launcher) = (&layout, &services_tx);
-        let task = inside::Task { spec, layout, filters, way, host: &host, stdin, launcher };
+        let (layout, root, launcher) = (&layout, &root, &services_tx);
+        let task = inside::Task { spec, layout, root, filters, way, host: &host, stdin, launcher };
         inside::first_process(&task, held, go, notes, result)
     })?;
     drop(services_tx);
@@ -319,7 +324,7 @@ fn attempt(
         let served = services::serve(&spec.services, &services_rx);
         Ok((notes, served.during(Step::Network, "services")?))
     });
-    first.stand((spec, way), resources, Place::Jail(layout), served)
+    first.stand((spec, way), resources, Place::Jail(layout, root), served)
 }
 
 /// A job without namespaces.

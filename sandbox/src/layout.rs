@@ -1,16 +1,15 @@
-//! What lies where in the jail: the empty root on the host's disk, its synthetic `/etc`, and what is shown in it.
+//! What lies where in the jail: the names of its empty root, its synthetic `/etc`, and what is shown in it.
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use crate::{
     SandboxError, Step, gpu,
     landlock::{Rights, Rule},
     report::During,
+    root::Names,
     services,
     spec::{Access, OWN_AT, Spec, WORK_AT},
     sys, table,
@@ -44,10 +43,10 @@ pub(crate) struct Source {
     pub(crate) linked: bool,
 }
 
-/// The empty root on the host and the list of what comes into it. Dropping it removes the root.
-#[derive(Debug)]
+/// The names of the empty root and the list of what comes into it. Nothing is made yet.
+#[derive(Debug, Default)]
 pub(crate) struct Layout {
-    pub(crate) root: PathBuf,
+    pub(crate) names: Names,
     pub(crate) sources: Vec<Source>,
     /// Jail paths that are shown a second time: (where it is, where it is shown too).
     pub(crate) aliases: Vec<(PathBuf, PathBuf)>,
@@ -57,20 +56,12 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Make the root for this policy; `uid` is the job's user as the job sees it.
+    /// Lay out the jail of this policy; `uid` is the job's user as the job sees it.
     ///
     /// # Errors
     /// [`Step::Skeleton`] or [`Step::Table`] with the path.
     pub(crate) fn make(spec: &Spec, uid: u32) -> Result<Self, SandboxError> {
-        let base = spec.base.clone().unwrap_or_else(std::env::temp_dir);
-        let root = fresh_folder(&base).during(Step::Skeleton, base.display())?;
-        let mut layout = Self {
-            root,
-            sources: Vec::new(),
-            aliases: Vec::new(),
-            rules: Vec::new(),
-            ambiguous: Vec::new(),
-        };
+        let mut layout = Self::default();
         layout.system().during(Step::Skeleton, "system folders")?;
         layout.devices().during(Step::Skeleton, "devices")?;
         layout.graphics(&spec.devices).during(Step::Skeleton, "graphics cards")?;
@@ -89,7 +80,7 @@ impl Layout {
             let host = Path::new("/").join(name);
             match fs::symlink_metadata(&host) {
                 Ok(found) if found.is_symlink() => {
-                    symlink(fs::read_link(&host)?, self.root.join(name))?;
+                    self.names.link(Path::new(name), fs::read_link(&host)?)?;
                 }
                 Ok(found) if found.is_dir() => {
                     self.show_folder(&host, attributes)?;
@@ -99,9 +90,9 @@ impl Layout {
             }
         }
         for name in ["proc", "home", "home/render", "tmp", "var", "var/cache", "etc"] {
-            self.folder(Path::new(name))?;
+            self.names.folder(Path::new(name))?;
         }
-        symlink("../tmp", self.root.join("var/tmp"))?;
+        self.names.link(Path::new("var/tmp"), "../tmp")?;
         for name in SHARED {
             let host = Path::new("/").join(name);
             let attributes = attributes | sys::ATTR_NOEXEC;
@@ -119,7 +110,7 @@ impl Layout {
     }
 
     fn devices(&mut self) -> io::Result<()> {
-        self.folder(Path::new("dev/shm"))?;
+        self.names.folder(Path::new("dev/shm"))?;
         for name in DEVICES {
             let at = Path::new("dev").join(name);
             self.show_file(&Path::new("/").join(&at), &at, sys::ATTR_NOSUID | sys::ATTR_NOEXEC)?;
@@ -132,7 +123,7 @@ impl Layout {
             ("stderr", "/proc/self/fd/2"),
         ];
         for (name, target) in links {
-            symlink(target, self.root.join("dev").join(name))?;
+            self.names.link(&Path::new("dev").join(name), target)?;
         }
         Ok(())
     }
@@ -154,7 +145,7 @@ impl Layout {
     }
 
     fn etc(&mut self, uid: u32, services: &str) -> io::Result<()> {
-        let etc = self.root.join("etc");
+        let etc = Path::new("etc");
         let person = format!("render:x:{uid}:{uid}:render:/home/render:/bin/sh\n");
         let group = format!("render:x:{uid}:\nnogroup:x:65534:\n");
         let passwd = format!("{person}nobody:x:65534:65534:nobody:/:/bin/false\n");
@@ -168,21 +159,21 @@ impl Layout {
             ("machine-id", "00000000000000000000000000000001\n"),
             ("povray/3.7/povray.conf", POVRAY_CONF),
         ];
-        self.folder(Path::new("etc/povray/3.7"))?;
         for (name, text) in files {
-            fs::write(etc.join(name), text)?;
+            self.names.text(&etc.join(name), text)?;
         }
         for name in ["ld.so.cache", "povray/3.7/povray.ini"] {
-            match fs::copy(Path::new("/etc").join(name), etc.join(name)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
+            match fs::read(Path::new("/etc").join(name)) {
+                Ok(text) => self.names.text(&etc.join(name), text)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(())
     }
 
     fn own(&mut self, spec: &Spec) -> io::Result<()> {
-        self.folder(Path::new("run/meshfarm"))?;
+        self.names.folder(Path::new("run/meshfarm"))?;
         let read_only = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV;
         let at = program_at(spec);
         self.show_file(&spec.program, at.strip_prefix("/").unwrap_or(&at), read_only)?;
@@ -193,7 +184,7 @@ impl Layout {
         }
         unlinked(&spec.work)?;
         let at = PathBuf::from(WORK_AT.trim_start_matches('/'));
-        self.folder(&at)?;
+        self.names.folder(&at)?;
         let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV;
         self.sources.push(Source {
             host: spec.work.clone(),
@@ -214,9 +205,9 @@ impl Layout {
             || MEMORY.iter().any(|m| at.starts_with(m));
         let folder = unlinked(&mount.host)?.is_dir();
         if !covered && folder {
-            self.folder(&at)?;
+            self.names.folder(&at)?;
         } else if !covered {
-            self.file(&at)?;
+            self.names.place(&at)?;
         }
         let mut attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV;
         let mut rights = Rights::READ;
@@ -256,7 +247,7 @@ impl Layout {
                 continue;
             }
             let at = relative(&alias).to_path_buf();
-            self.folder(&at).during(Step::Skeleton, alias.display())?;
+            self.names.folder(&at).during(Step::Skeleton, alias.display())?;
             let mount = spec.mount_of(at_rule).map(|m| m.at.clone());
             let rights = self.rules.iter().find(|r| Some(&r.path) == mount.as_ref());
             let rights = rights.map_or(Rights::READ, |r| r.rights);
@@ -271,10 +262,10 @@ impl Layout {
             .during(Step::Skeleton, library.display())?;
         let built = table::build(spec).during(Step::Table, "")?;
         self.ambiguous = built.ambiguous;
-        fs::write(self.root.join("run/meshfarm/map.bin"), built.bytes)
-            .during(Step::Table, "map.bin")?;
-        let line = format!("/{PRELOAD_AT}\n");
-        fs::write(self.root.join("etc/ld.so.preload"), line).during(Step::Table, "ld.so.preload")
+        let map = Path::new("run/meshfarm/map.bin");
+        self.names.text(map, built.bytes).during(Step::Table, "map.bin")?;
+        let (list, line) = (Path::new("etc/ld.so.preload"), format!("/{PRELOAD_AT}\n"));
+        self.names.text(list, line).during(Step::Table, "ld.so.preload")
     }
 
     /// Let everything that the job writes lie on a volume, filled with what is there now.
@@ -298,20 +289,9 @@ impl Layout {
         Ok(())
     }
 
-    fn folder(&self, at: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(at))
-    }
-
-    fn file(&self, at: &Path) -> io::Result<()> {
-        if let Some(parent) = at.parent() {
-            self.folder(parent)?;
-        }
-        fs::File::create(self.root.join(at)).map(drop)
-    }
-
     fn show_folder(&mut self, host: &Path, attributes: u64) -> io::Result<()> {
         let at = relative(host).to_path_buf();
-        self.folder(&at)?;
+        self.names.folder(&at)?;
         self.sources.push(Source {
             host: host.to_path_buf(),
             at,
@@ -323,7 +303,7 @@ impl Layout {
     }
 
     fn show_file(&mut self, host: &Path, at: &Path, attributes: u64) -> io::Result<()> {
-        self.file(at)?;
+        self.names.place(at)?;
         let at = at.to_path_buf();
         self.sources.push(Source {
             host: host.to_path_buf(),
@@ -337,13 +317,6 @@ impl Layout {
 
     fn allow(&mut self, name: &str, rights: Rights) {
         self.rules.push(Rule { path: Path::new("/").join(name), rights });
-    }
-}
-
-impl Drop for Layout {
-    fn drop(&mut self) {
-        // The node sweeps its folder at the next start, so a root that stays behind is only untidy.
-        drop(fs::remove_dir_all(&self.root));
     }
 }
 
@@ -386,22 +359,4 @@ fn unlinked(host: &Path) -> io::Result<fs::Metadata> {
 
 fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
-}
-
-/// Make a folder for one jail that has no other name on this host.
-pub(crate) fn fresh_folder(base: &Path) -> io::Result<PathBuf> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let process = std::process::id();
-    loop {
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = base.join(format!(".meshfarm-root-{process}-{n}"));
-        match fs::DirBuilder::new().mode(0o755).create(&path) {
-            Ok(()) => {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-                return Ok(path);
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && n < 1000 => {}
-            Err(e) => return Err(e),
-        }
-    }
 }

@@ -30,6 +30,7 @@ mod layout;
 mod limits;
 mod namespaces;
 mod resources;
+mod root;
 mod seccomp;
 mod services;
 mod sys;
@@ -45,10 +46,11 @@ pub use limits::Limits;
 pub use policy::{OnMissing, Outputs, Policy, PolicyError, Ready, Unmet};
 pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
+pub use root::changed_roots;
 pub use size::Size;
 pub use spec::{
-    Access, Mount, OWN_AT, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service, Spec,
-    TENANT_UID_BASE, WORK_AT, WindowsRule,
+    Access, KeptRoots, Mount, OWN_AT, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service,
+    Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,
 };
 pub use table::Relocation;
 pub use watchdog::Stopped;

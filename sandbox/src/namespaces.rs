@@ -10,6 +10,7 @@ use crate::{
     Mechanism, SandboxError, Step,
     layout::{Layout, MEMORY, Source},
     report::During,
+    root::Root,
     spec::{ProcessList, Spec},
     sys,
     way::{Way, Without},
@@ -38,9 +39,13 @@ pub(crate) struct Held(OwnedFd);
 ///
 /// # Errors
 /// [`Step::Source`] with the path.
-pub(crate) fn hold_all(layout: &Layout, without: Without) -> Result<Vec<Held>, SandboxError> {
+pub(crate) fn hold_all(
+    layout: &Layout,
+    root: &Root,
+    without: Without,
+) -> Result<Vec<Held>, SandboxError> {
     let root = Source {
-        host: layout.root.clone(),
+        host: root.path().to_path_buf(),
         at: "".into(),
         attributes: sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC,
         given: false,

@@ -7,6 +7,7 @@ use crate::{
     cgroup::Cgroup,
     layout::{Layout, writable},
     report::During,
+    root::base_of,
     spec::Spec,
     sys,
     volume::Volume,
@@ -56,8 +57,7 @@ impl Resources {
                 let text = format!("level S3 needs one: {reason}");
                 return Err(SandboxError::new(Step::Cgroup, "", std::io::Error::other(text)));
             }
-            let base = layout.root.parent().map(PathBuf::from).unwrap_or_default();
-            let made = Volume::make(&base, &spec.limits)?;
+            let made = Volume::make(&base_of(spec), &spec.limits)?;
             let owner = match way.identity {
                 Identity::Tenant(uid) | Identity::Plain(uid) => uid,
                 Identity::Myself => sys::effective_uid(),

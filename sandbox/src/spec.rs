@@ -90,9 +90,23 @@ pub struct Spec {
     /// The lowest isolation that is acceptable: below it the launcher refuses. A hard limit on the disk (level S3)
     /// costs some fifty milliseconds at the start and is made only when it is asked for here.
     pub floor: Level,
-    /// Host folder for the jail's empty root, best on a disk; the temporary folder when absent.
+    /// Host folder for what is made for this jail alone, best on a disk; the temporary folder when absent.
     #[serde(default)]
     pub base: Option<PathBuf>,
+    /// Where empty roots stay for further jails that show the same places. When absent, the root is made in `base` and
+    /// goes with the jail, which costs ten to fifty milliseconds.
+    #[serde(default)]
+    pub roots: Option<KeptRoots>,
+}
+
+/// Where empty roots are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptRoots {
+    /// Host folder with nothing else in it, best on a disk, that only the launcher's user can write to.
+    pub folder: PathBuf,
+    /// Whose jails share them: jails of others never do, because a lock on a file can be seen by all who read it.
+    pub owner: String,
 }
 
 /// A host file or folder and where the job sees it.
@@ -197,6 +211,7 @@ impl Spec {
             tenant_uid: None,
             floor: Level::S2,
             base: None,
+            roots: None,
         }
     }
 

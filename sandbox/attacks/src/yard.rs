@@ -7,10 +7,13 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
-use meshfarm_sandbox::{Access, Limits, Mount, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule};
+use meshfarm_sandbox::{
+    Access, KeptRoots, Limits, Mount, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule, changed_roots,
+};
 
 use crate::{attack::Prepare, tenant::Tenant};
 
@@ -60,6 +63,7 @@ impl Yard {
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(moment))?;
         drop(file);
         give(&theirs, uid)?;
+        fs::create_dir(folder.join("roots"))?;
         copy_programs(&folder, attacker, uid)?;
         let tenant = Tenant::start(&folder.join("attacker"), &theirs, &secret, uid)?;
         Ok(Self { folder, secret, moment, uid, tenant: Some(tenant) })
@@ -166,6 +170,8 @@ impl Yard {
         };
         let mut spec = Spec::new(self.path("attacker"), self.path("work"));
         spec.base = Some(self.path("base"));
+        let (folder, owner) = (self.path("roots"), "attacker".to_owned());
+        spec.roots = Some(KeptRoots { folder, owner });
         spec.limits = Self::limits(prepare);
         spec.tenant_uid = self.uid;
         let render = Self::outputs_at().display().to_string();
@@ -244,6 +250,8 @@ impl Yard {
         facts.insert("mounts of the job on the host".to_owned(), ours.to_string());
         let base = fs::read_dir(self.path("base")).map_or(0, Iterator::count);
         facts.insert("roots of the job on the host".to_owned(), base.to_string());
+        let changed = changed_roots(&self.path("roots"));
+        facts.insert("kept roots that have changed".to_owned(), format!("{changed:?}"));
         facts.extend(self.tenant.iter_mut().flat_map(Tenant::state));
         facts
     }
@@ -252,8 +260,12 @@ impl Yard {
 impl Drop for Yard {
     fn drop(&mut self) {
         drop(self.tenant.take());
-        // The folder is below a temporary one of the caller's, who sees if it stays.
-        drop(fs::remove_dir_all(&self.folder));
+        // What an attack that broke out has started may still be writing here while it is killed. The folder is below
+        // a temporary one of the caller's, who sees if it stays.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::remove_dir_all(&self.folder).is_err() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use meshfarm_sandbox::{Access, Level, Mount, Spec, launch};
+use meshfarm_sandbox::{Access, KeptRoots, Level, Mount, Spec, launch};
 
 /// Where the job's files are seen, by all sandboxes alike.
 pub(crate) const SHOW: &str = "/home/artist/show";
@@ -23,7 +23,7 @@ impl Room {
     pub(crate) fn new() -> Result<Self> {
         let programs = std::env::var_os("MESHFARM_PROGRAMS").context("MESHFARM_PROGRAMS")?;
         let folder = tempfile::tempdir()?;
-        for name in ["work", "show", "base"] {
+        for name in ["work", "show", "base", "roots"] {
             fs::create_dir(folder.path().join(name))?;
         }
         Ok(Self { folder, programs: programs.into() })
@@ -48,6 +48,8 @@ impl Room {
         let mut spec = Spec::new(program, self.folder.path().join("work"));
         spec.args = args.iter().map(|arg| (*arg).to_owned()).collect();
         spec.base = Some(self.folder.path().join("base"));
+        let (folder, owner) = (self.folder.path().join("roots"), "bench".to_owned());
+        spec.roots = Some(KeptRoots { folder, owner });
         spec.floor = level;
         let mount = |host, at: &str, access| Mount { host, at: at.into(), access, exec: false };
         spec.mounts = vec![mount(self.show(), SHOW, Access::Write)];

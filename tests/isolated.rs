@@ -1,7 +1,10 @@
 //! The jail as a job on another site meets it: a background process, a disk of its own, limits, and files that are missing.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::thread;
 
 use crate::harness::{
     A_JOB, Mesh, SOON, Site, alone, borrower, folder, lender, tasks, text, wait_until, write,
@@ -124,4 +127,74 @@ fn a_file_that_a_task_looks_for_in_vain_is_named_in_its_log() {
         assert!(!log.contains(&format!("not found: {}", there.display())), "{log}");
         log.contains(&line).then_some(())
     });
+}
+
+/// A server that tells every caller a word; its port. It serves until the test's process ends.
+fn server(word: &'static str) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // A caller that hangs up early has its own reason.
+            drop(writeln!(stream, "{word}").and_then(|()| stream.read(&mut [0])));
+        }
+    });
+    port
+}
+
+#[test]
+fn the_licence_server_of_a_site_is_the_only_network_that_its_tasks_have() {
+    let folder = folder();
+    let mut site = Site::init(folder.path(), alone("oslo", 1));
+    let (licences, other) = (server("a-licence"), server("something-else"));
+    let config = site.home.join("meshfarm.toml");
+    let settings = fs::read_to_string(&config).unwrap();
+    write(&config, format!("{settings}\n[[service]]\nhost = \"127.0.0.1\"\nport = {licences}\n"));
+    site.start();
+    let out = folder.path().join("out");
+    let ask = |port| format!("(exec 3<>/dev/tcp/127.0.0.1/{port} && head -n 1 <&3)");
+    let script =
+        format!("{} > licence; {} > other || echo refused > other", ask(licences), ask(other));
+    let command = format!("Command=bash -c '{script}'");
+    let flags = ["bundle:command", "--frames", "1", "-p", &command, "--output"];
+    let job = site.submit(&[&flags[..], &[out.to_str().unwrap()]].concat());
+    site.wait_done(&job);
+    let log = site.run(&["logs", &job]).out;
+    assert_eq!(fs::read_to_string(out.join("licence")).unwrap(), "a-licence\n", "{log}");
+    assert_eq!(fs::read_to_string(out.join("other")).unwrap(), "refused\n");
+}
+
+/// Words in front of a program that shall find a machine without namespaces, and no root there.
+fn without_namespaces() -> Vec<String> {
+    let limit = "for kind in user mnt pid net ipc uts cgroup; do \
+        echo 0 > /proc/sys/user/max_${kind}_namespaces; done; \
+        exec setpriv --inh-caps=-all --bounding-set=-all --ambient-caps=-all \"$0\" \"$@\"";
+    let words = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--keep-caps"];
+    words.into_iter().chain(["sh", "-c", limit]).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_machine_without_namespaces_renders_for_its_own_site_and_for_nobody_else() {
+    let mut weak = lender("lyon", 1);
+    weak.within = without_namespaces();
+    let mesh = Mesh::of(vec![borrower("oslo"), weak]);
+    let out = mesh.new_folder("out");
+    let flags = ["bundle:command", "--frames", "1", "-p", "Command=echo here > done", "--output"];
+    let flags = [&flags[..], &[out.to_str().unwrap()]].concat();
+    let own = mesh[1].submit(&[&flags[..], &["--where", "local"]].concat());
+    let done = mesh[1].wait_done(&own);
+    assert_eq!(tasks(&done)[0]["isolation"], "S1", "{done:#}");
+    assert_eq!(fs::read_to_string(out.join("done")).unwrap(), "here\n");
+    let log = mesh[1].run(&["logs", &own]).out;
+    assert!(log.lines().next().unwrap().contains("S1"), "{log}");
+    let doctor = mesh[1].run(&["doctor"]).out;
+    assert!(doctor.contains("S1"), "{doctor}");
+    // A job of another site asks for more by itself, and says so while it waits.
+    let waits = mesh[0].submit(&flags);
+    wait_until("the job says why it waits", SOON, || {
+        let said = mesh[0].run(&["job", &waits]).out;
+        (said.contains("lyon") && said.contains("S1")).then_some(())
+    });
+    assert_eq!(mesh[0].job(&waits)["phase"], "active");
 }

@@ -1,9 +1,11 @@
 //! The only way out of a jail: connections to the services of its policy, carried by the launcher to pinned addresses.
 //!
 //! The jail's first process listens inside the jail's own network and hands the listeners out. The job connects to
-//! `127.0.0.x`, never to the host's network: it cannot choose where its bytes go.
+//! `127.0.0.x`, or to the service's address as a copy of its own, never to the host's network: it cannot choose where
+//! its bytes go.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
@@ -43,8 +45,12 @@ impl Meter {
     }
 }
 
-/// The jail's own address of a service: one for each host name, so that two may use the same port.
+/// The jail's own address of a service: one for each host name, so that two may use the same port; an address that is
+/// its own name is the same in the jail.
 pub(crate) fn inside_address(services: &[Service], service: &Service) -> Ipv4Addr {
+    if let Some(address) = literal(service) {
+        return address;
+    }
     let mut names: Vec<&str> = services.iter().map(|s| s.host.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -53,10 +59,16 @@ pub(crate) fn inside_address(services: &[Service], service: &Service) -> Ipv4Add
     Ipv4Addr::new(127, 0, 0, u8::try_from(place + 2).unwrap_or(u8::MAX))
 }
 
+/// The address of a service that is named by it.
+fn literal(service: &Service) -> Option<Ipv4Addr> {
+    service.host.parse().ok()
+}
+
 /// Lines for the jail's `/etc/hosts`.
 pub(crate) fn hosts(services: &[Service]) -> String {
     let mut lines: Vec<String> = services
         .iter()
+        .filter(|service| literal(service).is_none())
         .map(|service| format!("{} {}\n", inside_address(services, service), service.host))
         .collect();
     lines.sort();
@@ -66,6 +78,10 @@ pub(crate) fn hosts(services: &[Service]) -> String {
 
 /// Inside the jail's network: listen for the job and hand each listener to the launcher, in the order of the policy.
 pub(crate) fn listen(services: &[Service], launcher: &UnixStream) -> io::Result<()> {
+    let foreign = services.iter().filter_map(literal).filter(|address| !address.is_loopback());
+    for (n, address) in foreign.collect::<BTreeSet<_>>().into_iter().enumerate() {
+        sys::add_to_loopback(n, address)?;
+    }
     for service in services {
         let at = SocketAddr::new(IpAddr::V4(inside_address(services, service)), service.port);
         let listener = TcpListener::bind(at)?;
@@ -154,5 +170,8 @@ mod tests {
         let all = [service("rlm", 5053), service("flex", 27000), service("flex", 27001)];
         assert_eq!(hosts(&all), "127.0.0.2 flex\n127.0.0.3 rlm\n");
         assert_eq!(inside_address(&all, &all[2]), inside_address(&all, &all[1]));
+        let by_number = service("10.0.0.7", 5053);
+        assert_eq!(inside_address(&all, &by_number), Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(hosts(&[by_number]), "");
     }
 }

@@ -11,6 +11,7 @@ mod mounts;
 use std::{
     ffi::{CStr, CString},
     io,
+    net::Ipv4Addr,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt,
     path::Path,
@@ -461,18 +462,42 @@ pub(crate) fn set_host_name(name: &str) -> io::Result<()> {
 
 /// Bring up the loopback interface of the current network namespace.
 pub(crate) fn bring_up_loopback() -> io::Result<()> {
+    let flags = libc::__c_anonymous_ifr_ifru { ifru_flags: 1 };
+    set_interface("lo", libc::SIOCSIFFLAGS, flags)
+}
+
+/// Let the loopback interface of the current network namespace have this address too; `n` tells it from further ones.
+pub(crate) fn add_to_loopback(n: usize, address: Ipv4Addr) -> io::Result<()> {
+    let name = format!("lo:{n}");
+    set_interface(&name, libc::SIOCSIFADDR, interface_address(address))?;
+    set_interface(&name, libc::SIOCSIFNETMASK, interface_address(Ipv4Addr::BROADCAST))
+}
+
+fn interface_address(address: Ipv4Addr) -> libc::__c_anonymous_ifr_ifru {
+    let sa_family = libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default();
+    let mut ifru_addr = libc::sockaddr { sa_family, sa_data: [0; 14] };
+    // As in `sockaddr_in`: first the port.
+    for (to, from) in ifru_addr.sa_data[2..].iter_mut().zip(address.octets()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    libc::__c_anonymous_ifr_ifru { ifru_addr }
+}
+
+fn set_interface(
+    name: &str,
+    what: libc::Ioctl,
+    value: libc::__c_anonymous_ifr_ifru,
+) -> io::Result<()> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
     // SAFETY: takes numbers.
     let socket = owned(libc::c_long::from(unsafe { libc::socket(libc::AF_INET, kind, 0) }))?;
-    // SAFETY: an all-zero ifreq is a valid value of that plain struct.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = libc::c_char::from_ne_bytes([b'l']);
-    request.ifr_name[1] = libc::c_char::from_ne_bytes([b'o']);
-    request.ifr_ifru.ifru_flags = 1;
+    let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: value };
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
     let fd = socket.as_raw_fd();
-    // SAFETY: the request is live and of the type that this call reads.
-    check(libc::c_long::from(unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) }))
-        .map(drop)
+    // SAFETY: the request is live and of the type that these calls read.
+    check(libc::c_long::from(unsafe { libc::ioctl(fd, what, &raw const request) })).map(drop)
 }
 
 /// The Landlock interface version of the running kernel; 0 where there is none.

@@ -197,6 +197,35 @@ fn a_listed_service_is_reached_by_its_name_and_nothing_else_is() {
 }
 
 #[test]
+fn a_service_that_is_listed_by_address_is_reached_by_it() {
+    let mut room = Room::new();
+    let licence = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = licence.local_addr().unwrap().port();
+    // Where the launcher connects to differs from the name only in this test, which has no other machine.
+    let service =
+        |host: &str| Service { host: host.to_owned(), port, address: [127, 0, 0, 1].into() };
+    room.spec.services = vec![service("192.0.2.7"), service("10.0.0.7")];
+    let served = thread::spawn(move || {
+        for _ in 0..2 {
+            licence.accept().unwrap().0.write_all(b"granted").unwrap();
+        }
+    });
+    let script = format!(
+        "import socket\n\
+         for host in ['192.0.2.7', '10.0.0.7']: print(socket.create_connection((host, {port}), 5).recv(7))\n\
+         for host in ['192.0.2.8', '10.0.0.8', '127.0.0.1']:\n\
+         \x20   try: socket.create_connection((host, {port}), 2); print('open')\n\
+         \x20   except OSError as e: print('closed')\n"
+    );
+    fs::write(room.path("work/ask.py"), script).unwrap();
+    room.spec.program = "/usr/bin/python3".into();
+    let (said, exit) = room.run(&["ask.py"]);
+    assert_eq!(said, "b'granted'\nb'granted'\nclosed\nclosed\nclosed\n");
+    assert!(exit.success());
+    served.join().unwrap();
+}
+
+#[test]
 fn the_full_process_list_shows_the_jobs_processes_and_covers_what_tells() {
     let mut room = Room::new();
     room.spec.process_list = ProcessList::Compat;

@@ -13,7 +13,7 @@ const MOST: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceConfig {
-    /// Its host, as jobs look it up: a name or an address.
+    /// Its host, as jobs look it up: a name or an IPv4 address.
     pub host: String,
     /// Its TCP port.
     pub port: u16,

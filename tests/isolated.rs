@@ -127,6 +127,11 @@ fn a_file_that_a_task_looks_for_in_vain_is_named_in_its_log() {
         assert!(!log.contains(&format!("not found: {}", there.display())), "{log}");
         log.contains(&line).then_some(())
     });
+    let missing = mesh[0].json(&["missing", &job]);
+    let files = missing["missing"].as_array().unwrap();
+    let file = files.iter().find(|file| file["path"] == none.to_str().unwrap()).unwrap();
+    assert_eq!(file["tasks"][0], "Frame=1");
+    assert!(!files.iter().any(|file| file["path"] == there.to_str().unwrap()), "{missing:#}");
 }
 
 /// A server that tells every caller a word; its port. It serves until the test's process ends.

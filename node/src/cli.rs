@@ -140,6 +140,14 @@ job goes on. With --json every event is printed as a line, and the summary as th
     )]
     Logs(Logs),
 
+    /// List the files that tasks of a job have looked for in vain
+    #[command(after_help = "\
+Example:
+  meshfarm missing 3fa8
+
+Every file that a task asks for is the job's own or is not there: nothing is taken from the machine that renders.")]
+    Missing(JobArg),
+
     /// Stop a job
     #[command(after_help = "Example:\n  meshfarm cancel 3fa8")]
     Cancel(JobArg),

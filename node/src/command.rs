@@ -18,6 +18,7 @@ use crate::print::{self, Page, Printer, pages};
 use crate::sheet::{self, Decode};
 
 mod logs;
+mod missing;
 mod sandbox;
 mod store;
 mod watch;
@@ -212,6 +213,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Job(flags) => job(desk, &flags).await,
         Command::Watch(flags) => watch::watch(desk, &flags.job).await,
         Command::Logs(flags) => logs::logs(desk, &flags).await,
+        Command::Missing(flags) => missing::missing(desk, &flags).await,
         Command::Cancel(flags) => {
             let job = client.job(&flags.job, true).await?;
             client.cancel(job.job).await?;

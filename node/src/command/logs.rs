@@ -65,7 +65,7 @@ fn matches(task: &TaskView, wanted: Option<&str>) -> bool {
 }
 
 /// Labels and attempts of the wanted tasks that have been tried.
-fn attempts(view: &JobView, wanted: Option<&str>) -> Vec<(String, AttemptId)> {
+pub(super) fn attempts(view: &JobView, wanted: Option<&str>) -> Vec<(String, AttemptId)> {
     let tasks = view.steps.iter().flat_map(|step| &step.tasks);
     let tried = tasks.filter(|task| matches(task, wanted));
     tried.filter_map(|task| Some((task.label.clone(), task.attempt?))).collect()

@@ -108,6 +108,16 @@ pub(crate) struct Lost {
     pub(crate) prepared: bool,
 }
 
+impl Borrowed {
+    /// Since when its content is on its way for the first time.
+    pub(crate) fn fetching_since(&self) -> Option<Millis> {
+        match &self.state {
+            State::Held(held) if !held.prepared => Some(held.since),
+            State::Held(_) | State::Offered { .. } => None,
+        }
+    }
+}
+
 impl Borrow {
     pub(crate) fn all(&self) -> impl Iterator<Item = (LeaseId, &Borrowed)> {
         self.leases.iter().map(|(lease, borrowed)| (*lease, borrowed))

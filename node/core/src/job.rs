@@ -179,7 +179,7 @@ impl Job {
         step.flat_map(move |step| step.waiting(now))
     }
 
-    /// Mean wall time of the step's done tasks.
+    /// How long a task of the step runs on the reference core: the mean of the done ones.
     pub(crate) fn task_time(&self, step: StepNo) -> Option<Millis> {
         self.step(step)?.task_time()
     }

@@ -109,9 +109,10 @@ impl Jobs {
         }
     }
 
-    fn learn(&mut self, at: TaskRef, wall: Millis) {
+    /// A task has run; on the reference core it would have run so long.
+    pub(crate) fn learn(&mut self, at: TaskRef, reference: Millis) {
         if let Some(step) = self.step_mut(at) {
-            step.learn(wall);
+            step.learn(reference);
         }
     }
 
@@ -158,7 +159,6 @@ impl Jobs {
             | None => None,
         };
         self.set(at, Task::Done { attempt, by, at: now, wall, isolation }, out);
-        self.learn(at, wall);
         out.push(Output::Tell(Event::TaskDone { task: at, lender: by }));
         self.settle(at.job, now, out);
         true

@@ -8,6 +8,7 @@
 
 mod borrow;
 mod door;
+mod experience;
 mod job;
 mod jobs;
 mod lend;

@@ -12,6 +12,7 @@ use crate::jobs::{Failure, put, put_delete};
 use crate::place;
 use crate::record::{BorrowedRecord, Key, Record};
 use crate::site::Site;
+use crate::sites::{Known, reference};
 
 /// When outputs are asked for again whose lender could not be reached.
 const FETCH_AGAIN: Millis = Millis::seconds(2);
@@ -97,6 +98,7 @@ impl Site {
             return;
         };
         let (job, step) = (borrowed.job, borrowed.step);
+        let fetching_since = borrowed.fetching_since();
         if let Some(started) = self.borrow.on_status(status, now) {
             let told = started.into_iter().map(|task| Event::TaskStarted { task, lender: from });
             out.extend(told.map(Output::Tell));
@@ -105,7 +107,11 @@ impl Site {
             Phase::Preparing => {}
             Phase::Active => {
                 let content = self.jobs.get(job).and_then(|job| job.content(step));
-                if let Some((root, _)) = content {
+                if let Some((root, bytes)) = content {
+                    let had = self.sites.get(from).is_some_and(|known| known.warm.contains(&root));
+                    if let Some(since) = fetching_since.filter(|_| !had) {
+                        self.sites.content_came(from, bytes, now.since(since));
+                    }
                     self.sites.has_content(from, root);
                 }
             }
@@ -237,8 +243,14 @@ impl Site {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        self.sites.succeeded(by);
-        self.jobs.accept((at, attempt), by, (now, usage.wall), out);
+        let wall = usage.wall;
+        let expected = self.jobs.get(at.job).and_then(|job| job.task_time(at.step));
+        self.sites.succeeded(by, wall, expected);
+        let own = (by == self.config.me).then_some(self.lend.host.speed);
+        let speed = own.or_else(|| self.sites.get(by).map(Known::speed));
+        if self.jobs.accept((at, attempt), by, (now, wall), out) {
+            self.jobs.learn(at, speed.map_or(wall, |speed| reference(wall, speed)));
+        }
     }
 
     /// An attempt's outputs stand in their place, or do not.

@@ -14,19 +14,13 @@ use meshfarm_protocol::matching::{Misfit, fit};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
 use crate::job::Job;
-use crate::sites::{Known, Sites};
+use crate::sites::{Known, Sites, at_speed};
 
 /// How many sites are considered at a time, besides those that have the content already.
 const SAMPLE: usize = 8;
 
-/// What we assume of a link that we have not measured, in bytes per millisecond.
-const ASSUMED_RATE: u64 = 20_000;
-
 /// What we assume of a task's length before the first one is done.
 const ASSUMED_TASK: Millis = Millis::seconds(30);
-
-/// Speed of the reference core, in the profile's unit.
-const REFERENCE_SPEED: u64 = 1000;
 
 /// The waiting tasks of one step.
 #[derive(Clone, Copy, Debug)]
@@ -157,8 +151,9 @@ pub(crate) fn place(
     asked
 }
 
-fn task_time(demand: &Demand<'_>) -> u64 {
-    demand.job.task_time(demand.step).unwrap_or(ASSUMED_TASK).0
+/// How long a task of the step runs on the reference core.
+fn task_time(demand: &Demand<'_>) -> Millis {
+    demand.job.task_time(demand.step).unwrap_or(ASSUMED_TASK)
 }
 
 /// When our own slots alone would be through with the step, in milliseconds from now: what runs there already,
@@ -168,11 +163,7 @@ fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
     let busy = supply.host.slots.saturating_sub(supply.free) as usize;
     let tasks = demand.fresh + demand.again.len() + busy;
     let rounds = tasks.div_ceil(slots) as u64;
-    rounds.saturating_mul(at_speed(task_time(demand), supply.host.speed))
-}
-
-fn at_speed(reference: u64, speed: u32) -> u64 {
-    reference.saturating_mul(REFERENCE_SPEED) / u64::from(speed.max(1))
+    rounds.saturating_mul(at_speed(task_time(demand), supply.host.speed).0)
 }
 
 fn candidate(site: SiteId, known: &Known, demand: &Demand<'_>, now: Millis) -> Option<Candidate> {
@@ -181,11 +172,11 @@ fn candidate(site: SiteId, known: &Known, demand: &Demand<'_>, now: Millis) -> O
         return None;
     }
     let warm = known.warm.contains(&demand.root);
-    let transfer = if warm { 0 } else { demand.bytes / ASSUMED_RATE };
-    let speed = profile.hosts.iter().map(|host| host.speed).max().unwrap_or(1);
+    let transfer = if warm { 0 } else { known.experience.transfer(demand.bytes) };
+    let run = known.experience.run(at_speed(task_time(demand), known.speed()).0);
     // The scene is shipped once for all tasks that the site will get, so its price is spread over them.
     let share = u64::from(profile.free.min(demand.uncovered).max(1));
-    let done_after = (transfer / share).saturating_add(at_speed(task_time(demand), speed));
+    let done_after = (transfer / share).saturating_add(run);
     Some(Candidate { site, free: profile.free, warm, done_after })
 }
 

@@ -7,6 +7,7 @@ use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::profile::Profile;
 
 use crate::door::{Event, Output};
+use crate::experience::Experience;
 use crate::record::EvidenceRecord;
 
 /// More sites than this are not remembered; the one heard of longest ago makes room.
@@ -30,6 +31,19 @@ const FORGIVEN: u8 = 8;
 /// How long we do not ask a site again that did not answer.
 const NO_ANSWER: Millis = Millis::seconds(5);
 
+/// Speed of the reference core, in the profile's unit.
+const REFERENCE_SPEED: u32 = 1000;
+
+/// How long what runs `reference` on the reference core takes at this speed.
+pub(crate) fn at_speed(reference: Millis, speed: u32) -> Millis {
+    Millis(reference.0.saturating_mul(u64::from(REFERENCE_SPEED)) / u64::from(speed.max(1)))
+}
+
+/// How long what has run `wall` at this speed takes on the reference core.
+pub(crate) fn reference(wall: Millis, speed: u32) -> Millis {
+    Millis(wall.0.saturating_mul(u64::from(speed.max(1))) / u64::from(REFERENCE_SPEED))
+}
+
 /// One other site.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
@@ -45,11 +59,18 @@ pub(crate) struct Known {
     /// Roots of content that it has fetched lately, the newest last.
     pub(crate) warm: VecDeque<ChunkId>,
     failures: u32,
+    pub(crate) experience: Experience,
     /// It has sent wrong chunks.
     pub(crate) evidence: Option<EvidenceRecord>,
 }
 
 impl Known {
+    /// Speed of its fastest slots, as its profile says.
+    pub(crate) fn speed(&self) -> u32 {
+        let hosts = self.profile.iter().flat_map(|profile| &profile.hosts);
+        hosts.map(|host| host.speed).max().unwrap_or(REFERENCE_SPEED)
+    }
+
     /// Whether it is left alone now: it has failed everything lately, or refuses what its profile offers.
     /// A task that has failed elsewhere does not wait for such a site.
     pub(crate) fn shunned(&self, now: Millis) -> bool {
@@ -142,6 +163,7 @@ impl Sites {
                 declined: None,
                 warm: VecDeque::new(),
                 failures: 0,
+                experience: Experience::default(),
                 evidence: self.evidence.remove(&site),
             }
         });
@@ -204,10 +226,21 @@ impl Sites {
         }
     }
 
-    /// A task has ended well there.
-    pub(crate) fn succeeded(&mut self, site: SiteId) {
+    /// Content of so many bytes that it had to fetch was in place there after so long.
+    pub(crate) fn content_came(&mut self, site: SiteId, bytes: u64, took: Millis) {
+        if let Some(known) = self.sites.get_mut(&site) {
+            known.experience.content_came(bytes, took);
+        }
+    }
+
+    /// A task has ended well there, after so long; on the reference core it was expected to run `reference`, if we know.
+    pub(crate) fn succeeded(&mut self, site: SiteId, wall: Millis, reference: Option<Millis>) {
         if let Some(known) = self.sites.get_mut(&site) {
             known.failures = 0;
+            let speed = known.speed();
+            if let Some(reference) = reference {
+                known.experience.task_ran(at_speed(reference, speed), wall);
+            }
         }
     }
 

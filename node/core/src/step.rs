@@ -43,7 +43,7 @@ pub(crate) struct Step {
     /// When tasks that pause after a failure may start.
     pauses: BTreeSet<(Millis, usize)>,
     counts: Counts,
-    /// Sum and count of the wall times of done tasks, to learn how long one takes.
+    /// Sum and count of how long done tasks have run, or would have on the reference core.
     wall: (u64, u64),
 }
 
@@ -150,11 +150,11 @@ impl Step {
         later.map(|(after, _)| *after)
     }
 
-    pub(crate) const fn learn(&mut self, wall: Millis) {
-        self.wall = (self.wall.0.saturating_add(wall.0), self.wall.1 + 1);
+    pub(crate) const fn learn(&mut self, reference: Millis) {
+        self.wall = (self.wall.0.saturating_add(reference.0), self.wall.1 + 1);
     }
 
-    /// Mean wall time of the done tasks.
+    /// How long a task runs on the reference core: the mean of the done ones.
     pub(crate) fn task_time(&self) -> Option<Millis> {
         let (sum, n) = self.wall;
         sum.checked_div(n).map(Millis)

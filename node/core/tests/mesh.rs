@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     host: HostClass,
     /// The weakest isolation that it gives.
     pub(crate) floor: Level,
+    /// How long each task runs here.
+    pub(crate) wall: Millis,
     lives: u8,
 }
 
@@ -169,6 +171,7 @@ impl Mesh {
             profile: None,
             host,
             floor: Level::S2,
+            wall: Millis(1000),
             lives: 0,
         });
         let mut mesh = Self {
@@ -475,13 +478,14 @@ impl Mesh {
             return;
         };
         let run = running.remove(n).run;
+        let wall = self.peers[at].wall;
         let results = run.into_iter().map(|a| Ended {
             attempt: a.attempt,
             outcome: reason.map_or(Outcome::Done, |r| Outcome::Failed(r.into())),
             outputs: reason
                 .is_none()
                 .then(|| Outputs { root: ChunkId([3; 32]), envelope: envelope(id(at), id(at)) }),
-            usage: Usage { wall: Millis(1000), ..Usage::default() },
+            usage: Usage { wall, ..Usage::default() },
         });
         let results = results.collect();
         self.answer(at, Input::SessionEnded { session, results });

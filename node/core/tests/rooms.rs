@@ -6,6 +6,7 @@ mod gossip;
 mod membership;
 mod mesh;
 mod outsource;
+mod placement;
 mod random_walk;
 mod restart;
 mod scheduler;

@@ -9,6 +9,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo,
 use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
 use meshfarm_protocol::profile::Level;
 
+use crate::reasons;
 use crate::record::JobRecord;
 use crate::step::{Counts, Inputs, Step};
 
@@ -207,6 +208,15 @@ impl Job {
             all.canceled += counts.canceled;
         }
         all
+    }
+
+    /// Of the reasons why tasks have failed for good, the most common one and how many share it.
+    pub(crate) fn common_reason(&self) -> Option<(String, usize)> {
+        let tasks = self.steps.iter().flat_map(Step::tasks);
+        reasons::most_common(tasks.filter_map(|task| match task {
+            Task::Failed { reason, .. } => Some(reason.as_str()),
+            Task::Waiting { .. } | Task::Leased { .. } | Task::Done { .. } | Task::Canceled => None,
+        }))
     }
 
     /// Active again. Steps that read the outputs of a repeated step get new content when it is done again.

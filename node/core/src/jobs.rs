@@ -234,7 +234,14 @@ impl Jobs {
         if done == all {
             self.end(id, JobPhase::Done, now, out);
         } else if failed > 0 && (stuck || too_many || hopeless) {
-            let reason = format!("{failed} of {all} tasks failed, {done} are done");
+            let mut reason = format!("{failed} of {all} tasks failed, {done} are done");
+            if let Some((most, n)) = job.common_reason() {
+                reason = if n == failed {
+                    format!("{most}: {reason}")
+                } else {
+                    format!("{most} ({n} times): {reason}")
+                };
+            }
             self.end(id, JobPhase::Failed(reason), now, out);
         } else if stuck {
             self.end(id, JobPhase::Canceled, now, out);

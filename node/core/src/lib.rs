@@ -17,6 +17,7 @@ mod membership;
 mod outsource;
 mod place;
 pub mod rate;
+mod reasons;
 mod record;
 mod seek;
 mod site;

@@ -16,11 +16,14 @@ const MAX_SITES: usize = 2000;
 /// A profile that claims to live longer than this is believed only so long.
 const MAX_TTL: Millis = Millis::seconds(1800);
 
-/// So many failures in a row, of any job, and a site is left alone for a while.
+/// So many failures in a row, of any job, and a site is left alone for a while: a host that fails at once looks free all the time and would swallow the queue.
 const FAILURES_IN_A_ROW: u32 = 4;
 
 /// How long such a site is left alone; doubled with each further failure, up to 64 times.
 const LEFT_ALONE: Millis = Millis::seconds(30);
+
+/// A failure is forgotten after so long without another: what was wrong last week says nothing about today.
+const FORGET_ONE: Millis = Millis::seconds(600);
 
 /// So many roots are remembered of each site.
 const MAX_WARM: usize = 16;
@@ -59,6 +62,7 @@ pub(crate) struct Known {
     /// Roots of content that it has fetched lately, the newest last.
     pub(crate) warm: VecDeque<ChunkId>,
     failures: u32,
+    failed_at: Millis,
     pub(crate) experience: Experience,
     /// It has sent wrong chunks.
     pub(crate) evidence: Option<EvidenceRecord>,
@@ -163,6 +167,7 @@ impl Sites {
                 declined: None,
                 warm: VecDeque::new(),
                 failures: 0,
+                failed_at: Millis(0),
                 experience: Experience::default(),
                 evidence: self.evidence.remove(&site),
             }
@@ -247,7 +252,10 @@ impl Sites {
     /// A task has failed there. A host that fails everything is left alone for a while.
     pub(crate) fn failed(&mut self, site: SiteId, now: Millis) {
         if let Some(known) = self.sites.get_mut(&site) {
-            known.failures = known.failures.saturating_add(1);
+            let forgotten = now.since(known.failed_at).0 / FORGET_ONE.0;
+            let forgotten = u32::try_from(forgotten).unwrap_or(u32::MAX);
+            known.failures = known.failures.saturating_sub(forgotten).saturating_add(1);
+            known.failed_at = now;
             if let Some(extra) = known.failures.checked_sub(FAILURES_IN_A_ROW) {
                 known.ask_after = now.plus(LEFT_ALONE.times(1 << extra.min(6)));
             }

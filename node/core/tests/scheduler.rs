@@ -72,7 +72,7 @@ fn a_failed_task_is_tried_elsewhere_and_then_the_job_fails() {
     assert_eq!((mesh.n_running(first), mesh.n_running(second)), (0, 1));
     mesh.finish(second, Some("out of memory"));
     mesh.advance(10_000);
-    let reason = "1 of 1 tasks failed, 0 are done".to_owned();
+    let reason = "out of memory: 1 of 1 tasks failed, 0 are done".to_owned();
     assert_eq!(mesh.phase(0, job), JobPhase::Failed(reason));
     assert_eq!(mesh.job(0, job).steps[0].tasks[0].failures, 2);
 }
@@ -147,6 +147,41 @@ fn a_lender_that_fails_everything_does_not_swallow_the_job() {
     let swallowed = mesh.peers[1].started.len();
     assert!(swallowed <= 8, "{swallowed}");
     assert_eq!(mesh.phase(0, job), JobPhase::Done);
+}
+
+#[test]
+fn failures_of_long_ago_do_not_count() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    let job = mesh.submit(0, with(frames(40), |policy| policy.retries = 40));
+    mesh.finish(1, None);
+    for n in 0..6 {
+        mesh.advance(2_000_000);
+        assert_eq!(mesh.n_running(1), 1, "after {n} failures");
+        mesh.finish(1, Some("a memory error"));
+        mesh.advance(5_000);
+        assert_eq!(mesh.n_running(1), 1, "it is asked again at once");
+    }
+    // As many in a row, and it is left alone once what it had already is through.
+    for _ in 0..6 {
+        mesh.advance(5_000);
+        mesh.finish(1, Some("a memory error"));
+    }
+    mesh.advance(5_000);
+    assert_eq!(mesh.n_running(1), 0);
+    assert_eq!(mesh.phase(0, job), JobPhase::Active);
+}
+
+#[test]
+fn a_failed_job_says_what_most_of_its_tasks_died_of() {
+    let mut mesh = Mesh::new([("oslo", 1)]);
+    let job = mesh.submit(0, with(frames(4), |policy| policy.retries = 0));
+    for reason in ["frame 1: no texture", "out of memory", "frame 3: no texture"] {
+        mesh.finish(0, Some(reason));
+        mesh.advance(10_000);
+    }
+    mesh.finish(0, None);
+    let said = "frame 1: no texture (2 times): 3 of 4 tasks failed, 1 are done";
+    assert_eq!(mesh.phase(0, job), JobPhase::Failed(said.to_owned()));
 }
 
 #[test]

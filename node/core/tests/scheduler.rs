@@ -2,7 +2,7 @@
 
 use meshfarm_core::{Ask, CollectError, Event, JobPhase, PrepareError, Reply, Tasks};
 use meshfarm_protocol::id::{JobId, StepNo, TaskNo};
-use meshfarm_protocol::job::{Order, Place};
+use meshfarm_protocol::job::{MeshPolicy, Order, Place};
 use meshfarm_protocol::profile::Level;
 
 use crate::mesh::{Mesh, frames, host, spec, step, with};
@@ -152,7 +152,8 @@ fn a_lender_that_fails_everything_does_not_swallow_the_job() {
 #[test]
 fn failures_of_long_ago_do_not_count() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
-    let job = mesh.submit(0, with(frames(40), |policy| policy.retries = 40));
+    let one_by_one = |policy: &mut MeshPolicy| (policy.retries, policy.batch) = (40, Some(1));
+    let job = mesh.submit(0, with(frames(40), one_by_one));
     mesh.finish(1, None);
     for n in 0..6 {
         mesh.advance(2_000_000);
@@ -161,8 +162,8 @@ fn failures_of_long_ago_do_not_count() {
         mesh.advance(5_000);
         assert_eq!(mesh.n_running(1), 1, "it is asked again at once");
     }
-    // As many in a row, and it is left alone once what it had already is through.
-    for _ in 0..6 {
+    // As many in a row, and it is left alone.
+    for _ in 0..4 {
         mesh.advance(5_000);
         mesh.finish(1, Some("a memory error"));
     }

@@ -181,7 +181,7 @@ impl Sites {
         if let Some(known) = self.sites.get_mut(&site) {
             let pause = why.map_or(NO_ANSWER, |(_, pause)| pause.min(Millis::seconds(60)));
             known.declined = why.map(|(reason, _)| reason);
-            known.ask_after = now.plus(pause);
+            known.ask_after = known.ask_after.max(now.plus(pause));
         }
     }
 

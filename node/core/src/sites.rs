@@ -1,6 +1,6 @@
 //! What we believe about other sites: their profiles, who is connected, who has been failing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;
@@ -45,6 +45,8 @@ pub(crate) struct Known {
     /// Roots of content that it has fetched lately, the newest last.
     pub(crate) warm: VecDeque<ChunkId>,
     failures: u32,
+    /// It gets none of our tasks, because a person said so.
+    pub(crate) shut: bool,
     /// It has sent wrong chunks.
     pub(crate) evidence: Option<EvidenceRecord>,
 }
@@ -57,7 +59,7 @@ impl Known {
             Some(Declined::Misfit | Declined::Policy | Declined::Malformed) => true,
             Some(Declined::Busy | Declined::Full) | None => false,
         };
-        self.ask_after > now && (refuses || self.failures >= FAILURES_IN_A_ROW)
+        self.shut || self.ask_after > now && (refuses || self.failures >= FAILURES_IN_A_ROW)
     }
 }
 
@@ -67,6 +69,8 @@ pub(crate) struct Sites {
     sites: BTreeMap<SiteId, Known>,
     /// Of sites that have not been heard of since the start.
     evidence: BTreeMap<SiteId, EvidenceRecord>,
+    /// Sites that get none of our tasks, known or not.
+    shut: BTreeSet<SiteId>,
 }
 
 impl Sites {
@@ -142,6 +146,7 @@ impl Sites {
                 declined: None,
                 warm: VecDeque::new(),
                 failures: 0,
+                shut: self.shut.contains(&site),
                 evidence: self.evidence.remove(&site),
             }
         });
@@ -240,6 +245,14 @@ impl Sites {
     /// What a site did before the restart.
     pub(crate) fn restore_evidence(&mut self, evidence: EvidenceRecord) {
         self.evidence.insert(evidence.site, evidence);
+    }
+
+    /// Send our tasks to every site but these.
+    pub(crate) fn shut_off(&mut self, shut: BTreeSet<SiteId>) {
+        for (site, known) in &mut self.sites {
+            known.shut = shut.contains(site);
+        }
+        self.shut = shut;
     }
 
     /// Whether a site has sent wrong bytes.

@@ -5,6 +5,7 @@ mod early;
 mod gossip;
 mod membership;
 mod mesh;
+mod operate;
 mod outsource;
 mod random_walk;
 mod restart;

@@ -73,7 +73,7 @@ pub struct JobView {
     pub failed: usize,
     /// Tasks that were canceled.
     pub canceled: usize,
-    /// Open tasks that are not started until they are released; some may run still.
+    /// Tasks that wait until they are released.
     pub held: usize,
     /// Its steps; empty in a list of jobs.
     pub steps: Vec<StepView>,
@@ -222,13 +222,16 @@ impl Site {
             leased: 0,
             failed: 0,
             canceled: 0,
-            held: job.n_held(),
+            held: 0,
             steps: Vec::new(),
         };
-        for task in job.step_numbers().flat_map(|step| job.tasks(step)) {
+        for (step, (n, task)) in job.steps.iter().flat_map(|step| {
+            let tasks = (0..).map(TaskNo).zip(step.tasks());
+            tasks.map(move |task| (step, task))
+        }) {
             view.tasks += 1;
             match task {
-                Task::Waiting { .. } => {}
+                Task::Waiting { .. } => view.held += usize::from(step.is_held(n)),
                 Task::Canceled => view.canceled += 1,
                 Task::Leased { attempt, lender, .. } => {
                     away |= *lender != self.config.me;
@@ -242,7 +245,7 @@ impl Site {
         let open = job.counts().open;
         view.queue = match () {
             () if !job.is_active() => Queue::Done,
-            () if view.held == open => Queue::Held,
+            () if job.n_held() == open => Queue::Held,
             () if away => Queue::Outsourced,
             () if view.leased + view.done + view.failed > 0 => Queue::Active,
             () => Queue::New,

@@ -575,9 +575,9 @@ async fn what_people_type_reaches_the_tasks_that_they_mean() {
     };
     type_in(&desk, &format!("hold {id} --tasks 0,2")).await.unwrap();
     assert_eq!(states().await, ["held", "waiting", "held"]);
-    assert_eq!(view().await.queue, meshfarm_core::Queue::New);
+    assert_eq!(view().await.queue, Queue::New);
     type_in(&desk, &format!("hold {id} --step Render --return")).await.unwrap();
-    assert_eq!((view().await.queue, view().await.held), (meshfarm_core::Queue::Held, 3));
+    assert_eq!((view().await.queue, view().await.held), (Queue::Held, 3));
     type_in(&desk, "jobs --queue held").await.unwrap();
     type_in(&desk, &format!("release {id} --tasks 2")).await.unwrap();
     type_in(&desk, &format!("priority {id} 7")).await.unwrap();

@@ -7,9 +7,32 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 17] = [
-    "init", "node", "doctor", "profile", "mesh", "invite", "join", "sites", "submit", "jobs",
-    "job", "watch", "logs", "cancel", "retry", "slots", "sandbox",
+const COMMANDS: [&str; 25] = [
+    "init",
+    "node",
+    "doctor",
+    "profile",
+    "mesh",
+    "invite",
+    "join",
+    "sites",
+    "submit",
+    "jobs",
+    "job",
+    "watch",
+    "logs",
+    "cancel",
+    "hold",
+    "release",
+    "retry",
+    "kill",
+    "priority",
+    "outsource",
+    "recall",
+    "pause",
+    "resume",
+    "slots",
+    "sandbox",
 ];
 
 #[test]

@@ -8,6 +8,7 @@ mod cli;
 mod early;
 mod isolated;
 mod namespaces;
+mod operate;
 mod outsource;
 mod render;
 mod restart;

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_core::Tasks;
 use meshfarm_protocol::id::{JobId, MeshId, Millis, SiteId};
-use meshfarm_protocol::job::Place;
+use meshfarm_protocol::job::{Order, Place};
 use meshfarm_protocol::membership::Role;
 
 mod store;
@@ -143,6 +142,15 @@ pub struct Submit {
     /// A task is stopped after this long.
     #[serde(default)]
     pub timeout: Option<Millis>,
+    /// A task is stopped when its log has said nothing for so long.
+    #[serde(default)]
+    pub silence: Option<Millis>,
+    /// In which order tasks start.
+    #[serde(default)]
+    pub order: Option<Order>,
+    /// Whether nothing starts before the job is released.
+    #[serde(default)]
+    pub hold: bool,
 }
 
 /// How far a submission is.
@@ -198,6 +206,8 @@ pub struct Submitted {
     pub place: Place,
     /// Folders that its outputs go to.
     pub outputs: Vec<PathBuf>,
+    /// Whether nothing starts before it is released.
+    pub held: bool,
     /// What is odd and did not hinder.
     pub warnings: Vec<String>,
 }
@@ -260,15 +270,7 @@ pub struct LogPart {
     pub ended: bool,
 }
 
-/// Which tasks shall be rendered again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Retry {
-    /// The selection.
-    pub tasks: Tasks,
-}
-
-/// What a change touched: tasks of a retry, or the one job that was canceled.
+/// How many tasks an operation has changed; 1 where it is about a whole job or the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// So many.

@@ -116,7 +116,11 @@ impl NodeBackend {
         progress: mpsc::Sender<Progress>,
     ) -> Result<Submitted, Problem> {
         drop(progress.try_send(Progress { phase: Phase::Loading, done: 0, total: None }));
-        let LoadedJob { spec, inputs, outputs, job_json, warnings, .. } = self.load(submit).await?;
+        let hold = submit.hold;
+        let loaded = self.load(submit).await?;
+        let LoadedJob { mut spec, inputs, outputs, job_json, warnings, held } = loaded;
+        let held = held || hold;
+        spec.policy.held = held;
         let files = inputs.len() as u64;
         let kept: BTreeSet<_> =
             inputs.iter().filter(|file| !file.returns).map(|file| file.path.clone()).collect();
@@ -169,7 +173,7 @@ impl NodeBackend {
             return Err(refused(reply));
         };
         let outputs = outputs.into_iter().map(|(_, folder)| folder).collect();
-        Ok(Submitted { job, name, tasks, files, bytes, place, outputs, warnings })
+        Ok(Submitted { job, name, tasks, files, bytes, place, outputs, held, warnings })
     }
 
     async fn try_on(&self, submit: Submit) -> Result<DryRun, Problem> {
@@ -423,6 +427,8 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
         priority: submit.priority,
         retries: submit.retries,
         timeout: submit.timeout.map(job_bundle::Duration),
+        silence: submit.silence.map(job_bundle::Duration),
+        order: submit.order,
         ..PolicyChanges::default()
     };
     let parameters = submit.parameters.into_iter().map(|(name, value)| format!("{name}={value}"));

@@ -2,15 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use meshfarm_protocol::id::Millis;
+use meshfarm_protocol::job::Order;
 use meshfarm_protocol::membership::{Role, is_name};
 
 use crate::config::{LogFormat, MAX_SLOTS, bad_name};
 
+mod operate;
 mod sandbox;
 
+pub use operate::{
+    After, Hold, Jobs, Kill, Operate, Outsource, Pause, Priority, QueueName, Resume, Retry,
+    Selection,
+};
 pub use sandbox::{IsolationLevel, Sandbox, SandboxCheck, SandboxCommand, SandboxRun};
 
 /// What the exit codes mean; printed beneath `meshfarm --help`.
@@ -115,9 +121,9 @@ SOURCE is a scene file, a job bundle (folder or .tar) of Open Job Description, i
 bundle:NAME for a built-in bundle. A site that renders a job can read its scene.")]
     Submit(Submit),
 
-    /// List jobs
-    #[command(after_help = "Example:\n  meshfarm jobs --json")]
-    Jobs,
+    /// List jobs, all or those of one queue
+    #[command(after_help = "Examples:\n  meshfarm jobs --json\n  meshfarm jobs --queue outsourced")]
+    Jobs(Jobs),
 
     /// Show one job: its frames, who has them, and why others wait
     #[command(
@@ -148,18 +154,9 @@ Example:
 Every file that a task asks for is the job's own or is not there: nothing is taken from the machine that renders.")]
     Missing(JobArg),
 
-    /// Stop a job
-    #[command(after_help = "Example:\n  meshfarm cancel 3fa8")]
-    Cancel(JobArg),
-
-    /// Render tasks of a job again: those that failed, all, or some
-    #[command(after_help = "\
-Examples:
-  meshfarm retry 3fa8
-  meshfarm retry 3fa8 --tasks 3,5-7
-
-Task numbers are those of `meshfarm job`.")]
-    Retry(Retry),
+    /// What is done to jobs and sites at any time
+    #[command(flatten)]
+    Operate(Operate),
 
     /// Show the slots of this site and who holds them
     #[command(after_help = "Example:\n  meshfarm slots")]
@@ -372,12 +369,39 @@ pub struct Submit {
     /// Stop a task after this long, such as 10m [default: never]
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub timeout: Option<Millis>,
+    /// Stop a task whose log has said nothing for so long, such as 10m [default: never]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub silence: Option<Millis>,
+    /// In which order tasks start [default: given]
+    #[arg(long, value_enum, value_name = "ORDER")]
+    pub order: Option<TaskOrder>,
+    /// Start nothing until the job is released
+    #[arg(long)]
+    pub hold: bool,
     /// Show tasks, requirements, files and matching sites, and submit nothing
     #[arg(long, conflicts_with = "watch")]
     pub dry_run: bool,
     /// Watch the job until it ends
     #[arg(long)]
     pub watch: bool,
+}
+
+/// In which order tasks start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TaskOrder {
+    /// As they are numbered
+    Given,
+    /// First, last, middle, then the rest: an early look at the whole range
+    FirstLastMiddle,
+}
+
+impl From<TaskOrder> for Order {
+    fn from(order: TaskOrder) -> Self {
+        match order {
+            TaskOrder::Given => Self::Given,
+            TaskOrder::FirstLastMiddle => Self::FirstLastMiddle,
+        }
+    }
 }
 
 /// Flags of `job`.
@@ -410,23 +434,6 @@ pub struct Logs {
     /// Go on while the job runs
     #[arg(long, short)]
     pub follow: bool,
-}
-
-/// Flags of `retry`.
-#[derive(Debug, Args)]
-pub struct Retry {
-    /// Which
-    #[command(flatten)]
-    pub which: JobArg,
-    /// Every task, also those that are done
-    #[arg(long, action = ArgAction::SetTrue, conflicts_with = "tasks")]
-    pub all: bool,
-    /// Some tasks, by number
-    #[arg(long, value_name = "LIST", value_parser = task_list)]
-    pub tasks: Option<TaskList>,
-    /// The step that the numbers belong to [default: the only one]
-    #[arg(long, value_name = "NAME", requires = "tasks")]
-    pub step: Option<String>,
 }
 
 /// Numbers of tasks as a person wrote them, in rising order.
@@ -584,7 +591,7 @@ mod tests {
     fn a_submission_is_read_whole() {
         let cli = parse(
             "submit shot.blend --frames 1-240:2 --resolution 1920x1080 -p A=b=c -p D= --where lyon \
-             --priority 100 --retries 0 --timeout 10m --input tex --input a.png -o out --watch --json",
+             --priority 100 --retries 0 --timeout 10m --silence 90s --order first-last-middle --hold --input tex --input a.png -o out --watch --json",
         );
         let cli = cli.unwrap();
         assert!(cli.json);
@@ -594,6 +601,8 @@ mod tests {
         let pairs = [("A", "b=c"), ("D", "")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(submit.parameters, pairs);
         assert_eq!(submit.timeout, Some(Millis::seconds(600)));
+        assert_eq!((submit.silence, submit.hold), (Some(Millis::seconds(90)), true));
+        assert_eq!(submit.order, Some(TaskOrder::FirstLastMiddle));
         assert_eq!((submit.priority, submit.retries), (Some(100), Some(0)));
         assert_eq!(submit.inputs.len(), 2);
     }
@@ -615,6 +624,15 @@ mod tests {
             ("retry 3fa8 --tasks 7-3", ["--tasks", "3,5-7"]),
             ("retry 3fa8 --tasks 0-4294967295", ["--tasks", "3,5-7"]),
             ("retry 3fa8 --all --tasks 1", ["--all", "--tasks"]),
+            ("retry 3fa8 --failed --step Render", ["--failed", "--step"]),
+            ("hold 3fa8 --tasks 5-", ["--tasks", "3,5-7"]),
+            ("priority 3fa8 101", ["101", "0..=100"]),
+            ("outsource 3fa8 --to lyon --best", ["--to", "--best"]),
+            ("pause --site lyon --own", ["--site", "--own"]),
+            ("pause --after never", ["--after", "finish"]),
+            ("jobs --queue old", ["--queue", "outsourced"]),
+            ("submit a --order random", ["--order", "first-last-middle"]),
+            ("submit a --silence long", ["--silence", "10m"]),
             ("job xyz", ["JOB", "hexadecimal"]),
             ("init --name a/b", ["--name", "control characters"]),
             ("init --lend 0", ["--lend", "1..=4096"]),

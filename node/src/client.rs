@@ -11,14 +11,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use meshfarm_core::{JobView, SiteView, SlotsView};
+use meshfarm_core::{JobView, Operation, SiteOperation, SiteView, SlotsView};
 use meshfarm_protocol::id::{AttemptId, JobId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
     Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs,
-    Problem, Retry, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine,
-    Submitted, Transfers, Verify, VerifyLine, causes,
+    Problem, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine, Submitted,
+    Transfers, Verify, VerifyLine, causes,
 };
 use crate::web::LOG_ENDED;
 
@@ -147,20 +147,20 @@ impl Client {
         self.get(&format!("/v1/jobs/{job}/outputs")).await
     }
 
-    /// Stop a job.
+    /// Do something to a job or to tasks of it.
     ///
     /// # Errors
-    /// When there is no answer, no such job, or it has ended.
-    pub async fn cancel(&self, job: JobId) -> Result<Changed> {
-        self.post(&format!("/v1/jobs/{job}/cancel"), &()).await
+    /// When there is no answer, no such job or task, or as things stand it cannot be done.
+    pub async fn operate(&self, job: JobId, operation: &Operation) -> Result<Changed> {
+        self.post(&format!("/v1/jobs/{job}/operations"), operation).await
     }
 
-    /// Render tasks of a job again.
+    /// Do something to the site itself.
     ///
     /// # Errors
-    /// When there is no answer, no such job, or no such task.
-    pub async fn retry(&self, job: JobId, retry: &Retry) -> Result<Changed> {
-        self.post(&format!("/v1/jobs/{job}/retry"), retry).await
+    /// When there is no answer, or no such site.
+    pub async fn operate_site(&self, operation: &SiteOperation) -> Result<Changed> {
+        self.post("/v1/operations", operation).await
     }
 
     /// A piece of the log of an attempt, from `offset` on, in bytes.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use meshfarm_core::{JobView, Tasks};
-use meshfarm_protocol::id::{Millis, StepNo, TaskNo};
+use meshfarm_core::{JobView, Queue};
+use meshfarm_protocol::id::Millis;
 
 use crate::api::{self, Problem, Status, causes};
 use crate::cli::{self, Cli, Command, MeshCommand};
@@ -19,6 +19,7 @@ use crate::sheet::{self, Decode};
 
 mod logs;
 mod missing;
+mod operate;
 mod sandbox;
 mod store;
 mod watch;
@@ -209,21 +210,12 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         }
         Command::Sites => desk.show(&pages::sites(&client.sites().await?, now())),
         Command::Submit(flags) => submit(desk, flags).await,
-        Command::Jobs => desk.show(&pages::jobs(&client.jobs().await?)),
+        Command::Jobs(flags) => jobs(desk, flags).await,
         Command::Job(flags) => job(desk, &flags).await,
         Command::Watch(flags) => watch::watch(desk, &flags.job).await,
         Command::Logs(flags) => logs::logs(desk, &flags).await,
         Command::Missing(flags) => missing::missing(desk, &flags).await,
-        Command::Cancel(flags) => {
-            let job = client.job(&flags.job, true).await?;
-            client.cancel(job.job).await?;
-            let mut page = Page::of(&serde_json::json!({"canceled": job.job}));
-            page.quiet = vec![job.job.to_string()];
-            let name = print::plain(&job.name);
-            page.line([print::plain("stopped"), print::strong(job.job.short()), name]);
-            desk.show(&page)
-        }
-        Command::Retry(flags) => retry(desk, &flags).await,
+        Command::Operate(command) => operate::operate(desk, command).await,
         Command::Store(store) => store::store(desk, store.command).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
         Command::Init(_)
@@ -240,13 +232,6 @@ async fn ask(desk: &Desk, command: Command) -> Done {
 fn now() -> Millis {
     let at = jiff::Timestamp::now().as_millisecond();
     Millis(u64::try_from(at).unwrap_or(0))
-}
-
-fn touched(desk: &Desk, changed: api::Changed) -> Done {
-    let mut page = Page::of(&changed);
-    page.quiet = vec![changed.tasks.to_string()];
-    page.line([print::plain(format!("{} tasks wait again", changed.tasks))]);
-    desk.show(&page)
 }
 
 /// The ticket itself, from standard input when it is `-`: what stands on a command line is seen by others.
@@ -393,6 +378,9 @@ async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
         priority: flags.priority,
         retries: flags.retries,
         timeout: flags.timeout,
+        silence: flags.silence,
+        order: flags.order.map(Into::into),
+        hold: flags.hold,
         folder,
     };
     if flags.dry_run {
@@ -429,6 +417,20 @@ fn user() -> String {
         .or_else(|| set("LOGNAME"))
         .or_else(|| known().map(|user| user.name))
         .unwrap_or_else(|| "unknown".to_owned())
+}
+
+async fn jobs(desk: &Desk, flags: cli::Jobs) -> Done {
+    let mut jobs = desk.client.jobs().await?;
+    let Some(queue) = flags.queue.map(Queue::from) else {
+        return desk.show(&pages::jobs(&jobs, &[]));
+    };
+    jobs.retain(|job| job.queue == queue);
+    let mut lent = Vec::new();
+    if queue == Queue::Active {
+        lent = desk.client.slots().await?.leases;
+        lent.retain(|lease| !lease.own);
+    }
+    desk.show(&pages::jobs(&jobs, &lent))
 }
 
 async fn job(desk: &Desk, flags: &cli::Job) -> Done {
@@ -479,35 +481,6 @@ async fn decoder(desk: &Desk, view: &JobView) -> Result<Box<dyn Decode>, Failure
             Err(Problem::refused(text).with_help(help).into())
         }
     }
-}
-
-async fn retry(desk: &Desk, flags: &cli::Retry) -> Done {
-    let view = desk.client.job(&flags.which.job, false).await?;
-    let tasks = match &flags.tasks {
-        None if flags.all => Tasks::All,
-        None => Tasks::Failed,
-        Some(list) => {
-            let step = match &flags.step {
-                Some(name) => view.steps.iter().position(|step| step.name == *name),
-                None if view.steps.len() == 1 => Some(0),
-                None => None,
-            };
-            let names: Vec<_> = view.steps.iter().map(|step| step.name.as_str()).collect();
-            let step = step.ok_or_else(|| {
-                Problem::bad_input(format!("--step: name one of {}", names.join(", ")))
-            })?;
-            let n = view.steps[step].tasks.len();
-            if let Some(odd) = list.0.iter().find(|task| **task as usize >= n) {
-                let last = n.saturating_sub(1);
-                let detail = format!("--tasks {odd}: {} has tasks 0 to {last}", names[step]);
-                return Err(Problem::bad_input(detail).into());
-            }
-            let step = StepNo(u32::try_from(step).unwrap_or(u32::MAX));
-            Tasks::These(step, list.0.iter().copied().map(TaskNo).collect())
-        }
-    };
-    let changed = desk.client.retry(view.job, &api::Retry { tasks }).await?;
-    touched(desk, changed)
 }
 
 #[cfg(test)]

@@ -49,6 +49,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// So many lines of the runner may wait to be read.
 const LINES: usize = 256;
 
+/// How long something may take.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    /// In all.
+    whole: Duration,
+    /// Without a word in the log.
+    silence: Option<Duration>,
+}
+
+impl Limit {
+    const fn of(whole: Duration) -> Self {
+        Self { whole, silence: None }
+    }
+}
+
 /// What one session is made of.
 pub struct Plan {
     /// The session's own folder, which must not exist yet and is removed by the caller.
@@ -348,12 +363,16 @@ impl<'a> Talk<'a> {
             log_bytes: MAX_LOG,
         };
         say(stdin, &ToRunner::Start(start))?;
-        let ready = self.listen_until(lines, stop, READY_LIMIT, |said| {
+        let ready = self.listen_until(lines, stop, Limit::of(READY_LIMIT), |said| {
             matches!(said, FromRunner::Ready { .. })
         });
         ready?;
         tracing::debug!(folder = %self.plan.folder.display(), "the runner is ready");
-        let limit = self.plan.session.timeout.map_or(Duration::MAX, |t| Duration::from_millis(t.0));
+        let span = |millis: Millis| Duration::from_millis(millis.0);
+        let limit = Limit {
+            whole: self.plan.session.timeout.map_or(Duration::MAX, span),
+            silence: self.plan.session.silence.map(span),
+        };
         for assignment in self.plan.run.clone() {
             let before = self.done.len();
             self.current = Some((assignment, self.plan.clock.now(), Vec::new()));
@@ -369,7 +388,7 @@ impl<'a> Talk<'a> {
         }
         tracing::debug!(folder = %self.plan.folder.display(), "every task has ended");
         say(stdin, &ToRunner::Finish)?;
-        self.listen_until(lines, stop, FINISH_LIMIT, |said| {
+        self.listen_until(lines, stop, Limit::of(FINISH_LIMIT), |said| {
             matches!(said, FromRunner::Ended { .. })
         })
     }
@@ -379,19 +398,26 @@ impl<'a> Talk<'a> {
         &mut self,
         lines: &mpsc::Receiver<Vec<u8>>,
         stop: &Stop,
-        limit: Duration,
+        limit: Limit,
         last: impl Fn(&FromRunner) -> bool,
     ) -> Result<(), String> {
         let begun = self.plan.clock.now();
+        let mut heard = begun;
         loop {
             if stop.stopped() {
                 return Err("stopped".to_owned());
             }
-            let spent = Duration::from_millis(self.plan.clock.now().since(begun).0);
-            if spent >= limit {
-                return Err(format!("stopped after its time limit of {} s", limit.as_secs()));
+            let now = self.plan.clock.now();
+            if Duration::from_millis(now.since(begun).0) >= limit.whole {
+                let seconds = limit.whole.as_secs();
+                return Err(format!("stopped after its time limit of {seconds} s"));
             }
-            let line = match lines.recv_timeout(LOOK_EVERY.min(limit)) {
+            let silent = Duration::from_millis(now.since(heard).0);
+            if let Some(most) = limit.silence.filter(|most| silent >= *most) {
+                let seconds = most.as_secs();
+                return Err(format!("stopped: its log said nothing for its limit of {seconds} s"));
+            }
+            let line = match lines.recv_timeout(LOOK_EVERY.min(limit.whole)) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Timeout) => continue,
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
@@ -399,6 +425,9 @@ impl<'a> Talk<'a> {
                 }
             };
             let said: FromRunner = speech::from_line(&line).map_err(|error| error.to_string())?;
+            if said.is_sign_of_life() {
+                heard = self.plan.clock.now();
+            }
             if last(&said) {
                 return self.take(said);
             }

@@ -26,13 +26,13 @@ use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use meshfarm_core::{Ask, JobView, Reply};
+use meshfarm_core::{Ask, JobView, Operation, Reply, SiteOperation};
 use meshfarm_protocol::id::{AttemptId, JobId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
     Changed, Collect, DryRun, Examination, Invite, Invited, Join, LogPart, MeshCreate, MeshView,
-    Outputs, Problem, Progress, Retry, Status, StoreCollected, StoreStat, StoreVerified, Submit,
+    Outputs, Problem, Progress, Status, StoreCollected, StoreStat, StoreVerified, Submit,
     SubmitLine, Submitted, Transfers, Verify, VerifyLine,
 };
 use crate::gate::{Gate, Stopping};
@@ -148,8 +148,8 @@ fn routes(node: Node) -> Router {
         .route("/v1/jobs/dry-run", post(dry_run))
         .route("/v1/jobs/{job}", get(job))
         .route("/v1/jobs/{job}/outputs", get(outputs))
-        .route("/v1/jobs/{job}/cancel", post(cancel))
-        .route("/v1/jobs/{job}/retry", post(retry))
+        .route("/v1/jobs/{job}/operations", post(operate))
+        .route("/v1/operations", post(operate_site))
         .route("/v1/attempts/{attempt}/log", get(log))
         .route("/v1/transfers", get(transfers))
         .route("/v1/sites", get(sites))
@@ -305,20 +305,23 @@ async fn outputs(State(node): State<Node>, name: Named) -> Result<Json<Outputs>>
     node.backend.outputs(job.job).await.map(Json)
 }
 
-async fn cancel(State(node): State<Node>, name: Named) -> Result<Json<Changed>> {
-    let job = find_job(&node.gate, &name?.0).await?;
-    decide(&node.gate, Ask::Cancel(job.job)).await
-}
-
-async fn retry(
+async fn operate(
     State(node): State<Node>,
     name: Named,
-    Json(retry): Json<Retry>,
+    Json(operation): Json<Operation>,
 ) -> Result<Json<Changed>> {
-    let job = find_job(&node.gate, &name?.0).await?;
-    node.backend.can_retry(job.job).await?;
-    let ask = Ask::Retry { job: job.job, tasks: retry.tasks };
-    decide(&node.gate, ask).await
+    let job = find_job(&node.gate, &name?.0).await?.job;
+    if matches!(operation, Operation::Retry { .. }) {
+        node.backend.can_retry(job).await?;
+    }
+    decide(&node.gate, Ask::Operate { job, operation }).await
+}
+
+async fn operate_site(
+    State(node): State<Node>,
+    Json(operation): Json<SiteOperation>,
+) -> Result<Json<Changed>> {
+    decide(&node.gate, Ask::OperateSite(operation)).await
 }
 
 async fn decide(gate: &Gate, ask: Ask) -> Result<Json<Changed>> {

@@ -74,12 +74,23 @@ pub struct MeshPolicy {
     pub max_failed_tasks: Option<u32>,
     /// A task is stopped after this long. None: no limit.
     pub timeout: Option<Millis>,
+    /// A task is stopped when its log has said nothing for so long. None: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Millis>,
     /// The weakest isolation that another site may offer.
     pub isolation: Level,
     /// How many tasks are leased together at most. None: by the granted slots.
     pub batch: Option<u32>,
     /// In which order tasks start.
     pub order: Order,
+    /// Whether its tasks wait until a person releases them.
+    #[serde(skip_serializing_if = "is_false")]
+    pub held: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Default for MeshPolicy {
@@ -90,9 +101,11 @@ impl Default for MeshPolicy {
             retries: 2,
             max_failed_tasks: None,
             timeout: None,
+            silence: None,
             isolation: Level::S2,
             batch: None,
             order: Order::Given,
+            held: false,
         }
     }
 }
@@ -216,6 +229,9 @@ pub struct SessionSpec {
     pub environments: bool,
     /// A task is stopped after this long.
     pub timeout: Option<Millis>,
+    /// A task is stopped when its log has said nothing for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Millis>,
 }
 
 #[cfg(test)]

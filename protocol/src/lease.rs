@@ -179,6 +179,8 @@ pub enum Phase {
     Preparing,
     /// Slots render.
     Active,
+    /// What runs goes on to its end; everything else goes back, and nothing more is taken.
+    Draining,
     /// The lender gives back everything that is not in `finished`, or never had it.
     Gone,
 }

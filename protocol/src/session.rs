@@ -160,6 +160,20 @@ pub enum FromRunner {
     },
 }
 
+impl FromRunner {
+    /// Whether it shows that a task goes on: its action has started, or printed something.
+    #[must_use]
+    pub const fn is_sign_of_life(&self) -> bool {
+        match self {
+            Self::TaskStarted { .. } | Self::Log { .. } | Self::Progress { .. } => true,
+            Self::Ready { .. }
+            | Self::Outputs { .. }
+            | Self::TaskEnded { .. }
+            | Self::Ended { .. } => false,
+        }
+    }
+}
+
 /// How a task ended, as the runner saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

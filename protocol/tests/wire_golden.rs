@@ -157,8 +157,16 @@ fn secrets() -> LeaseSecrets {
             step: StepNo(1),
             environments: true,
             timeout: Some(Millis::seconds(3600)),
+            silence: None,
         },
     }
+}
+
+/// The same for a task that may not be silent for long.
+fn secrets_silence() -> LeaseSecrets {
+    let mut secrets = secrets();
+    secrets.session.silence = Some(Millis::seconds(300));
+    secrets
 }
 
 fn envelope(contents: &[u8]) -> Envelope {
@@ -233,6 +241,7 @@ fn messages() -> Vec<Message> {
         Message::Want(want()),
         status(Phase::Preparing),
         status(Phase::Active),
+        status(Phase::Draining),
         status(Phase::Gone),
         done(Outcome::Done, Some(outputs)),
         done(Outcome::Failed("the renderer ended with 1".into()), None),
@@ -260,6 +269,7 @@ fn message_name(message: &Message) -> String {
         Message::Status(status) => match status.phase {
             Phase::Preparing => "status-preparing".into(),
             Phase::Active => "status-active".into(),
+            Phase::Draining => "status-draining".into(),
             Phase::Gone => "status-gone".into(),
         },
         Message::Done(done) => match done.outcome {
@@ -393,6 +403,7 @@ fn wire() -> Vec<(String, Vec<u8>)> {
         ("certificate".into(), encode(&certificate())),
         ("envelope".into(), encode(&envelope(b"keys"))),
         ("lease-secrets".into(), encode(&secrets())),
+        ("lease-secrets-silence".into(), encode(&secrets_silence())),
         ("profile".into(), encode(&profile())),
         (
             "signed-profile".into(),
@@ -482,6 +493,8 @@ fn golden_bytes_still_mean_what_they_meant() {
     assert_eq!((said.name.as_str(), said.serial), ("lyon", 42));
     assert_eq!(returns::<Profile>("profile"), profile());
     assert_eq!(returns::<LeaseSecrets>("lease-secrets").session, secrets().session);
+    let silence = returns::<LeaseSecrets>("lease-secrets-silence").session;
+    assert_eq!(silence, secrets_silence().session);
     assert_eq!(returns::<LaneHello>("lane-hello").pass, None);
     let shown = returns::<LaneHello>("lane-hello-pass").pass.unwrap();
     assert_eq!(shown.open(lender().site(), Millis(0)), Some(pass_body()));

@@ -220,6 +220,41 @@ impl Borrow {
         Some(Lost { lender, tasks, over, prepared })
     }
 
+    /// Take from a lease every attempt that is not in `keeps`.
+    pub(crate) fn shed(
+        &mut self,
+        lease: LeaseId,
+        keeps: &BTreeSet<AttemptId>,
+    ) -> Vec<(TaskRef, AttemptId)> {
+        let Some(borrowed) = self.leases.get_mut(&lease) else {
+            return Vec::new();
+        };
+        let State::Held(held) = &mut borrowed.state else {
+            return Vec::new();
+        };
+        let (job, step) = (borrowed.job, borrowed.step);
+        let shed = held.attempts.extract_if(.., |a| !keeps.contains(&a.attempt));
+        shed.map(|a| (TaskRef { job, step, task: a.task }, a.attempt)).collect()
+    }
+
+    /// Offers of a job that have no answer yet, and to whom they were made.
+    pub(crate) fn offers(&self, job: JobId) -> Vec<(LeaseId, SiteId)> {
+        let open = self.all().filter(|(_, borrowed)| match borrowed.state {
+            State::Offered { .. } => borrowed.job == job,
+            State::Held(_) => false,
+        });
+        open.map(|(lease, borrowed)| (lease, borrowed.lender)).collect()
+    }
+
+    /// Every attempt that runs at its lender, as far as we were told.
+    pub(crate) fn running(&self) -> BTreeSet<AttemptId> {
+        let held = self.leases.values().filter_map(|borrowed| match &borrowed.state {
+            State::Held(held) => Some(&held.running),
+            State::Offered { .. } => None,
+        });
+        held.flatten().copied().collect()
+    }
+
     /// Take the tasks from lenders that are still preparing after a while: whoever is ready first shall have them.
     pub(crate) fn take_back(&mut self, now: Millis) -> Vec<(SiteId, TaskRef, AttemptId)> {
         let mut taken = Vec::new();
@@ -499,12 +534,17 @@ impl Held {
     /// How many further attempts the lender shall get, when `waiting` tasks wait: one for each slot, and
     /// with `ahead` one more behind each while plenty wait, so that no slot idles for a round trip.
     pub(crate) fn room(&self, waiting: usize, (spare, ahead): (usize, bool), now: Millis) -> usize {
-        if self.phase == Phase::Gone || self.is_slow(now) {
+        if self.is_closing() || self.is_slow(now) {
             return 0;
         }
         let slots = self.slots as usize;
         let deep = if ahead && waiting > spare + slots { slots * 2 } else { slots };
         deep.min(MAX_ATTEMPTS).saturating_sub(self.attempts.len())
+    }
+
+    /// Whether the lender takes nothing more under the lease.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Draining | Phase::Gone)
     }
 
     /// Whether the content has been on its way there for long. Tasks are not tied to such a lender: it gets some

@@ -12,6 +12,7 @@ use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, Profile};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
+use crate::operate::{Operation, SiteOperation};
 use crate::record::Change;
 
 /// Number of a question that a person or a peer asked; its answer carries the same.
@@ -149,15 +150,15 @@ pub enum Ask {
         /// Bytes of its content.
         bytes: u64,
     },
-    /// Stop a job.
-    Cancel(JobId),
-    /// Render tasks of a job again.
-    Retry {
+    /// Do something to a job or to tasks of it.
+    Operate {
         /// The job.
         job: JobId,
-        /// Which of its tasks.
-        tasks: Tasks,
+        /// What.
+        operation: Operation,
     },
+    /// Do something to the site itself.
+    OperateSite(SiteOperation),
     /// Let somebody join, once or several times.
     Invite {
         /// The mesh, of which this site holds the root.
@@ -173,18 +174,18 @@ pub enum Ask {
         /// From when on it is worthless.
         expires: Millis,
     },
-    /// Stop or resume taking tasks of other sites.
-    Lend(bool),
 }
 
 /// A selection of tasks of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tasks {
-    /// Those that failed or were canceled.
+    /// Those that failed; of a job that has ended, also those that were stopped with it.
     Failed,
-    /// Every one, also those that are done.
+    /// Every one.
     All,
+    /// Every one of the step.
+    Step(StepNo),
     /// These of the step.
     These(StepNo, Vec<TaskNo>),
 }

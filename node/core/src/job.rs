@@ -39,6 +39,9 @@ pub enum Task {
         last: Option<String>,
         /// Not before this moment.
         after: Millis,
+        /// So many of the entries of `failed_on` are sites where a person stopped it: no failed tries.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        spared: u32,
     },
     /// A lender has it.
     Leased {
@@ -55,6 +58,9 @@ pub enum Task {
         /// The isolation that the lender promised; none in records of before it was kept.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         isolation: Option<Level>,
+        /// So many of the entries of `failed_on` are sites where a person stopped it: no failed tries.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        spared: u32,
     },
     /// Its outputs stand in their place.
     Done {
@@ -83,9 +89,14 @@ pub enum Task {
     Canceled,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
 impl Task {
     pub(crate) const fn new() -> Self {
-        Self::Waiting { failed_on: Vec::new(), last: None, after: Millis(0) }
+        Self::Waiting { failed_on: Vec::new(), last: None, after: Millis(0), spared: 0 }
     }
 
     /// The try that it is about or that ended it.
@@ -123,7 +134,38 @@ impl Job {
                 step.inputs = Inputs::Ready { root, bytes };
             }
         }
+        for (step, first, last) in job.record.steering.held.clone() {
+            if let Some(step) = job.steps.get_mut(step.0 as usize) {
+                for task in (first.0..=last.0).map(TaskNo).take(step.tasks().len()) {
+                    step.hold(task, true);
+                }
+            }
+        }
         job
+    }
+
+    /// 0 to 100; 100 is most urgent.
+    pub(crate) fn priority(&self) -> u8 {
+        self.record.steering.priority.unwrap_or(self.spec.policy.priority)
+    }
+
+    /// Where its tasks may run.
+    pub(crate) fn place(&self) -> &Place {
+        self.record.steering.place.as_ref().unwrap_or(&self.spec.policy.place)
+    }
+
+    /// How many of its tasks are held.
+    pub(crate) fn n_held(&self) -> usize {
+        self.steps.iter().map(Step::n_held).sum()
+    }
+
+    /// Write into the record which tasks are held.
+    pub(crate) fn record_held(&mut self) {
+        let steps = self.step_numbers().zip(&self.steps);
+        let held = steps.flat_map(|(n, step)| {
+            step.held_ranges().into_iter().map(move |(first, last)| (n, first, last))
+        });
+        self.record.steering.held = held.collect();
     }
 
     pub(crate) fn is_active(&self) -> bool {
@@ -132,7 +174,7 @@ impl Job {
 
     /// Whether the job's policy lets the site of this name run its tasks.
     pub(crate) fn allows(&self, site_name: &str, own: bool) -> bool {
-        match &self.spec.policy.place {
+        match self.place() {
             Place::Local => own,
             Place::Auto => true,
             Place::Remote => !own,

@@ -1,15 +1,15 @@
 //! All jobs of this site: what their tasks go through, when they are tried again, when a job is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::profile::Level;
 
-use crate::door::{Event, Output, TaskRef};
+use crate::door::{Event, Output, TaskRef, Tasks};
 use crate::job::{Job, JobPhase, Task};
-use crate::record::{Change, JobRecord, Key, Record};
-use crate::step::{Counts, Inputs, Step};
+use crate::record::{Change, JobRecord, Key, Record, Steering};
+use crate::step::{Counts, Inputs, Step, is_open};
 
 /// How long a task that has failed waits before its second try; doubled with each further one.
 const RETRY_PAUSE: Millis = Millis::seconds(1);
@@ -22,8 +22,18 @@ const HOPELESS: usize = 10;
 pub(crate) struct Failure {
     pub(crate) by: SiteId,
     pub(crate) reason: String,
-    /// Whether it counts against the task's retries. A lost lease is nobody's fault.
-    pub(crate) counts: bool,
+    pub(crate) fault: Fault,
+}
+
+/// Whose fault it is that a try has ended without a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nobody's: a lease was lost. The task may go back to the same site.
+    Nobodys,
+    /// Nobody's, but a person stopped it there: it goes elsewhere when another site fits.
+    Persons,
+    /// The site's or the task's own: it counts against the task's retries.
+    Its,
 }
 
 /// All jobs of this site.
@@ -45,7 +55,7 @@ impl Jobs {
     pub(crate) fn by_urgency(&self) -> Vec<JobId> {
         let mut jobs: Vec<_> = self.jobs.values().filter(|job| job.is_active()).collect();
         jobs.sort_by_key(|job| {
-            let priority = job.spec.policy.priority;
+            let priority = job.priority();
             (u8::MAX - priority, job.record.submitted, job.record.job)
         });
         jobs.into_iter().map(|job| job.record.job).collect()
@@ -58,9 +68,17 @@ impl Jobs {
     pub(crate) fn submit(&mut self, spec: JobSpec, record: JobRecord, out: &mut Vec<Output>) {
         let id = record.job;
         put(out, Record::Spec(id, Box::new(spec.clone())));
-        put(out, Record::Job(record.clone()));
+        let held = spec.policy.held;
+        let mut job = Job::new(spec, record);
+        if held {
+            for at in refs(id, &job, is_open) {
+                job.steps[at.step.0 as usize].hold(at.task, true);
+            }
+            job.record_held();
+        }
+        put(out, Record::Job(job.record.clone()));
         out.push(Output::Tell(Event::JobSubmitted { job: id }));
-        self.jobs.insert(id, Job::new(spec, record));
+        self.jobs.insert(id, job);
     }
 
     pub(crate) fn restore(&mut self, spec: JobSpec, record: JobRecord) {
@@ -124,14 +142,15 @@ impl Jobs {
         since: Millis,
         out: &mut Vec<Output>,
     ) {
-        let failed_on = match self.task(at) {
-            Some(Task::Waiting { failed_on, .. }) => failed_on.clone(),
+        let (failed_on, spared) = match self.task(at) {
+            Some(Task::Waiting { failed_on, spared, .. }) => (failed_on.clone(), *spared),
             Some(
                 Task::Leased { .. } | Task::Done { .. } | Task::Failed { .. } | Task::Canceled,
             )
-            | None => Vec::new(),
+            | None => (Vec::new(), 0),
         };
-        self.set(at, Task::Leased { attempt, lease, lender, since, failed_on, isolation }, out);
+        let leased = Task::Leased { attempt, lease, lender, since, failed_on, isolation, spared };
+        self.set(at, leased, out);
         out.push(Output::Tell(Event::TaskLeased { task: at, lender }));
     }
 
@@ -180,27 +199,32 @@ impl Jobs {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        let Some(Task::Leased { attempt: current, failed_on, .. }) = self.task(at) else {
+        let Some(Task::Leased { attempt: current, failed_on, spared, .. }) = self.task(at) else {
             return;
         };
         if *current != attempt {
             return;
         }
-        let retries = self.jobs[&at.job].spec.policy.retries as usize;
-        let mut failed_on = failed_on.clone();
-        if !failure.counts {
+        let retries = self.jobs[&at.job].spec.policy.retries;
+        let (mut failed_on, mut spared) = (failed_on.clone(), *spared);
+        if failure.fault != Fault::Its {
+            if failure.fault == Fault::Persons && !failed_on.contains(&failure.by) {
+                failed_on.push(failure.by);
+                spared += 1;
+            }
             let last = Some(failure.reason);
-            self.set(at, Task::Waiting { failed_on, last, after: Millis(0) }, out);
+            self.set(at, Task::Waiting { failed_on, last, after: Millis(0), spared }, out);
             return;
         }
         failed_on.push(failure.by);
-        let again = failed_on.len() <= retries;
+        let tries = u32::try_from(failed_on.len()).unwrap_or(u32::MAX).saturating_sub(spared);
+        let again = tries <= retries;
         let (lender, reason) = (failure.by, failure.reason);
         let told = Event::TaskFailed { task: at, lender, reason: reason.clone(), again };
         if again {
-            let pause = RETRY_PAUSE.times(1 << failed_on.len().min(8));
+            let pause = RETRY_PAUSE.times(1 << tries.min(8));
             let after = now.plus(pause);
-            self.set(at, Task::Waiting { failed_on, last: Some(reason), after }, out);
+            self.set(at, Task::Waiting { failed_on, last: Some(reason), after, spared }, out);
         } else {
             self.set(at, Task::Failed { failed_on, reason, attempt }, out);
         }
@@ -231,7 +255,9 @@ impl Jobs {
         let hopeless = done == 0 && failed >= HOPELESS;
         // Without failed or canceled tasks every open one can run sooner or later.
         let stuck = failed + canceled > 0 && !job.can_go_on();
-        if done == all {
+        // What a person took out of a job that went on is not missed.
+        let trimmed = job.record.steering.trimmed && open + failed == 0 && done > 0;
+        if done == all || trimmed {
             self.end(id, JobPhase::Done, now, out);
         } else if failed > 0 && (stuck || too_many || hopeless) {
             let mut reason = format!("{failed} of {all} tasks failed, {done} are done");
@@ -255,6 +281,8 @@ impl Jobs {
         };
         job.record.phase = phase.clone();
         job.record.ended = Some(now);
+        job.record.steering.held.clear();
+        job.record.steering.trimmed &= phase == JobPhase::Done;
         put(out, Record::Job(job.record.clone()));
         for at in refs(id, job, is_open) {
             self.set(at, Task::Canceled, out);
@@ -293,46 +321,118 @@ impl Jobs {
         }
     }
 
-    /// Render tasks again. Returns how many wait now.
-    pub(crate) fn retry(
+    /// The tasks that a person means, however they stand.
+    ///
+    /// # Errors
+    /// There is no such job, step or task: which, and what there is.
+    pub(crate) fn select(&self, id: JobId, tasks: &Tasks) -> Result<Vec<TaskRef>, String> {
+        let job = self.get(id).ok_or_else(|| format!("no job {id}"))?;
+        let of_step = |step: StepNo| {
+            let n = job.steps.len().saturating_sub(1);
+            let spec = job.step_spec(step);
+            let spec = spec.ok_or_else(|| format!("step {step}: job {id} has steps 0 to {n}"))?;
+            Ok::<_, String>((spec.name.as_str(), spec.n_tasks()))
+        };
+        let at = |step, task| TaskRef { job: id, step, task };
+        match tasks {
+            Tasks::All => Ok(refs(id, job, |_| true)),
+            // What was stopped with the job is wanted too; what was taken out of one that goes on is not.
+            Tasks::Failed if job.is_active() => {
+                Ok(refs(id, job, |task| matches!(task, Task::Failed { .. })))
+            }
+            Tasks::Failed => {
+                let failed = |task: &Task| matches!(task, Task::Failed { .. } | Task::Canceled);
+                Ok(refs(id, job, failed))
+            }
+            Tasks::Step(step) => {
+                let (_, n) = of_step(*step)?;
+                Ok((0..n).map(|task| at(*step, TaskNo(task))).collect())
+            }
+            Tasks::These(step, these) => {
+                let (name, n) = of_step(*step)?;
+                if let Some(odd) = these.iter().find(|task| task.0 >= n) {
+                    let last = n.saturating_sub(1);
+                    return Err(format!("task {odd}: step {name} has tasks 0 to {last}"));
+                }
+                let these: BTreeSet<_> = these.iter().copied().collect();
+                Ok(these.into_iter().map(|task| at(*step, task)).collect())
+            }
+        }
+    }
+
+    /// Change what a person may change of a job at any time.
+    pub(crate) fn steer(
         &mut self,
         id: JobId,
-        wanted: impl Fn(TaskRef, &Task) -> bool,
+        change: impl FnOnce(&mut Steering),
         out: &mut Vec<Output>,
-    ) -> u32 {
-        let Some(job) = self.jobs.get(&id) else {
-            return 0;
-        };
-        let mut again = refs(id, job, |_| true);
-        again.retain(|at| self.task(*at).is_some_and(|task| wanted(*at, task)));
-        if let Some(job) = self.jobs.get_mut(&id).filter(|_| !again.is_empty()) {
+    ) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            change(&mut job.record.steering);
+            put(out, Record::Job(job.record.clone()));
+        }
+    }
+
+    /// Hold or release tasks of one job. Returns how many that changed.
+    pub(crate) fn hold(&mut self, tasks: &[TaskRef], held: bool, out: &mut Vec<Output>) -> u32 {
+        let mut n = 0;
+        for at in tasks {
+            let step = self.step_mut(*at);
+            n += u32::from(step.is_some_and(|step| step.hold(at.task, held)));
+        }
+        let first = tasks.first().filter(|_| n > 0);
+        if let Some(job) = first.and_then(|at| self.jobs.get_mut(&at.job)) {
+            job.record_held();
+            put(out, Record::Job(job.record.clone()));
+        }
+        n
+    }
+
+    /// Take open tasks out of a job that goes on without them.
+    pub(crate) fn trim(&mut self, id: JobId, tasks: &[TaskRef], out: &mut Vec<Output>) {
+        self.steer(id, |steering| steering.trimmed = true, out);
+        for at in tasks {
+            self.set(*at, Task::Canceled, out);
+        }
+    }
+
+    /// Render tasks of one job again, from the start.
+    pub(crate) fn retry(&mut self, again: &[TaskRef], out: &mut Vec<Output>) {
+        let first = again.first();
+        if let Some(job) = first.and_then(|at| self.jobs.get_mut(&at.job)) {
             job.reopen(&again.iter().map(|at| at.step).collect());
+            job.record_held();
             // First the job, then its tasks: an ended job with tasks that wait would never run them.
             put(out, Record::Job(job.record.clone()));
         }
-        for at in &again {
+        for at in again {
             put_delete(out, Key::Task(*at));
             if let Some(step) = self.step_mut(*at) {
                 step.set(at.task, Task::new());
             }
         }
-        u32::try_from(again.len()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn check(&self) {
         for job in self.jobs.values() {
             let open = job.counts().open;
             assert!(job.is_active() || open == 0, "an ended job has open tasks");
+            assert!(job.is_active() || job.record.steering.held.is_empty(), "an ended job is held");
+            for (n, step) in job.step_numbers().zip(&job.steps) {
+                let open = |task: &TaskNo| step.tasks().get(task.0 as usize).is_some_and(is_open);
+                let on_record = job.record.steering.held.iter().filter(|(of, ..)| *of == n);
+                let on_record = on_record.flat_map(|(_, first, last)| first.0..=last.0);
+                let on_record: BTreeSet<_> = on_record.map(TaskNo).filter(open).collect();
+                let held = step.held_ranges().into_iter();
+                let held = held.flat_map(|(first, last)| first.0..=last.0).map(TaskNo);
+                assert_eq!(held.collect::<BTreeSet<_>>(), on_record, "a hold would not survive");
+            }
             for (step, spec) in job.steps.iter().zip(&job.spec.steps) {
                 assert_eq!(step.tasks().len(), spec.labels.len(), "a step lost tasks");
                 step.check();
             }
         }
     }
-}
-
-fn is_open(task: &Task) -> bool {
-    matches!(task, Task::Waiting { .. } | Task::Leased { .. })
 }
 
 /// The tasks of a job that stand so.

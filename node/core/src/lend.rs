@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId};
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
 use meshfarm_protocol::lease::{
-    Assignment, BORROWER_GRACE, Declined, Done, Grant, KEEP_FINISHED, MAX_ATTEMPTS, Offer, Outcome,
-    Phase, RESERVATION, Status, Usage, Want,
+    BORROWER_GRACE, Declined, Done, Grant, KEEP_FINISHED, MAX_ATTEMPTS, Offer, Outcome, Phase,
+    RESERVATION, Status, Usage, Want,
 };
 use meshfarm_protocol::matching::fit;
 use meshfarm_protocol::message::Message;
@@ -181,23 +181,60 @@ impl Lend {
             lent.wanted = want.attempts.iter().map(|wanted| wanted.attempt).collect();
             let wanted = &lent.wanted;
             lent.queue.retain(|queued| wanted.contains(&queued.attempt));
-            for (session, run) in &lent.running {
-                if !run.iter().any(|running| wanted.contains(&running.attempt)) {
-                    out.push(Output::Stop(*session));
-                    // Said to run no more, so that nobody asks again to stop it.
-                    let stops = |started: &AttemptId| run.iter().any(|run| run.attempt == *started);
-                    lent.started.retain(|started| !stops(started));
-                }
+            for session in lent.unwanted() {
+                lent.halt(session, out);
             }
             for assignment in &want.attempts {
                 if !lent.knows(assignment.attempt) {
                     lent.queue.push_back(*assignment);
                 }
             }
+            lent.drain(out);
             lent.shrink();
         }
         let status = lent.status(lease);
         out.push(Output::Send { to: from, message: Message::Status(status) });
+    }
+
+    /// Start nothing more for these borrowers: what runs goes on to its end, what waits goes back.
+    pub(crate) fn drain(&mut self, whose: impl Fn(SiteId) -> bool, out: &mut Vec<Output>) {
+        self.leases.retain(|_, lent| match lent.state {
+            State::Reserved { .. } => !whose(lent.borrower),
+            State::Preparing { .. } | State::Active(_) | State::Ended => true,
+        });
+        self.turn_away(
+            whose,
+            |lent, out| {
+                lent.draining = true;
+                lent.drain(out);
+            },
+            out,
+        );
+    }
+
+    /// Stop what runs for these borrowers, and give everything back that is not finished.
+    pub(crate) fn give_back(&mut self, whose: impl Fn(SiteId) -> bool, out: &mut Vec<Output>) {
+        self.turn_away(whose, Lent::stop, out);
+    }
+
+    fn turn_away(
+        &mut self,
+        whose: impl Fn(SiteId) -> bool,
+        how: impl Fn(&mut Lent, &mut Vec<Output>),
+        out: &mut Vec<Output>,
+    ) {
+        let live = |lent: &Lent| matches!(lent.state, State::Preparing { .. } | State::Active(_));
+        let mut turned = Vec::new();
+        let theirs = self.leases.iter_mut().filter(|(_, lent)| whose(lent.borrower) && live(lent));
+        for (lease, lent) in theirs {
+            how(lent, out);
+            let message = Message::Status(lent.status(*lease));
+            out.push(Output::Send { to: lent.borrower, message });
+            turned.push(*lease);
+        }
+        for lease in turned {
+            self.forget_if_over(lease, out);
+        }
     }
 
     /// Content is in place, or enough of it, or will not be.
@@ -271,6 +308,9 @@ impl Lend {
                 return;
             }
             lent.started.push(attempt);
+            for session in lent.unwanted() {
+                lent.halt(session, out);
+            }
             let message = Message::Status(lent.status(*lease));
             out.push(Output::Send { to: lent.borrower, message });
         }
@@ -287,13 +327,16 @@ impl Lend {
         let found = self.leases.iter_mut().find(|(_, lent)| lent.running.contains_key(&session));
         let Some((lease, lent)) = found else { return };
         let run = lent.running.remove(&session).unwrap_or_default();
-        lent.shrink();
+        let halted = lent.halted.remove(&session);
         let stopped = lent.state == State::Ended;
-        for Assignment { attempt, .. } in run {
+        let mut again = Vec::new();
+        for assignment in run {
+            let attempt = assignment.attempt;
             lent.started.retain(|started| *started != attempt);
             let result = results.iter().find(|ended| ended.attempt == attempt);
             let made = result.is_some_and(|ended| ended.outcome == Outcome::Done);
-            if stopped && !made {
+            if (stopped || halted) && !made {
+                again.extend(lent.wanted.contains(&attempt).then_some(assignment));
                 continue;
             }
             let done = done_of(*lease, attempt, result);
@@ -303,6 +346,11 @@ impl Lend {
             out.push(Output::Send { to: borrower, message });
             lent.finished.insert(attempt, Finished { done, at: now, told: now });
         }
+        if !stopped {
+            again.into_iter().rev().for_each(|assignment| lent.queue.push_front(assignment));
+        }
+        lent.drain(out);
+        lent.shrink();
         let lease = *lease;
         self.forget_if_over(lease, out);
     }
@@ -311,7 +359,9 @@ impl Lend {
     pub(crate) fn on_spoiled(&mut self, session: Session, now: Millis, out: &mut Vec<Output>) {
         let found = self.leases.iter_mut().find(|(_, lent)| lent.running.contains_key(&session));
         let Some((lease, lent)) = found else { return };
+        lent.halted.remove(&session);
         lent.spoil(session, now);
+        lent.drain(out);
         let (lease, message) = (*lease, Message::Status(lent.status(*lease)));
         out.push(Output::Send { to: lent.borrower, message });
         self.forget_if_over(lease, out);
@@ -441,6 +491,11 @@ impl Lend {
         }
     }
 
+    /// Whose job a lease is for.
+    pub(crate) fn tenant(&self, lease: LeaseId) -> TenantId {
+        self.leases.get(&lease).map_or(TenantId([0; 16]), |lent| lent.tenant)
+    }
+
     /// What runs now: lease, borrower, attempts that have started and attempts in all.
     pub(crate) fn running(&self) -> impl Iterator<Item = (LeaseId, SiteId, u32, usize, usize)> {
         self.leases.iter().map(|(lease, lent)| {
@@ -452,6 +507,12 @@ impl Lend {
         let running: usize = self.leases.values().map(|lent| lent.running.len()).sum();
         assert!(running <= self.host.slots as usize, "more sessions than slots");
         for lent in self.leases.values() {
+            let halted = lent.halted.iter().all(|session| lent.running.contains_key(session));
+            assert!(halted, "a session that is over is to stop");
+            assert!(
+                !lent.draining || lent.queue.is_empty(),
+                "a lease that takes nothing has tasks"
+            );
             let mut ids: Vec<_> =
                 lent.queue.iter().chain(lent.running.values().flatten()).collect();
             let n = ids.len();

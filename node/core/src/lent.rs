@@ -41,6 +41,10 @@ pub(crate) struct Lent {
     /// Attempts whose runner in the jail has begun with them.
     pub(crate) started: Vec<AttemptId>,
     pub(crate) finished: BTreeMap<AttemptId, Finished>,
+    /// Whether nothing more is taken or started.
+    pub(crate) draining: bool,
+    /// Sessions that were told to stop although some of what they run is wanted.
+    pub(crate) halted: BTreeSet<Session>,
     /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
     pub(crate) accepted: VecDeque<AttemptId>,
 }
@@ -108,6 +112,8 @@ impl Lent {
             running: BTreeMap::new(),
             started: Vec::new(),
             finished: BTreeMap::new(),
+            draining: false,
+            halted: BTreeSet::new(),
             accepted: VecDeque::new(),
         }
     }
@@ -146,6 +152,11 @@ impl Lent {
             State::Ended => Phase::Gone,
         };
         let finished = self.finished.keys().copied().collect();
+        if self.draining && phase != Phase::Gone {
+            // What is about to start counts as running: it is not given back.
+            let running = self.running.values().flatten().map(|run| run.attempt).collect();
+            return Status { lease, phase: Phase::Draining, running, finished };
+        }
         Status { lease, phase, running: self.started.clone(), finished }
     }
 
@@ -193,6 +204,41 @@ impl Lent {
                 None
             }
         }
+    }
+
+    /// Of a lease that takes nothing more: what waits is dropped, and when nothing runs either it is over.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Output>) {
+        if !self.draining || self.state == State::Ended {
+            return;
+        }
+        self.queue.clear();
+        self.more = false;
+        self.shrink();
+        if self.running.is_empty() {
+            self.stop(out);
+        }
+    }
+
+    /// End a session now. What it has not begun with, and is wanted, will run in another one.
+    pub(crate) fn halt(&mut self, session: Session, out: &mut Vec<Output>) {
+        let Some(run) = self.running.get(&session) else {
+            return;
+        };
+        // Said to run no more, so that nobody asks again to stop it.
+        self.started.retain(|started| !run.iter().any(|run| run.attempt == *started));
+        if self.halted.insert(session) {
+            out.push(Output::Stop(session));
+        }
+    }
+
+    /// Sessions of which nothing is wanted, or not what they are at.
+    pub(crate) fn unwanted(&self) -> Vec<Session> {
+        let wanted = |run: &Assignment| self.wanted.contains(&run.attempt);
+        let unwanted = self.running.iter().filter(|(_, run)| {
+            let mut begun = run.iter().rev().filter(|run| self.started.contains(&run.attempt));
+            !run.iter().any(wanted) || begun.next().is_some_and(|run| !wanted(run))
+        });
+        unwanted.map(|(session, _)| *session).collect()
     }
 
     /// Stop everything that runs or waits. What is finished stays.

@@ -14,6 +14,7 @@ mod jobs;
 mod lend;
 mod lent;
 mod membership;
+mod operate;
 mod outsource;
 mod place;
 pub mod rate;
@@ -31,9 +32,10 @@ pub use door::{
     Session, TaskRef, Tasks,
 };
 pub use job::{JobPhase, Task};
+pub use operate::{Operation, SiteOperation};
 pub use record::{
-    BorrowedRecord, Change, EvidenceRecord, FinishedRecord, InviteRecord, JobRecord, Key,
-    LentRecord, Record,
+    BorrowedRecord, Change, EvidenceRecord, FinishedRecord, Intake, InviteRecord, JobRecord, Key,
+    LentRecord, Record, SiteRecord, Steering,
 };
 pub use site::{Config, Site};
-pub use view::{JobView, LeaseView, SiteView, SlotsView, StepView, TaskView, Why};
+pub use view::{JobView, LeaseView, Queue, SiteView, SlotsView, StepView, TaskView, Why};

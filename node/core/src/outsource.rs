@@ -8,7 +8,7 @@ use meshfarm_protocol::message::{Message, PassBody};
 use crate::borrow::Landing;
 use crate::door::{CollectError, Content, Event, Output, TaskRef};
 use crate::job::{Job, Task};
-use crate::jobs::{Failure, put, put_delete};
+use crate::jobs::{Failure, Fault, put, put_delete};
 use crate::place;
 use crate::record::{BorrowedRecord, Key, Record};
 use crate::site::Site;
@@ -81,6 +81,7 @@ impl Site {
             step,
             environments: job.step_spec(step)?.environments,
             timeout: job.spec.policy.timeout,
+            silence: job.spec.policy.silence,
         })
     }
 
@@ -105,6 +106,13 @@ impl Site {
         }
         match status.phase {
             Phase::Preparing => {}
+            Phase::Draining => {
+                let keeps = status.running.iter().chain(&status.finished).copied().collect();
+                let reason = "the site takes no more tasks now";
+                for (at, attempt) in self.borrow.shed(lease, &keeps) {
+                    self.give_up((at, attempt), (from, reason), now, out);
+                }
+            }
             Phase::Active => {
                 let content = self.jobs.get(job).and_then(|job| job.content(step));
                 if let Some((root, bytes)) = content {
@@ -135,12 +143,14 @@ impl Site {
         }
         let message = match (status.phase, status.finished.is_empty()) {
             (Phase::Gone, _) => return,
-            (Phase::Preparing | Phase::Active, true) => Message::Close { lease },
-            (Phase::Preparing | Phase::Active, false) if !status.running.is_empty() => {
+            (Phase::Preparing | Phase::Active | Phase::Draining, true) => Message::Close { lease },
+            (Phase::Preparing | Phase::Active | Phase::Draining, false)
+                if !status.running.is_empty() =>
+            {
                 let (attempts, more) = (Vec::new(), false);
                 Message::Want(Want { lease, version: now.0, attempts, more })
             }
-            (Phase::Preparing | Phase::Active, false) => return,
+            (Phase::Preparing | Phase::Active | Phase::Draining, false) => return,
         };
         out.push(Output::Send { to: from, message });
     }
@@ -177,7 +187,7 @@ impl Site {
     }
 
     /// A task waits again; should its attempt's result arrive after all, it will be welcome.
-    fn give_up(
+    pub(crate) fn give_up(
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
         (by, reason): (SiteId, &str),
@@ -185,7 +195,7 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         self.borrow.give_up(attempt, at);
-        let failure = Failure { by, reason: reason.to_owned(), counts: false };
+        let failure = Failure { by, reason: reason.to_owned(), fault: Fault::Nobodys };
         self.jobs.fail((at, attempt), failure, now, out);
     }
 
@@ -222,12 +232,13 @@ impl Site {
             }
             (Outcome::Done, None) => self.complete((at, attempt), (from, done.usage), now, out),
             (Outcome::Failed(mut reason), _) => {
-                // Before anybody has done a task of the job, the scene is as suspect as the site.
-                if self.jobs.get(at.job).is_some_and(Job::has_done_some) {
+                // Before anybody has done a task of the job, the scene is as suspect as the site. A try that was
+                // given up has ended because it was stopped.
+                if late.is_none() && self.jobs.get(at.job).is_some_and(Job::has_done_some) {
                     self.sites.failed(from, now);
                 }
                 reason.truncate(reason.floor_char_boundary(MAX_REASON));
-                let failure = Failure { by: from, reason, counts: true };
+                let failure = Failure { by: from, reason, fault: Fault::Its };
                 self.jobs.fail((at, attempt), failure, now, out);
             }
         }
@@ -289,7 +300,7 @@ impl Site {
                 let reason = format!("its outputs were refused: {what}");
                 out.push(Output::Tell(Event::Blame { site: l.lender, what }));
                 self.sites.failed(l.lender, now);
-                let failure = Failure { by: l.lender, reason, counts: true };
+                let failure = Failure { by: l.lender, reason, fault: Fault::Its };
                 self.jobs.fail((l.task, attempt), failure, now, out);
                 accepted(l.lender, l.lease, attempt, out);
             }

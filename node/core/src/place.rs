@@ -43,6 +43,8 @@ pub(crate) struct Supply<'a> {
     pub(crate) me: SiteId,
     pub(crate) my_name: &'a str,
     pub(crate) host: &'a HostClass,
+    /// Our own slots take no tasks, because a person said so.
+    pub(crate) shut: bool,
     pub(crate) free: u32,
     pub(crate) sites: &'a Sites,
     /// Sites that are not asked now: they have an open offer of this step, or somebody more urgent waits there.
@@ -82,6 +84,7 @@ pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>, now: Millis)
 pub(crate) fn own_fits(job: &Job, step: StepNo, supply: &Supply<'_>) -> bool {
     let fits = |spec: &StepSpec| fit(&spec.requirement, floor(job, true), supply.host).is_empty();
     supply.host.slots > 0
+        && !supply.shut
         && job.allows(supply.my_name, true)
         && job.step_spec(step).is_some_and(fits)
 }
@@ -168,7 +171,7 @@ fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
 
 fn candidate(site: SiteId, known: &Known, demand: &Demand<'_>, now: Millis) -> Option<Candidate> {
     let profile = known.profile.as_ref()?;
-    if profile.free == 0 || known.ask_after > now {
+    if profile.free == 0 || known.shut || known.ask_after > now {
         return None;
     }
     let warm = known.warm.contains(&demand.root);

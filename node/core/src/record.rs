@@ -1,11 +1,13 @@
 //! What a site makes durable: records by key, and changes to them. A site restored from them goes on.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use meshfarm_protocol::id::{
     AttemptId, ChunkId, JobId, LeaseId, MeshId, Millis, SiteId, StepNo, TaskNo, TenantId,
 };
-use meshfarm_protocol::job::JobSpec;
+use meshfarm_protocol::job::{JobSpec, Place};
 use meshfarm_protocol::lease::Done;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::Level;
@@ -46,6 +48,8 @@ pub enum Record {
     Invite(InviteRecord),
     /// What a site has sent that it should not have.
     Evidence(EvidenceRecord),
+    /// What a person has told the site itself.
+    Site(SiteRecord),
 }
 
 /// Names a record.
@@ -67,6 +71,8 @@ pub enum Key {
     Invite([u8; 32]),
     /// Of [`Record::Evidence`].
     Evidence(SiteId),
+    /// Of [`Record::Site`]: there is one.
+    Site,
 }
 
 impl Record {
@@ -82,6 +88,7 @@ impl Record {
             Self::Finished(record) => Key::Finished(record.done.attempt),
             Self::Invite(record) => Key::Invite(record.secret_hash),
             Self::Evidence(record) => Key::Evidence(record.site),
+            Self::Site(_) => Key::Site,
         }
     }
 }
@@ -99,6 +106,7 @@ impl Key {
             Self::Finished(attempt) => attempt.0.to_vec(),
             Self::Invite(hash) => hash.to_vec(),
             Self::Evidence(site) => site.0.to_vec(),
+            Self::Site => Vec::new(),
         }
     }
 }
@@ -120,6 +128,76 @@ pub struct JobRecord {
     pub bytes: u64,
     /// Content of the steps that read outputs of others, once assembled.
     pub inputs: Vec<(StepNo, ChunkId, u64)>,
+    /// What a person has changed of it since.
+    #[serde(default, skip_serializing_if = "Steering::is_plain")]
+    pub steering: Steering,
+}
+
+/// What a person has changed of a job since it was submitted. What the job is, is written once; this overrides it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    /// In place of the policy's priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// In place of the policy's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// Tasks that are not to be started: of each step ranges, from the first task to the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<(StepNo, TaskNo, TaskNo)>,
+    /// Some of its tasks were canceled while the job went on: it is done without them.
+    #[serde(default)]
+    pub trimmed: bool,
+}
+
+impl Steering {
+    /// Whether nothing was changed.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a person has told the site itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteRecord {
+    /// Whether tasks of other sites are taken.
+    pub foreign: Intake,
+    /// Whether our own tasks are taken.
+    pub own: Intake,
+    /// Sites that get none of our tasks.
+    pub shut: BTreeSet<SiteId>,
+}
+
+/// Whether our slots take tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Intake {
+    /// They do.
+    #[default]
+    Open,
+    /// They take nothing new.
+    Closed {
+        /// What still runs at this moment goes back unfinished. None: it runs to its end.
+        give_back: Option<Millis>,
+    },
+}
+
+impl Intake {
+    /// Whether tasks are taken.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    /// When what runs goes back.
+    #[must_use]
+    pub const fn give_back(self) -> Option<Millis> {
+        match self {
+            Self::Open => None,
+            Self::Closed { give_back } => give_back,
+        }
+    }
 }
 
 /// A lease that we hold. Its attempts stand in the task records.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
-use meshfarm_protocol::lease::{Assignment, Offer, Phase};
+use meshfarm_protocol::lease::{Assignment, Offer};
 use meshfarm_protocol::message::Message;
 
 use crate::borrow::State;
@@ -46,6 +46,7 @@ impl Site {
             me: self.config.me,
             my_name: &self.config.name,
             host: &self.lend.host,
+            shut: !self.told.own.is_open(),
             free: if pauses { 0 } else { self.lend.free() },
             sites: &self.sites,
             engaged,
@@ -59,6 +60,16 @@ impl Site {
         };
         let me = self.config.me;
         job.waiting(step, now).next().is_some() && self.runs(job, step, me, now)
+    }
+
+    /// Whether a lease of `lender` gets no further tasks of the job now.
+    pub(crate) fn left_alone(&self, job: &Job, lender: SiteId, yields: bool, now: Millis) -> bool {
+        let own = lender == self.config.me;
+        if own {
+            return yields || !self.told.own.is_open() || !job.allows(&self.config.name, true);
+        }
+        let name = self.sites.get(lender).map_or("", |known| known.name.as_str());
+        self.sites.is_shunned(lender, now) || !job.allows(name, false)
     }
 
     /// Whether a task of the step waits that `lender` could run.
@@ -113,8 +124,7 @@ impl Site {
         };
         for (lease, lender) in held {
             let Some(job) = self.jobs.get(id) else { return };
-            let left_alone =
-                self.sites.is_shunned(lender, now) || (yields && lender == self.config.me);
+            let left_alone = self.left_alone(job, lender, yields, now);
             let takes = |failed_on: &[SiteId]| {
                 !left_alone
                     && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
@@ -184,7 +194,7 @@ impl Site {
         if yields {
             engaged.insert(self.config.me);
         }
-        let (tenant, priority) = (job.spec.tenant, job.spec.policy.priority);
+        let (tenant, priority) = (job.spec.tenant, job.priority());
         let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
@@ -219,12 +229,12 @@ impl Site {
         lender: SiteId,
         now: Millis,
     ) -> bool {
-        if self.borrow.held_mut(lease).is_some_and(|held| held.phase == Phase::Gone) {
+        if self.borrow.held_mut(lease).is_some_and(|held| held.is_closing()) {
             return false;
         }
-        let left_alone = self.sites.is_shunned(lender, now)
-            || (lender == self.config.me && self.yields.contains(&job));
-        let job = self.jobs.get(job).filter(|_| !left_alone);
+        let yields = self.yields.contains(&job);
+        let job = self.jobs.get(job);
+        let job = job.filter(|job| !self.left_alone(job, lender, yields, now));
         job.is_some_and(|job| self.runs(job, step, lender, now))
     }
 }

@@ -12,12 +12,12 @@ use meshfarm_protocol::profile::{HostClass, Level, PROFILE_VERSION, Profile};
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
-use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef, Tasks};
-use crate::job::{Job, JobPhase, Task};
+use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef};
+use crate::job::{JobPhase, Task};
 use crate::jobs::{Jobs, put};
 use crate::lend::Lend;
 use crate::membership::{Asking, Membership};
-use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record};
+use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record, SiteRecord, Steering};
 use crate::sites::Sites;
 
 /// How often a profile is told when nothing has changed, and how long it counts: three times that.
@@ -67,6 +67,8 @@ pub struct Site {
     pub(crate) lend: Lend,
     pub(crate) sites: Sites,
     membership: Membership,
+    /// What a person has told the site itself.
+    pub(crate) told: SiteRecord,
     /// Jobs that give up our own slots as their tasks end, because somebody more urgent waits.
     pub(crate) yields: BTreeSet<JobId>,
     /// Our own slots are left alone until then, because a session could not be prepared.
@@ -89,6 +91,7 @@ impl Site {
             lend: Lend::new((me, key), config.host.clone(), (config.lending, config.floor)),
             sites: Sites::default(),
             membership: Membership::new(config.name.clone()),
+            told: SiteRecord::default(),
             yields: BTreeSet::new(),
             own_pause: Millis(0),
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
@@ -109,7 +112,8 @@ impl Site {
             | Record::Borrowed(_)
             | Record::Lent(_)
             | Record::Invite(_)
-            | Record::Evidence(_) => 1,
+            | Record::Evidence(_)
+            | Record::Site(_) => 1,
             Record::Task(..) | Record::Finished(_) => 2,
         });
         let mut specs: BTreeMap<JobId, JobSpec> = BTreeMap::new();
@@ -126,6 +130,7 @@ impl Site {
                 Record::Finished(record) => self.lend.restore_finished(record),
                 Record::Invite(record) => self.membership.restore(record),
                 Record::Evidence(record) => self.sites.restore_evidence(record),
+                Record::Site(told) => self.restore_told(told),
                 Record::Task(at, task) => self.restore_task(at, task),
             }
         }
@@ -134,13 +139,13 @@ impl Site {
 
     fn restore_task(&mut self, at: TaskRef, task: Task) {
         let task = match task {
-            Task::Leased { lease, attempt, failed_on, .. }
+            Task::Leased { lease, attempt, failed_on, spared, .. }
                 if !self.jobs.is_active(at.job)
                     || !self.borrow.restore_attempt(lease, attempt, at) =>
             {
                 // The lease was lost while its outputs were on their way: the task waits again.
                 let (last, after) = (None, Millis(0));
-                Task::Waiting { failed_on, last, after }
+                Task::Waiting { failed_on, last, after, spared }
             }
             Task::Leased { .. }
             | Task::Waiting { .. }
@@ -213,20 +218,14 @@ impl Site {
                 let job = JobId(self.random());
                 let phase = JobPhase::Active;
                 let inputs = Vec::new();
+                let (submitted, ended, steering) = (now, None, Steering::default());
                 let record =
-                    JobRecord { job, submitted: now, ended: None, phase, root, bytes, inputs };
+                    JobRecord { job, submitted, ended, phase, root, bytes, inputs, steering };
                 self.jobs.submit(*spec, record, out);
                 Reply::Submitted(job)
             }
-            Ask::Cancel(job) => match self.jobs.get(job).map(Job::is_active) {
-                None => Reply::Refused(format!("no job {job}")),
-                Some(false) => Reply::Refused(format!("job {job} has ended already")),
-                Some(true) => {
-                    self.jobs.end(job, JobPhase::Canceled, now, out);
-                    Reply::Changed(1)
-                }
-            },
-            Ask::Retry { job, tasks } => self.on_retry(job, &tasks, out),
+            Ask::Operate { job, operation } => self.on_operation(job, operation, now, out),
+            Ask::OperateSite(operation) => self.on_site_operation(operation, now, out),
             Ask::Invite { mesh, mesh_name, secret_hash, role, uses, expires } => {
                 let (uses_left, used_by) = (uses, Vec::new());
                 let invite = InviteRecord {
@@ -243,33 +242,7 @@ impl Site {
                     Err(reason) => Reply::Refused(reason),
                 }
             }
-            Ask::Lend(lending) => {
-                self.lend.lending = lending;
-                Reply::Changed(1)
-            }
         }
-    }
-
-    fn on_retry(&mut self, job: JobId, tasks: &Tasks, out: &mut Vec<Output>) -> Reply {
-        if self.jobs.get(job).is_none() {
-            return Reply::Refused(format!("no job {job}"));
-        }
-        let over = |task: &Task| match task {
-            Task::Done { .. } | Task::Failed { .. } | Task::Canceled => true,
-            Task::Waiting { .. } | Task::Leased { .. } => false,
-        };
-        let n = self.jobs.retry(
-            job,
-            |at, task| match tasks {
-                Tasks::Failed => matches!(task, Task::Failed { .. } | Task::Canceled),
-                Tasks::All => over(task),
-                Tasks::These(step, these) => {
-                    over(task) && at.step == *step && these.contains(&at.task)
-                }
-            },
-            out,
-        );
-        Reply::Changed(n)
     }
 
     fn on_message(&mut self, from: SiteId, message: Message, now: Millis, out: &mut Vec<Output>) {
@@ -309,6 +282,7 @@ impl Site {
     fn upkeep(&mut self, now: Millis, out: &mut Vec<Output>) {
         self.hear_ourselves(now, out);
         self.sites.expire(now, out);
+        self.end_grace(now, out);
         let (sites, me) = (&self.sites, self.config.me);
         self.lend.tick(now, |site| site == me || sites.is_connected(site), out);
         self.borrow_upkeep(now, out);
@@ -335,7 +309,7 @@ impl Site {
             let Some(job) = self.jobs.get(id) else {
                 continue;
             };
-            let priority = job.spec.policy.priority;
+            let priority = job.priority();
             if priority < level {
                 (level, waits_above) = (priority, waits);
             }
@@ -422,6 +396,8 @@ impl Site {
             self.sites.wake_at(now),
             Some(self.publish_at()),
             Some(self.own_pause).filter(|pause| *pause > now),
+            self.told.foreign.give_back().filter(|at| *at > now),
+            self.told.own.give_back().filter(|at| *at > now),
         ];
         moments.into_iter().flatten().min()
     }

@@ -1,6 +1,6 @@
 //! What we believe about other sites: their profiles, who is connected, who has been failing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;
@@ -64,6 +64,8 @@ pub(crate) struct Known {
     failures: u32,
     failed_at: Millis,
     pub(crate) experience: Experience,
+    /// It gets none of our tasks, because a person said so.
+    pub(crate) shut: bool,
     /// It has sent wrong chunks.
     pub(crate) evidence: Option<EvidenceRecord>,
 }
@@ -82,7 +84,7 @@ impl Known {
             Some(Declined::Misfit | Declined::Policy | Declined::Malformed) => true,
             Some(Declined::Busy | Declined::Full) | None => false,
         };
-        self.ask_after > now && (refuses || self.failures >= FAILURES_IN_A_ROW)
+        self.shut || self.ask_after > now && (refuses || self.failures >= FAILURES_IN_A_ROW)
     }
 }
 
@@ -92,6 +94,8 @@ pub(crate) struct Sites {
     sites: BTreeMap<SiteId, Known>,
     /// Of sites that have not been heard of since the start.
     evidence: BTreeMap<SiteId, EvidenceRecord>,
+    /// Sites that get none of our tasks, known or not.
+    shut: BTreeSet<SiteId>,
 }
 
 impl Sites {
@@ -169,6 +173,7 @@ impl Sites {
                 failures: 0,
                 failed_at: Millis(0),
                 experience: Experience::default(),
+                shut: self.shut.contains(&site),
                 evidence: self.evidence.remove(&site),
             }
         });
@@ -281,6 +286,14 @@ impl Sites {
     /// What a site did before the restart.
     pub(crate) fn restore_evidence(&mut self, evidence: EvidenceRecord) {
         self.evidence.insert(evidence.site, evidence);
+    }
+
+    /// Send our tasks to every site but these.
+    pub(crate) fn shut_off(&mut self, shut: BTreeSet<SiteId>) {
+        for (site, known) in &mut self.sites {
+            known.shut = shut.contains(site);
+        }
+        self.shut = shut;
     }
 
     /// Whether a site has sent wrong bytes.

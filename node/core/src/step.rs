@@ -36,9 +36,11 @@ pub(crate) struct Step {
     order: Vec<TaskNo>,
     /// Of each task its place in that order.
     places: Vec<usize>,
-    /// Places of the tasks that wait and have never failed.
+    /// Open tasks that a person does not want started.
+    held: BTreeSet<TaskNo>,
+    /// Places of the tasks that wait, are not held and have never failed.
     fresh: BTreeSet<usize>,
-    /// Places of the tasks that wait and have failed before.
+    /// Places of the tasks that wait, are not held and have failed before.
     again: BTreeSet<usize>,
     /// When tasks that pause after a failure may start.
     pauses: BTreeSet<(Millis, usize)>,
@@ -60,6 +62,7 @@ impl Step {
             tasks: vec![Task::new(); n],
             order,
             places,
+            held: BTreeSet::new(),
             fresh: (0..n).collect(),
             again: BTreeSet::new(),
             pauses: BTreeSet::new(),
@@ -86,20 +89,75 @@ impl Step {
             return;
         };
         let old = std::mem::replace(slot, state.clone());
-        let place = self.places[index(task)];
-        if let Task::Waiting { after, .. } = old {
-            self.fresh.remove(&place);
-            self.again.remove(&place);
-            self.pauses.remove(&(after, place));
-        }
+        self.strike(task, &old);
         *self.counter(&old) -= 1;
         *self.counter(&state) += 1;
-        if let Task::Waiting { failed_on, after, .. } = state {
-            if failed_on.is_empty() && after == Millis(0) {
+        if !is_open(&state) {
+            self.held.remove(&task);
+        }
+        self.list(task, &state);
+    }
+
+    /// Do not start an open task, or let it start again. Returns whether that is a change.
+    pub(crate) fn hold(&mut self, task: TaskNo, held: bool) -> bool {
+        let Some(state) = self.tasks.get(index(task)).filter(|state| is_open(state)).cloned()
+        else {
+            return false;
+        };
+        if held == self.held.contains(&task) {
+            return false;
+        }
+        self.strike(task, &state);
+        if held {
+            self.held.insert(task);
+        } else {
+            self.held.remove(&task);
+        }
+        self.list(task, &state);
+        true
+    }
+
+    pub(crate) fn is_held(&self, task: TaskNo) -> bool {
+        self.held.contains(&task)
+    }
+
+    pub(crate) fn n_held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The held tasks: the first and the last of each run of them.
+    pub(crate) fn held_ranges(&self) -> Vec<(TaskNo, TaskNo)> {
+        let mut ranges: Vec<(TaskNo, TaskNo)> = Vec::new();
+        for task in &self.held {
+            match ranges.last_mut() {
+                Some((_, last)) if last.0 + 1 == task.0 => *last = *task,
+                Some(_) | None => ranges.push((*task, *task)),
+            }
+        }
+        ranges
+    }
+
+    /// Take a task that waited so out of the indexes.
+    fn strike(&mut self, task: TaskNo, old: &Task) {
+        if let Task::Waiting { after, .. } = old {
+            let place = self.places[index(task)];
+            self.fresh.remove(&place);
+            self.again.remove(&place);
+            self.pauses.remove(&(*after, place));
+        }
+    }
+
+    /// Put a task that waits into the indexes, unless it is held.
+    fn list(&mut self, task: TaskNo, state: &Task) {
+        if let Task::Waiting { failed_on, after, .. } = state
+            && !self.held.contains(&task)
+        {
+            let place = self.places[index(task)];
+            if failed_on.is_empty() && *after == Millis(0) {
                 self.fresh.insert(place);
             } else {
                 self.again.insert(place);
-                self.pauses.insert((after, place));
+                self.pauses.insert((*after, place));
             }
         }
     }
@@ -122,7 +180,7 @@ impl Step {
         })
     }
 
-    /// How many tasks wait that have never failed.
+    /// How many tasks wait that have never failed and are not held.
     pub(crate) fn n_fresh(&self) -> usize {
         self.fresh.len()
     }
@@ -163,8 +221,10 @@ impl Step {
     /// Panic if an index has lost track of the tasks.
     pub(crate) fn check(&self) {
         let mut counts = Counts::default();
-        for (task, place) in self.tasks.iter().zip(&self.places) {
-            let waits = matches!(task, Task::Waiting { .. });
+        for ((n, task), place) in (0..).map(TaskNo).zip(&self.tasks).zip(&self.places) {
+            let held = self.held.contains(&n);
+            assert!(!held || is_open(task), "a task is held that is over");
+            let waits = matches!(task, Task::Waiting { .. }) && !held;
             let indexed = self.fresh.contains(place) || self.again.contains(place);
             assert_eq!(waits, indexed, "a task would never start, or start twice");
             match task {
@@ -177,6 +237,11 @@ impl Step {
         assert_eq!(counts, self.counts, "a step has lost count of its tasks");
         assert_eq!(self.again.len(), self.pauses.len(), "a pause is forgotten");
     }
+}
+
+/// Whether a task can still be done.
+pub(crate) const fn is_open(task: &Task) -> bool {
+    matches!(task, Task::Waiting { .. } | Task::Leased { .. })
 }
 
 const fn index(task: TaskNo) -> usize {

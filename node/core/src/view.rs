@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
-use meshfarm_protocol::job::Layout;
+use meshfarm_protocol::id::{
+    AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo, TenantId,
+};
+use meshfarm_protocol::job::{Layout, Place};
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
 use meshfarm_protocol::profile::{HostClass, Level, Profile};
@@ -14,7 +16,24 @@ use crate::borrow::State;
 use crate::door::TaskRef;
 use crate::job::{Job, JobPhase, Task};
 use crate::place;
+use crate::record::Intake;
 use crate::site::Site;
+
+/// Where a job stands among all, as people see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Queue {
+    /// Nothing of it was started yet.
+    New,
+    /// Tasks of it run here, or have run.
+    Active,
+    /// Another site has tasks of it.
+    Outsourced,
+    /// Every task that is left is held.
+    Held,
+    /// It is over.
+    Done,
+}
 
 /// A job as people see it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,8 +48,13 @@ pub struct JobView {
     pub project: String,
     /// 0 to 100.
     pub priority: u8,
+    /// Where its tasks may run.
+    #[serde(rename = "where")]
+    pub place: Place,
     /// How it stands.
     pub phase: JobPhase,
+    /// Where it stands among all jobs.
+    pub queue: Queue,
     /// When it was submitted, in milliseconds since 1970.
     pub submitted: Millis,
     /// When it ended.
@@ -47,6 +71,10 @@ pub struct JobView {
     pub leased: usize,
     /// Tasks that have failed for good.
     pub failed: usize,
+    /// Tasks that were canceled.
+    pub canceled: usize,
+    /// Tasks that wait until they are released.
+    pub held: usize,
     /// Its steps; empty in a list of jobs.
     pub steps: Vec<StepView>,
 }
@@ -69,7 +97,7 @@ pub struct TaskView {
     pub task: TaskNo,
     /// Its parameters.
     pub label: String,
-    /// `waiting`, `leased`, `running`, `returning`, `done`, `failed` or `canceled`.
+    /// `waiting`, `held`, `leased`, `running`, `returning`, `done`, `failed` or `canceled`.
     pub state: String,
     /// Name of the site that has or had it.
     pub site: Option<String>,
@@ -116,6 +144,8 @@ pub struct SiteView {
     pub profile: Option<Profile>,
     /// Why it declined last.
     pub declined: Option<Declined>,
+    /// Whether a person wants none of our tasks sent there.
+    pub shut: bool,
 }
 
 /// Our slots as people see them.
@@ -127,6 +157,10 @@ pub struct SlotsView {
     pub free: u32,
     /// Whether we take tasks of other sites.
     pub lending: bool,
+    /// What a person has said of other sites' tasks.
+    pub foreign: Intake,
+    /// What a person has said of our own tasks.
+    pub own: Intake,
     /// Leases that hold slots.
     pub leases: Vec<LeaseView>,
 }
@@ -138,6 +172,10 @@ pub struct LeaseView {
     pub lease: LeaseId,
     /// Name of the site that borrowed.
     pub borrower: String,
+    /// Whether that is our own site.
+    pub own: bool,
+    /// Whose job it is.
+    pub tenant: TenantId,
     /// Slots that it holds.
     pub slots: u32,
     /// Sessions that run.
@@ -163,23 +201,18 @@ impl Site {
         Some(JobView { steps: steps.collect(), ..self.job_head(job) })
     }
 
-    fn running(&self) -> BTreeSet<AttemptId> {
-        let held = self.borrow.all().filter_map(|(_, borrowed)| match &borrowed.state {
-            State::Held(held) => Some(&held.running),
-            State::Offered { .. } => None,
-        });
-        held.flatten().copied().collect()
-    }
-
     fn job_head(&self, job: &Job) -> JobView {
-        let (running, id) = (self.running(), job.record.job);
+        let (running, id) = (self.borrow.running(), job.record.job);
+        let mut away = false;
         let mut view = JobView {
             job: id,
             name: job.spec.name.clone(),
             user: job.spec.user.clone(),
             project: job.spec.project.clone(),
-            priority: job.spec.policy.priority,
+            priority: job.priority(),
+            place: job.place().clone(),
             phase: job.record.phase.clone(),
+            queue: Queue::New,
             submitted: job.record.submitted,
             ended: job.record.ended,
             bytes: job.record.bytes,
@@ -188,13 +221,20 @@ impl Site {
             running: 0,
             leased: 0,
             failed: 0,
+            canceled: 0,
+            held: 0,
             steps: Vec::new(),
         };
-        for task in job.step_numbers().flat_map(|step| job.tasks(step)) {
+        for (step, (n, task)) in job.steps.iter().flat_map(|step| {
+            let tasks = (0..).map(TaskNo).zip(step.tasks());
+            tasks.map(move |task| (step, task))
+        }) {
             view.tasks += 1;
             match task {
-                Task::Waiting { .. } | Task::Canceled => {}
-                Task::Leased { attempt, .. } => {
+                Task::Waiting { .. } => view.held += usize::from(step.is_held(n)),
+                Task::Canceled => view.canceled += 1,
+                Task::Leased { attempt, lender, .. } => {
+                    away |= *lender != self.config.me;
                     view.leased += 1;
                     view.running += usize::from(running.contains(attempt));
                 }
@@ -202,12 +242,20 @@ impl Site {
                 Task::Failed { .. } => view.failed += 1,
             }
         }
+        let open = job.counts().open;
+        view.queue = match () {
+            () if !job.is_active() => Queue::Done,
+            () if job.n_held() == open => Queue::Held,
+            () if away => Queue::Outsourced,
+            () if view.leased + view.done + view.failed > 0 => Queue::Active,
+            () => Queue::New,
+        };
         view
     }
 
     fn step_view(&self, job: &Job, step: StepNo, now: Millis) -> StepView {
         let spec = &job.spec.steps[step.0 as usize];
-        let running = self.running();
+        let running = self.borrow.running();
         let numbered = (0..).map(TaskNo).zip(job.tasks(step)).zip(&spec.labels);
         let tasks = numbered.map(|((task, state), label)| {
             let at = TaskRef { job: job.record.job, step, task };
@@ -238,14 +286,16 @@ impl Site {
             reason: None,
         };
         let state = match task {
-            Task::Waiting { failed_on, last, .. } => {
-                view.failures = failed_on.len();
+            Task::Waiting { failed_on, last, spared, .. } => {
+                view.failures = failed_on.len().saturating_sub(*spared as usize);
                 view.reason.clone_from(last);
-                "waiting"
+                let job = self.jobs.get(at.job);
+                let step = job.and_then(|job| job.step(at.step));
+                if step.is_some_and(|step| step.is_held(at.task)) { "held" } else { "waiting" }
             }
-            Task::Leased { attempt, lender, failed_on, isolation, .. } => {
+            Task::Leased { attempt, lender, failed_on, isolation, spared, .. } => {
                 view.isolation = *isolation;
-                view.failures = failed_on.len();
+                view.failures = failed_on.len().saturating_sub(*spared as usize);
                 view.site = Some(self.name_of(*lender));
                 let landing = self.borrow.landing_of(*attempt);
                 view.reason = landing.and_then(|landing| landing.blocked.clone());
@@ -290,6 +340,7 @@ impl Site {
         let own_reason = match (job.allows(&self.config.name, true), self.lend.host.slots) {
             (false, _) => forbidden(),
             (true, 0) => Some("has no slots".to_owned()),
+            (true, _) if !self.told.own.is_open() => Some("is paused".to_owned()),
             (true, _) if self.lend.free() == 0 => Some("every slot is taken".to_owned()),
             (true, _) => None,
         };
@@ -303,6 +354,7 @@ impl Site {
                 _ if !job.allows(&known.name, false) => forbidden(),
                 None => Some("has not said what it offers yet".to_owned()),
                 Some(_) if !known.connected => Some("not connected".to_owned()),
+                Some(_) if known.shut => Some("is paused for our tasks".to_owned()),
                 Some(profile) if !profile.lending => Some("does not lend now".to_owned()),
                 Some(profile) if profile.free == 0 => Some("every slot is taken".to_owned()),
                 Some(_) if known.ask_after > now => {
@@ -327,6 +379,7 @@ impl Site {
             heard: now,
             profile: Some(self.own_profile(now)),
             declined: None,
+            shut: false,
         };
         let others = self.sites.all().map(|(site, known)| SiteView {
             site,
@@ -336,6 +389,7 @@ impl Site {
             heard: known.heard,
             profile: known.profile.clone(),
             declined: known.declined,
+            shut: known.shut,
         });
         std::iter::once(own).chain(others).collect()
     }
@@ -344,13 +398,16 @@ impl Site {
     #[must_use]
     pub fn slots(&self) -> SlotsView {
         let leases = self.lend.running().map(|(lease, borrower, slots, running, queued)| {
-            let borrower = self.name_of(borrower);
-            LeaseView { lease, borrower, slots, running, queued }
+            let own = borrower == self.config.me;
+            let (borrower, tenant) = (self.name_of(borrower), self.lend.tenant(lease));
+            LeaseView { lease, borrower, own, tenant, slots, running, queued }
         });
         SlotsView {
             host: self.lend.host.clone(),
             free: self.lend.free(),
             lending: self.lend.lending,
+            foreign: self.told.foreign,
+            own: self.told.own,
             leases: leases.collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! Tasks that start before all of their content is there, and lenders that are waited for in vain.
 
-use meshfarm_core::{Ask, Event, Input, JobPhase, Request};
+use meshfarm_core::{Ask, Event, Input, JobPhase, Request, SiteOperation};
 use meshfarm_protocol::lease::Phase;
 use meshfarm_protocol::message::Message;
 
@@ -70,7 +70,7 @@ fn a_spoiled_task_that_nobody_wants_any_more_does_not_run_again() {
     mesh.at_once = AtOnce::Enough;
     let job = mesh.submit(0, frames(1));
     let running = mesh.peers[1].running.pop().unwrap();
-    mesh.ask(0, Ask::Cancel(job));
+    mesh.cancel(0, job);
     mesh.peers[1].running.push(running.clone());
     mesh.spoil(1, running.session);
     mesh.complete();
@@ -183,7 +183,7 @@ fn a_lender_that_starts_to_fetch_again_is_heard() {
     mesh.at_once = AtOnce::Enough;
     mesh.submit(0, frames(1));
     let session = mesh.peers[1].running[0].session;
-    mesh.give(1, Input::Asked(Request(1), Ask::Lend(true)));
+    mesh.give(1, Input::Asked(Request(1), Ask::OperateSite(SiteOperation::Resume)));
     mesh.peers[1].running.clear();
     mesh.give(1, Input::SessionSpoiled { session });
     let said = mesh.wires.iter().find_map(|(_, _, message)| match message {

@@ -1,6 +1,6 @@
 //! What sites believe of each other: profiles, their age, and when they are told.
 
-use meshfarm_core::{Ask, Event, Input};
+use meshfarm_core::{Event, Input};
 use meshfarm_protocol::id::{Millis, SiteId};
 
 use crate::mesh::{Mesh, frames, id};
@@ -69,11 +69,11 @@ fn a_change_of_free_slots_is_told_within_a_second_or_so_and_nothing_spins() {
 #[test]
 fn a_site_that_stops_lending_says_so() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 4)]);
-    mesh.ask(1, Ask::Lend(false));
+    mesh.pause(1);
     mesh.advance(1_000);
     mesh.submit(0, frames(2));
     assert_eq!(mesh.n_running(1), 0);
-    mesh.ask(1, Ask::Lend(true));
+    mesh.resume(1);
     mesh.advance(2_000);
     assert_eq!(mesh.n_running(1), 2);
 }

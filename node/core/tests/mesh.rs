@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_core::{
-    Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Output,
-    PrepareError, Ready, Record, Reply, Request, Session, Site, Task, TaskRef,
+    Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Operation,
+    Output, PrepareError, Ready, Record, Reply, Request, Session, Site, SiteOperation, Task,
+    TaskRef, Tasks,
 };
 use meshfarm_protocol::codec::{decode, encode};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
@@ -79,6 +80,8 @@ pub(crate) struct Mesh {
     pub(crate) hold_collects: bool,
     /// Contents stay on their way.
     pub(crate) hold_prepares: bool,
+    /// Whether tasks share sessions.
+    pub(crate) shared_sessions: bool,
     /// Whether every step is followed by a look at all invariants.
     pub(crate) checks: bool,
 }
@@ -186,6 +189,7 @@ impl Mesh {
             collected: VecDeque::new(),
             hold_collects: false,
             hold_prepares: false,
+            shared_sessions: false,
             checks: true,
         };
         for at in 0..N {
@@ -318,7 +322,7 @@ impl Mesh {
             Output::Prepare { .. } if self.hold_prepares => {}
             Output::Prepare { lease, .. } => {
                 let whole = self.at_once == AtOnce::Whole;
-                let ready = Ready { shared_sessions: false, whole };
+                let ready = Ready { shared_sessions: self.shared_sessions, whole };
                 let error = self.prepares.pop_front();
                 if error.is_none() && !whole {
                     self.coming.push((at, lease));
@@ -450,10 +454,31 @@ impl Mesh {
         }
     }
 
+    pub(crate) fn operate(&mut self, at: usize, job: JobId, operation: Operation) -> Reply {
+        self.ask(at, Ask::Operate { job, operation })
+    }
+
+    pub(crate) fn cancel(&mut self, at: usize, job: JobId) -> Reply {
+        self.operate(at, job, Operation::Cancel { tasks: Tasks::All })
+    }
+
+    pub(crate) fn retry(&mut self, at: usize, job: JobId, tasks: Tasks) -> Reply {
+        self.operate(at, job, Operation::Retry { tasks })
+    }
+
+    /// Take no more tasks of other sites.
+    pub(crate) fn pause(&mut self, at: usize) -> Reply {
+        self.ask(at, Ask::OperateSite(SiteOperation::Pause { own: false, give_back: None }))
+    }
+
+    pub(crate) fn resume(&mut self, at: usize) -> Reply {
+        self.ask(at, Ask::OperateSite(SiteOperation::Resume))
+    }
+
     /// Everything that is on its way has come.
     pub(crate) fn complete(&mut self) {
         for (at, lease) in std::mem::take(&mut self.coming) {
-            let result = Ok(Ready { shared_sessions: false, whole: true });
+            let result = Ok(Ready { shared_sessions: self.shared_sessions, whole: true });
             self.give(at, Input::Prepared { lease, result });
         }
         self.settle();

@@ -128,7 +128,7 @@ fn a_reservation_that_nobody_commits_expires() {
 #[test]
 fn a_site_that_does_not_lend_declines() {
     let mut mesh = Mesh::new([("oslo", 2), ("lyon", 0)]);
-    mesh.ask(0, meshfarm_core::Ask::Lend(false));
+    mesh.pause(0);
     hear(&mut mesh, 0, 1, Message::Offer(offer(1, 2)));
     let Some((0, 1, Message::Decline { reason, .. })) = mesh.wires.pop_front() else {
         panic!("no answer")

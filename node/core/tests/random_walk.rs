@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use meshfarm_core::{
-    Ask, CollectError, Ended, Input, JobPhase, PrepareError, Request, Session, Tasks,
+    Ask, CollectError, Ended, Input, JobPhase, Operation, PrepareError, Request, Session,
+    SiteOperation, Tasks,
 };
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, StepNo, TaskNo, TenantId};
 use meshfarm_protocol::lease::{
@@ -27,14 +28,14 @@ enum Act {
     Cut(usize, usize),
     Mend(usize, usize),
     Submit(usize, u32, bool),
-    Cancel(usize, usize),
-    Retry(usize, usize),
-    Lend(usize, bool),
+    Operate(usize, usize, u8, u8),
+    OperateSite(usize, u8, u8),
     Disk(usize, bool),
     Hostile(usize, usize, u8, u8, u8),
     Answer(usize, u8, u8),
     Arrive(AtOnce),
     Complete,
+    Share(bool),
     Spoil(usize, usize),
 }
 
@@ -51,16 +52,17 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (n.clone(), n.clone()).prop_map(|(a, b)| Act::Cut(a, b)),
         1 => (n.clone(), n.clone()).prop_map(|(a, b)| Act::Mend(a, b)),
         2 => (n.clone(), 1..12u32, any::<bool>()).prop_map(|(a, b, c)| Act::Submit(a, b, c)),
-        1 => (n.clone(), pick.clone()).prop_map(|(a, b)| Act::Cancel(a, b)),
-        1 => (n.clone(), pick).prop_map(|(a, b)| Act::Retry(a, b)),
-        1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Lend(a, b)),
+        6 => (n.clone(), pick, 0..12u8, any::<u8>())
+            .prop_map(|(a, b, c, d)| Act::Operate(a, b, c, d)),
+        2 => (n.clone(), 0..6u8, any::<u8>()).prop_map(|(a, b, c)| Act::OperateSite(a, b, c)),
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Disk(a, b)),
-        8 => (n.clone(), n.clone(), 0..13u8, 0..8u8, any::<u8>())
+        8 => (n.clone(), n.clone(), 0..14u8, 0..8u8, any::<u8>())
             .prop_map(|(a, b, c, d, e)| Act::Hostile(a, b, c, d, e)),
         2 => (n.clone(), 0..6u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
         1 => prop_oneof![Just(AtOnce::Whole), Just(AtOnce::Enough), Just(AtOnce::Nothing)]
             .prop_map(Act::Arrive),
         1 => Just(Act::Complete),
+        1 => any::<bool>().prop_map(Act::Share),
         2 => (n, 0..4usize).prop_map(|(a, b)| Act::Spoil(a, b)),
     ]
 }
@@ -92,7 +94,7 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
         let usage = Usage::default();
         Message::Done(Box::new(Done { lease, attempt, outcome, outputs, usage }))
     };
-    let phases = [Phase::Preparing, Phase::Active, Phase::Gone];
+    let phases = [Phase::Preparing, Phase::Active, Phase::Draining, Phase::Gone];
     match kind {
         0 => Message::Offer(Offer {
             lease,
@@ -119,9 +121,9 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
             envelope: envelope(id(0), id(1)),
         })),
         4 => Message::Want(want),
-        5..=7 => Message::Status(Status {
+        5..=7 | 13 => Message::Status(Status {
             lease,
-            phase: phases[usize::from(kind - 5)],
+            phase: phases[usize::from(if kind == 13 { 3 } else { kind - 5 })],
             running: vec![attempt; usize::from(any)],
             finished: vec![attempt; usize::from(any % 3)],
         }),
@@ -171,6 +173,44 @@ fn jobs(mesh: &Mesh, at: usize) -> Vec<JobId> {
     mesh.site(at).jobs().into_iter().map(|job| job.job).collect()
 }
 
+/// What a person does to a job; some of it names tasks, steps and sites that are not there.
+fn operation(kind: u8, any: u8) -> Operation {
+    let step = StepNo(u32::from(any % 3));
+    let these = (any % 4..any / 16).map(|task| TaskNo(u32::from(task))).collect();
+    let tasks = match any % 5 {
+        0 => Tasks::All,
+        1 => Tasks::Failed,
+        2 => Tasks::Step(step),
+        _ => Tasks::These(step, these),
+    };
+    match kind {
+        0 => Operation::Cancel { tasks: Tasks::All },
+        1 => Operation::Retry { tasks: Tasks::All },
+        2 | 3 => Operation::Hold { tasks, give_back: any >= 128 },
+        4 => Operation::Release { tasks },
+        5 => Operation::Cancel { tasks },
+        6 => Operation::Retry { tasks },
+        7 => Operation::Kill { tasks, fail: any >= 128 },
+        8 => Operation::Priority(any),
+        9 => Operation::Outsource(None),
+        10 => Operation::Outsource(Some(
+            ["oslo", "lyon", "graz", "rome"][usize::from(any % 4)].into(),
+        )),
+        _ => Operation::Recall,
+    }
+}
+
+fn site_operation(kind: u8, any: u8) -> SiteOperation {
+    let name = ["oslo", "lyon", "graz", "rome"][usize::from(any % 4)].to_owned();
+    let give_back = (!any.is_multiple_of(3)).then_some(Millis(u64::from(any) * 100));
+    match kind {
+        0 | 1 => SiteOperation::Pause { own: any >= 128, give_back },
+        2 => SiteOperation::Shut(name),
+        3 => SiteOperation::Reopen(name),
+        _ => SiteOperation::Resume,
+    }
+}
+
 /// With `eve`, hostile messages come from a member who holds no lease; without, from whom it may concern.
 fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
     match act {
@@ -205,18 +245,16 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
             let ask = Ask::Submit { spec, root, bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
         }
-        Act::Cancel(at, n) => {
-            if let Some(job) = jobs(mesh, at).get(n) {
-                mesh.give(at, Input::Asked(Request(1), Ask::Cancel(*job)));
-            }
-        }
-        Act::Retry(at, n) => {
+        Act::Operate(at, n, kind, any) => {
             if let Some(job) = jobs(mesh, at).get(n).copied() {
-                let tasks = Tasks::All;
-                mesh.give(at, Input::Asked(Request(1), Ask::Retry { job, tasks }));
+                let operation = operation(kind, any);
+                mesh.give(at, Input::Asked(Request(1), Ask::Operate { job, operation }));
             }
         }
-        Act::Lend(at, lend) => mesh.give(at, Input::Asked(Request(1), Ask::Lend(lend))),
+        Act::OperateSite(at, kind, any) => {
+            let operation = site_operation(kind, any);
+            mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(operation)));
+        }
         Act::Disk(at, full) => mesh.give(at, Input::Disk { full }),
         Act::Hostile(at, from, kind, pick, any) => {
             if at != from {
@@ -228,6 +266,7 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Answer(at, kind, pick) => answer(mesh, at, kind, pick),
         Act::Arrive(at_once) => mesh.at_once = at_once,
         Act::Complete => mesh.complete(),
+        Act::Share(share) => mesh.shared_sessions = share,
         Act::Spoil(at, n) => {
             if let Some(running) = mesh.peers[at].running.get(n).cloned() {
                 mesh.spoil(at, running.session);
@@ -244,7 +283,15 @@ fn comes_to_rest(mesh: &mut Mesh) {
             mesh.mend(at, other);
         }
         mesh.give(at, Input::Disk { full: false });
-        mesh.give(at, Input::Asked(Request(1), Ask::Lend(true)));
+        mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(SiteOperation::Resume)));
+        for name in ["oslo", "lyon", "graz"] {
+            let reopen = SiteOperation::Reopen(name.into());
+            mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(reopen)));
+        }
+        for job in jobs(mesh, at) {
+            let tasks = Tasks::All;
+            mesh.operate(at, job, Operation::Release { tasks });
+        }
     }
     for _ in 0..400 {
         mesh.complete();

@@ -1,6 +1,6 @@
 //! What runs where and when: own slots, steps, retries, places, priorities.
 
-use meshfarm_core::{Ask, CollectError, Event, JobPhase, PrepareError, Reply, Tasks};
+use meshfarm_core::{CollectError, Event, JobPhase, PrepareError, Reply, Tasks};
 use meshfarm_protocol::id::{JobId, StepNo, TaskNo};
 use meshfarm_protocol::job::{Order, Place};
 use meshfarm_protocol::profile::Level;
@@ -96,7 +96,7 @@ fn a_task_does_not_wait_for_a_site_that_refuses_it() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1), ("graz", 1)]);
     // Graz says that it lends, and then does not.
     let profile = mesh.peers[2].profile.clone();
-    mesh.ask(2, Ask::Lend(false));
+    mesh.pause(2);
     mesh.advance(2_000);
     let mut lie = profile.unwrap();
     lie.sequence = u64::MAX;
@@ -196,11 +196,11 @@ fn cancel_stops_sessions_at_the_lender() {
     let mut mesh = Mesh::new([("oslo", 1), ("lyon", 2)]);
     let job = mesh.submit(0, frames(9));
     assert_eq!((mesh.n_running(0), mesh.n_running(1)), (1, 2));
-    assert_eq!(mesh.ask(0, Ask::Cancel(job)), Reply::Changed(1));
+    assert_eq!(mesh.cancel(0, job), Reply::Changed(9));
     assert_eq!((mesh.n_running(0), mesh.n_running(1)), (0, 0));
     assert_eq!(mesh.phase(0, job), JobPhase::Canceled);
     assert_eq!(mesh.leftovers(), 0);
-    assert!(matches!(mesh.ask(0, Ask::Cancel(job)), Reply::Refused(_)));
+    assert!(matches!(mesh.cancel(0, job), Reply::Refused(_)));
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn done_tasks_are_rendered_again_when_asked() {
     let job = mesh.submit(0, frames(3));
     mesh.finish_all();
     let tasks = Tasks::These(StepNo(0), vec![TaskNo(1)]);
-    assert_eq!(mesh.ask(0, Ask::Retry { job, tasks }), Reply::Changed(1));
+    assert_eq!(mesh.retry(0, job, tasks), Reply::Changed(1));
     assert_eq!(mesh.states(0, job), ["done", "running", "done"]);
     mesh.finish(0, None);
     assert_eq!(mesh.phase(0, job), JobPhase::Done);
@@ -220,13 +220,13 @@ fn done_tasks_are_rendered_again_when_asked() {
 fn a_part_of_a_canceled_job_can_be_rendered_and_the_job_ends_again() {
     let mut mesh = Mesh::new([("oslo", 2)]);
     let job = mesh.submit(0, spec(vec![step(3, &[]), step(1, &[0])]));
-    mesh.ask(0, Ask::Cancel(job));
+    mesh.cancel(0, job);
     let tasks = Tasks::These(StepNo(0), vec![TaskNo(1)]);
-    mesh.ask(0, Ask::Retry { job, tasks });
+    mesh.retry(0, job, tasks);
     mesh.finish(0, None);
     assert_eq!(mesh.phase(0, job), JobPhase::Canceled);
     assert_eq!(mesh.states(0, job), ["canceled", "done", "canceled", "canceled"]);
-    mesh.ask(0, Ask::Retry { job, tasks: Tasks::Failed });
+    mesh.retry(0, job, Tasks::Failed);
     mesh.finish_all();
     assert_eq!(mesh.phase(0, job), JobPhase::Done);
 }

@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 
-use meshfarm_core::{Ask, Input, Output, Reply, Request, Site};
+use meshfarm_core::{Ask, Input, Operation, Output, Reply, Request, Site, Tasks};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, MeshId, SiteId, TenantId};
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, Place, StepSpec};
 use meshfarm_protocol::membership::Role;
@@ -139,6 +139,7 @@ impl Backend for Memory {
                 bytes: 100,
                 place: Place::Remote,
                 outputs: vec![submit.folder.join("frames")],
+                held: false,
                 warnings: Vec::new(),
             })
         }
@@ -381,13 +382,14 @@ async fn a_job_is_named_by_the_beginning_of_its_id_when_that_is_enough() {
 async fn cancel_and_retry_reach_the_core_and_refusals_come_back() {
     let world = World::start();
     let job = world.submit().await;
-    world.client.cancel(job).await.unwrap();
+    let cancel = Operation::Cancel { tasks: Tasks::All };
+    world.client.operate(job, &cancel).await.unwrap();
     let view = world.client.job(&job.to_string(), true).await.unwrap();
     assert_eq!(view.phase, meshfarm_core::JobPhase::Canceled);
-    let again = api::Retry { tasks: Tasks::Failed };
-    assert_eq!(world.client.retry(job, &again).await.unwrap().tasks, 3);
-    world.client.cancel(job).await.unwrap();
-    let ended = problem(world.client.cancel(job).await);
+    let again = Operation::Retry { tasks: Tasks::Failed };
+    assert_eq!(world.client.operate(job, &again).await.unwrap().tasks, 3);
+    world.client.operate(job, &cancel).await.unwrap();
+    let ended = problem(world.client.operate(job, &cancel).await);
     assert!(ended.text().contains("has ended already"), "{ended:?}");
     assert_eq!((ended.status, Failure::from(ended).exit()), (409, 2));
 }
@@ -492,7 +494,8 @@ async fn watching_ends_with_the_job_and_fails_as_it_does() {
     let cancel = async {
         // The watcher holds an event stream by the time that this is answered or soon after; either way
         // it sees the end.
-        client.cancel(job).await.unwrap();
+        let cancel = Operation::Cancel { tasks: Tasks::All };
+        client.operate(job, &cancel).await.unwrap();
     };
     let both = futures::future::join(watch::watch(&desk, &id[..10]), cancel);
     let (watched, ()) = timeout(Duration::from_secs(10), both).await.unwrap();
@@ -546,18 +549,65 @@ async fn a_task_that_is_not_there_has_no_log() {
 async fn retrying_tasks_that_are_not_there_changes_nothing() {
     let world = World::start();
     let job = world.submit().await;
-    let retry_of = |tasks: Vec<u32>, step: Option<&str>| cli::Retry {
-        which: cli::JobArg { job: job.to_string() },
-        all: false,
-        tasks: Some(cli::TaskList(tasks)),
-        step: step.map(str::to_owned),
-    };
     let desk = world.desk();
-    let odd = retry(&desk, &retry_of(vec![1, 3], None)).await.unwrap_err();
+    let odd = type_in(&desk, &format!("retry {job} --tasks 1,3")).await.unwrap_err();
     assert!(odd.to_string().contains("Render has tasks 0 to 2"), "{odd}");
-    let odd = retry(&desk, &retry_of(vec![1], Some("Comp"))).await.unwrap_err();
-    assert!(odd.to_string().contains("name one of Render"), "{odd}");
+    let odd = type_in(&desk, &format!("retry {job} --tasks 1 --step Comp")).await.unwrap_err();
+    assert!(odd.to_string().contains("Comp: name one of Render"), "{odd}");
     assert_eq!((odd.exit(), odd.text().contains("--step")), (2, true));
+}
+
+/// What a person types behind `meshfarm`.
+async fn type_in(desk: &Desk, line: &str) -> Done {
+    let words = std::iter::once("meshfarm").chain(line.split_whitespace());
+    ask(desk, Cli::try_parse_from(words).unwrap().command).await
+}
+
+#[tokio::test]
+async fn what_people_type_reaches_the_tasks_that_they_mean() {
+    let world = World::start();
+    let job = world.submit().await;
+    let (desk, id) = (world.desk(), job.to_string());
+    let view = async || world.client.job(&id, false).await.unwrap();
+    let states = async || {
+        let steps = view().await.steps;
+        steps[0].tasks.iter().map(|task| task.state.clone()).collect::<Vec<_>>()
+    };
+    type_in(&desk, &format!("hold {id} --tasks 0,2")).await.unwrap();
+    assert_eq!(states().await, ["held", "waiting", "held"]);
+    assert_eq!(view().await.queue, Queue::New);
+    type_in(&desk, &format!("hold {id} --step Render --return")).await.unwrap();
+    assert_eq!((view().await.queue, view().await.held), (Queue::Held, 3));
+    type_in(&desk, "jobs --queue held").await.unwrap();
+    type_in(&desk, &format!("release {id} --tasks 2")).await.unwrap();
+    type_in(&desk, &format!("priority {id} 7")).await.unwrap();
+    type_in(&desk, &format!("outsource {id} --best")).await.unwrap();
+    type_in(&desk, &format!("cancel {id} --tasks 1")).await.unwrap();
+    assert_eq!(states().await, ["held", "canceled", "waiting"]);
+    assert_eq!((view().await.priority, view().await.place), (7, Place::Remote));
+    for (line, words) in [
+        (format!("hold {id} --tasks 1"), "each is over already"),
+        (format!("kill {id}"), "runs now"),
+        (format!("outsource {id} --to lyon"), "there is no site lyon"),
+        (format!("outsource {id} --to oslo"), "is this site"),
+        (format!("recall {id}"), "no slots"),
+        ("pause --site lyon".to_owned(), "there is no site lyon"),
+        ("pause --grace 10m".to_owned(), "--after return"),
+        ("hold 00ff".to_owned(), "no job 00ff"),
+    ] {
+        let refused = type_in(&desk, &line).await.unwrap_err();
+        assert!(refused.text().contains(words), "{line}: {}", refused.text());
+        assert_eq!(refused.exit(), 2, "{line}");
+    }
+    type_in(&desk, "pause --after return --grace 10m --own").await.unwrap();
+    let slots = world.client.slots().await.unwrap();
+    assert_eq!(slots.own.give_back(), Some(Millis(605_000)));
+    type_in(&desk, "slots").await.unwrap();
+    type_in(&desk, "resume").await.unwrap();
+    assert!(world.client.slots().await.unwrap().foreign.is_open());
+    type_in(&desk, &format!("cancel {id}")).await.unwrap();
+    let odd = type_in(&desk, &format!("priority {id} 1")).await.unwrap_err();
+    assert!(odd.text().contains("ended already"), "{odd}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub struct PolicyChanges {
     pub max_failed_tasks: Option<u32>,
     /// A task is stopped after this long: seconds, or such as `90s`, `30m`, `2h`.
     pub timeout: Option<Duration>,
+    /// A task is stopped when its log has said nothing for so long: written as `timeout` is.
+    pub silence: Option<Duration>,
     /// The weakest isolation that another site may offer.
     pub isolation: Option<Level>,
     /// How many tasks are leased together at most.
@@ -137,6 +139,16 @@ pub(super) fn apply(
     if let Some(timeout) = changes.timeout {
         policy.timeout = Some(timeout.0);
     }
+    if let Some(silence) = changes.silence {
+        if silence.0 == Millis(0) {
+            return Err(BundleError::Argument {
+                argument: format!("{origin}: silence 0"),
+                problem: "a task says nothing for at least a second; leave it out for no limit"
+                    .into(),
+            });
+        }
+        policy.silence = Some(silence.0);
+    }
     if let Some(isolation) = changes.isolation {
         policy.isolation = isolation;
     }
@@ -225,12 +237,13 @@ mod tests {
 
     #[test]
     fn a_mesh_toml_says_what_it_wants_and_nothing_unknown() {
-        let text = "where = 'lyon'\npriority = 80\ntimeout = '2h'\norder = 'first-last-middle'\nisolation = 'S3'\n";
+        let text = "where = 'lyon'\npriority = 80\ntimeout = '2h'\nsilence = '10m'\norder = 'first-last-middle'\nisolation = 'S3'\n";
         let changes = read(Path::new("mesh.toml"), text).unwrap();
         let mut policy = MeshPolicy::default();
         apply(&mut policy, &changes, "mesh.toml").unwrap();
         assert_eq!(policy.place, Place::Site("lyon".into()));
         assert_eq!((policy.priority, policy.timeout), (80, Some(Millis::seconds(7200))));
+        assert_eq!(policy.silence, Some(Millis::seconds(600)));
         assert_eq!((policy.order, policy.isolation), (Order::FirstLastMiddle, Level::S3));
 
         for (text, wanted) in [

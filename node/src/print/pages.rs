@@ -1,6 +1,6 @@
 //! The pages that commands print: what people see of jobs, sites, slots, meshes and the node.
 
-use meshfarm_core::{SiteView, SlotsView};
+use meshfarm_core::{Intake, SiteView, SlotsView};
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{HostClass, MEMORY, Profile, VCPU};
@@ -54,6 +54,7 @@ pub fn sites(sites: &[SiteView], now: Millis) -> Page {
     let rows = sites.iter().map(|site| {
         let state = match (site.own, site.connected) {
             (true, _) => Cell::new("this site", Tone::Strong),
+            (false, _) if site.shut => Cell::new("paused", Tone::Busy),
             (false, true) => Cell::new("connected", Tone::Good),
             (false, false) => {
                 Cell::new(format!("silent for {}", span(now.since(site.heard))), Tone::Faint)
@@ -129,16 +130,27 @@ pub fn slots(slots: &SlotsView) -> Page {
     let lends = if slots.lending { "lends to other sites" } else { "does not lend" };
     let free = format!("{} of {} slots free;", slots.free, slots.host.slots);
     page.line([strong(free), plain(format!("this site {lends}"))]);
+    for (whose, intake) in [("other sites", slots.foreign), ("this site", slots.own)] {
+        if let Intake::Closed { give_back } = intake {
+            let then = give_back.map_or_else(
+                || "what runs goes on to its end".to_owned(),
+                |at| format!("what still runs at {} goes back", moment(at)),
+            );
+            let text = format!("paused: no tasks of {whose} are taken, {then}");
+            page.line([Cell::new(text, Tone::Busy), faint("(meshfarm resume)")]);
+        }
+    }
     let rows = slots.leases.iter().map(|lease| {
         vec![
             plain(lease.lease.short()),
             plain(&lease.borrower),
+            faint(lease.tenant.short()),
             plain(lease.slots.to_string()),
             plain(lease.running.to_string()),
             plain(lease.queued.to_string()),
         ]
     });
-    page.table(&["LEASE", "BORROWER", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
+    page.table(&["LEASE", "BORROWER", "TENANT", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
     page
 }
 

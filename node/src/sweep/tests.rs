@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
 use futures::future::BoxFuture;
-use meshfarm_core::{Change, Content, JobPhase, JobRecord, Key, Output, Record};
+use meshfarm_core::{Change, Content, JobPhase, JobRecord, Key, Output, Record, Steering};
 use meshfarm_protocol::id::{AttemptId, LeaseId, StepNo, TenantId};
 use meshfarm_protocol::job::{Layout, SessionSpec};
 use meshfarm_protocol::manifest::RootLink;
@@ -117,7 +117,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 fn session() -> SessionSpec {
     let layout = Layout::default();
-    SessionSpec { layout, step: StepNo(0), environments: false, timeout: None }
+    SessionSpec { layout, step: StepNo(0), environments: false, timeout: None, silence: None }
 }
 
 fn prepare(lease: u8, root: ChunkId) -> Output {
@@ -128,7 +128,8 @@ fn prepare(lease: u8, root: ChunkId) -> Output {
 
 fn job(phase: JobPhase, root: ChunkId) -> JobRecord {
     let job = JobId([7; 16]);
-    JobRecord { job, submitted: NOW, ended: None, phase, root, bytes: 1, inputs: Vec::new() }
+    let (inputs, steering) = (Vec::new(), Steering::default());
+    JobRecord { job, submitted: NOW, ended: None, phase, root, bytes: 1, inputs, steering }
 }
 
 fn put(record: Record) -> Output {

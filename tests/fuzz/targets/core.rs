@@ -4,10 +4,10 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use meshfarm_core::{Ask, Ended, Input, Request, Session, Tasks};
+use meshfarm_core::{Ask, Ended, Input, Operation, Request, Session, SiteOperation, Tasks};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{
-    AttemptId, ChunkId, JobId, LeaseId, MeshId, Millis, SiteId, TaskNo, TenantId,
+    AttemptId, ChunkId, JobId, LeaseId, MeshId, Millis, SiteId, StepNo, TaskNo, TenantId,
 };
 use meshfarm_protocol::lease::{
     Assignment, Commit, Declined, Done, Grant, Offer, Outcome, Outputs, Phase, Status, Usage, Want,
@@ -37,15 +37,38 @@ enum Act {
     Cut(u8, u8),
     Mend(u8, u8),
     Submit(u8, u8, bool),
-    Cancel(u8, u8),
-    Retry(u8, u8),
-    Lend(u8, bool),
+    Operate { at: u8, job: u8, what: Does, tasks: Which },
+    Pause { at: u8, own: bool, grace: Option<u16> },
+    Resume(u8),
+    Shut { at: u8, name: u8, shut: bool },
     Disk(u8, bool),
     Join { at: u8, name: String, secret: u8, role: u8 },
     Invite(u8, u8, u8),
     Profile { at: u8, of: u8, says: ProfilePlan },
     Heard { at: u8, from: u8, says: Says },
     Ended(u8, u8, u8),
+}
+
+/// What a person does to a job.
+#[derive(Arbitrary, Debug)]
+enum Does {
+    Hold(bool),
+    Release,
+    Cancel,
+    Retry,
+    Kill(bool),
+    Priority(u8),
+    Outsource(Option<u8>),
+    Recall,
+}
+
+/// To which of its tasks.
+#[derive(Arbitrary, Debug)]
+enum Which {
+    All,
+    Failed,
+    Step(u8),
+    These(u8, Vec<u8>),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -119,6 +142,11 @@ struct WantPlan {
     attempts: Vec<(u8, u32)>,
     more: bool,
 }
+
+/// Names that people say: of sites that are there, and of none.
+const NAMES: [&str; 4] = ["oslo", "lyon", "graz", "rome"];
+
+const PHASES: [Phase; 4] = [Phase::Preparing, Phase::Active, Phase::Draining, Phase::Gone];
 
 /// Longer stories only take longer.
 const MOST_ACTS: usize = 120;
@@ -200,6 +228,31 @@ fn perform(mesh: &mut Mesh, act: Act) {
     }
 }
 
+fn operation(what: Does, tasks: Which) -> Operation {
+    let step = |n: u8| StepNo(n.into());
+    let tasks = match tasks {
+        Which::All => Tasks::All,
+        Which::Failed => Tasks::Failed,
+        Which::Step(n) => Tasks::Step(step(n)),
+        Which::These(n, these) => {
+            Tasks::These(step(n), these.into_iter().map(|task| TaskNo(task.into())).collect())
+        }
+    };
+    match what {
+        Does::Hold(give_back) => Operation::Hold { tasks, give_back },
+        Does::Release => Operation::Release { tasks },
+        Does::Cancel => Operation::Cancel { tasks },
+        Does::Retry => Operation::Retry { tasks },
+        Does::Kill(fail) => Operation::Kill { tasks, fail },
+        Does::Priority(priority) => Operation::Priority(priority),
+        Does::Outsource(to) => {
+            let name = |n: u8| NAMES[usize::from(n) % NAMES.len()].to_owned();
+            Operation::Outsource(to.map(name))
+        }
+        Does::Recall => Operation::Recall,
+    }
+}
+
 fn ask(mesh: &mut Mesh, act: Act) {
     let (at, ask) = match act {
         Act::Submit(at, n, steps) => {
@@ -207,15 +260,20 @@ fn ask(mesh: &mut Mesh, act: Act) {
             let spec = if steps { spec(vec![step(n, &[]), step(1, &[0])]) } else { frames(n) };
             (at, Ask::Submit { spec: Box::new(spec), root: ChunkId([5; 32]), bytes: 1 })
         }
-        Act::Cancel(at, n) => match job(mesh, at, n) {
-            Some(job) => (at, Ask::Cancel(job)),
+        Act::Operate { at, job: n, what, tasks } => match job(mesh, at, n) {
+            Some(job) => (at, Ask::Operate { job, operation: operation(what, tasks) }),
             None => return,
         },
-        Act::Retry(at, n) => match job(mesh, at, n) {
-            Some(job) => (at, Ask::Retry { job, tasks: Tasks::All }),
-            None => return,
-        },
-        Act::Lend(at, lend) => (at, Ask::Lend(lend)),
+        Act::Pause { at, own, grace } => {
+            let give_back = grace.map(|grace| Millis(grace.into()));
+            (at, Ask::OperateSite(SiteOperation::Pause { own, give_back }))
+        }
+        Act::Resume(at) => (at, Ask::OperateSite(SiteOperation::Resume)),
+        Act::Shut { at, name, shut } => {
+            let name = NAMES[usize::from(name) % NAMES.len()].to_owned();
+            let shut = if shut { SiteOperation::Shut(name) } else { SiteOperation::Reopen(name) };
+            (at, Ask::OperateSite(shut))
+        }
         Act::Invite(at, secret, uses) => {
             let invite = Ask::Invite {
                 mesh: MeshId([1; 32]),
@@ -324,7 +382,7 @@ fn message(mesh: &Mesh, says: Says) -> Option<Message> {
         Says::Want(plan) => Message::Want(want(mesh, plan)),
         Says::Status { lease: pick, phase, running, finished } => Message::Status(Status {
             lease: lease(pick),
-            phase: [Phase::Preparing, Phase::Active, Phase::Gone][usize::from(phase % 3)],
+            phase: PHASES[usize::from(phase) % PHASES.len()],
             running: attempts(running),
             finished: attempts(finished),
         }),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use meshfarm_core::{JobPhase, JobView, StepView, TaskView};
+use meshfarm_core::{JobPhase, JobView, LeaseView, Queue, StepView, TaskView};
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::job::Place;
 
@@ -21,6 +21,24 @@ fn phase(phase: &JobPhase) -> Cell {
         JobPhase::Done => Cell::new("done", Tone::Good),
         JobPhase::Failed(_) => Cell::new("failed", Tone::Bad),
         JobPhase::Canceled => Cell::new("canceled", Tone::Faint),
+    }
+}
+
+/// How a job stands, and that it is held.
+fn state(job: &JobView) -> Cell {
+    match job.queue {
+        Queue::Held => Cell::new("held", Tone::Plain),
+        Queue::New | Queue::Active | Queue::Outsourced | Queue::Done => phase(&job.phase),
+    }
+}
+
+fn queue(queue: Queue) -> &'static str {
+    match queue {
+        Queue::New => "new",
+        Queue::Active => "active",
+        Queue::Outsourced => "outsourced",
+        Queue::Held => "held",
+        Queue::Done => "done",
     }
 }
 
@@ -47,15 +65,16 @@ pub fn reads(place: &Place) -> Option<String> {
     }
 }
 
-/// The list of jobs.
+/// A list of jobs, and batches of other sites that were asked for with it.
 #[must_use]
-pub fn jobs(jobs: &[JobView]) -> Page {
+pub fn jobs(jobs: &[JobView], lent: &[LeaseView]) -> Page {
     let mut page = Page::of(&jobs);
     page.quiet = jobs.iter().map(|job| job.job.to_string()).collect();
-    if jobs.is_empty() {
-        page.line([plain("no jobs yet; submit one: meshfarm submit scene.pov --frames 1-20")]);
+    if jobs.is_empty() && lent.is_empty() {
+        page.line([plain("no jobs here; submit one: meshfarm submit scene.pov --frames 1-20")]);
     }
-    let head = ["JOB", "NAME", "STATE", ">DONE", ">RUNNING", ">FAILED", ">PRIORITY", "SUBMITTED"];
+    let head =
+        ["JOB", "NAME", "STATE", "QUEUE", ">DONE", ">RUNNING", ">FAILED", ">PRIORITY", "SUBMITTED"];
     page.table(
         &head,
         jobs.iter().map(|job| {
@@ -63,7 +82,8 @@ pub fn jobs(jobs: &[JobView]) -> Page {
             vec![
                 strong(job.job.short()),
                 plain(&job.name),
-                phase(&job.phase),
+                state(job),
+                plain(queue(job.queue)),
                 plain(format!("{}/{}", job.done, job.tasks)),
                 plain(job.running.to_string()),
                 Cell::new(job.failed.to_string(), failed),
@@ -72,6 +92,20 @@ pub fn jobs(jobs: &[JobView]) -> Page {
             ]
         }),
     );
+    if !lent.is_empty() {
+        page.gap();
+        page.line([strong("Batches of other sites")]);
+    }
+    let rows = lent.iter().map(|lease| {
+        vec![
+            plain(lease.lease.short()),
+            plain(&lease.borrower),
+            plain(lease.tenant.short()),
+            plain(lease.running.to_string()),
+            plain(lease.queued.to_string()),
+        ]
+    });
+    page.table(&["LEASE", "BORROWER", "TENANT", ">RUNNING", ">QUEUED"], rows);
     page
 }
 
@@ -86,15 +120,16 @@ pub fn job(job: &JobView, outputs: &Outputs) -> Page {
     }
     let mut page = Page::of(&Whole { job, outputs: &outputs.folders });
     page.quiet = vec![job.job.to_string()];
-    page.line([strong(&job.name), phase(&job.phase), faint(job.job.to_string())]);
+    page.line([strong(&job.name), state(job), faint(job.job.to_string())]);
     if let JobPhase::Failed(reason) = &job.phase {
         page.line([Cell::new(reason, Tone::Bad)]);
     }
     page.line([faint(format!(
-        "by {} for {}, priority {}, submitted {}, {} of content",
+        "by {} for {}, priority {}, runs {}, submitted {}, {} of content",
         job.user,
         job.project,
         job.priority,
+        place(&job.place),
         moment(job.submitted),
         bytes(job.bytes)
     ))]);
@@ -115,13 +150,16 @@ pub fn job(job: &JobView, outputs: &Outputs) -> Page {
 #[must_use]
 pub fn counts(job: &JobView) -> String {
     let mut text = format!("{} of {} tasks done", job.done, job.tasks);
-    let waits = job.tasks.saturating_sub(job.done + job.leased + job.failed);
+    let over = job.done + job.failed + job.canceled;
+    let waits = job.tasks.saturating_sub(over + job.leased + job.held);
     let active = job.phase == JobPhase::Active;
     let words = [
         (job.running, "running"),
         (job.leased.saturating_sub(job.running), "at a site"),
         (if active { waits } else { 0 }, "waiting"),
+        (job.held, "held"),
         (job.failed, "failed"),
+        (job.canceled, "canceled"),
     ];
     for (n, word) in words.into_iter().filter(|(n, _)| *n > 0) {
         text.push_str(&format!(", {n} {word}"));
@@ -351,6 +389,11 @@ pub fn submitted(submitted: &Submitted) -> Page {
     page.line([faint(format!("runs {}", place(&submitted.place)))]);
     if let Some(reads) = reads(&submitted.place) {
         page.line([faint(reads)]);
+    }
+    if submitted.held {
+        let release =
+            format!("starts when it is released: meshfarm release {}", submitted.job.short());
+        page.line([plain(release)]);
     }
     for folder in &submitted.outputs {
         page.line([faint("outputs go to"), plain(folder.display().to_string())]);

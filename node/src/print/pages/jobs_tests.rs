@@ -38,6 +38,8 @@ fn view(phase: JobPhase, tasks: Vec<TaskView>, why: Vec<Why>) -> JobView {
         user: "ada".into(),
         project: "ada".into(),
         priority: 50,
+        place: Place::Auto,
+        queue: if phase == JobPhase::Active { Queue::Active } else { Queue::Done },
         ended: (phase != JobPhase::Active).then_some(Millis(61_000)),
         phase,
         submitted: Millis(1_000),
@@ -47,6 +49,8 @@ fn view(phase: JobPhase, tasks: Vec<TaskView>, why: Vec<Why>) -> JobView {
         running: count("running"),
         leased: count("running") + count("leased"),
         failed: count("failed"),
+        canceled: count("canceled"),
+        held: count("held"),
         steps: vec![StepView { name: "Render".into(), tasks, why }],
     }
 }
@@ -109,6 +113,29 @@ fn a_job_that_no_site_can_take_says_what_is_missing_where() {
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
+}
+
+#[test]
+fn a_list_of_jobs_says_which_queue_each_is_in_and_names_batches_of_others() {
+    let held =
+        view(JobPhase::Active, vec![task(0, "held", None), task(1, "canceled", None)], vec![]);
+    let held = JobView { queue: Queue::Held, ..held };
+    let lease = LeaseView {
+        lease: meshfarm_protocol::id::LeaseId([0xcd; 16]),
+        borrower: "lyon".into(),
+        own: false,
+        tenant: meshfarm_protocol::id::TenantId([0xef; 16]),
+        slots: 2,
+        running: 2,
+        queued: 1,
+    };
+    let shown = text(&jobs(std::slice::from_ref(&held), &[lease]));
+    let mut lines = shown.lines();
+    let words = |line: &str| line.split_whitespace().take(5).collect::<Vec<_>>().join(" ");
+    assert_eq!(lines.next().map(words).unwrap(), "JOB NAME STATE QUEUE DONE");
+    assert_eq!(lines.next().map(words).unwrap(), "abababab camera2 held held 0/2");
+    assert_eq!(lines.next_back().map(words).unwrap(), "cdcdcdcd lyon efefefef 2 1");
+    assert_eq!(counts(&held), "0 of 2 tasks done, 1 held, 1 canceled");
 }
 
 #[test]

@@ -290,3 +290,33 @@ steps:
     let shown = mesh[0].run(&["job", &job]).out;
     assert!(shown.contains("houdini") && shown.contains("lyon"), "{shown}");
 }
+
+#[test]
+fn a_site_lends_at_its_hours_only_and_says_when_they_are_not() {
+    let mut mesh = Mesh::of(vec![borrower("oslo"), lender("lyon", 1)]);
+    let in_three_days =
+        finish(Command::new("date").args(["-d", "3 days", "+%a"]).env("LC_ALL", "C"));
+    let day = in_three_days.out.trim().to_lowercase();
+    mesh[1].stop();
+    let config = mesh[1].home.join("meshfarm.toml");
+    let settings = fs::read_to_string(&config).unwrap();
+    let closed = settings.replace("[lending]", &format!("[lending]\nhours = [\"{day}\"]"));
+    assert_ne!(closed, settings);
+    write(&config, closed);
+    mesh[1].start();
+    assert_eq!(mesh[1].json(&["slots"])["shut"], "hours");
+    assert!(mesh[1].run(&["slots"]).out.contains("outside of its lending hours"));
+    let out = mesh.new_folder("out");
+    let flags = ["bundle:command", "--frames", "1", "-p", "Command=echo here > done", "--output"];
+    let job = mesh[0].submit(&[&flags[..], &[out.to_str().unwrap()]].concat());
+    wait_until("the closed site is seen", SOON, || {
+        let sites = mesh[0].json(&["sites"]);
+        let lyon = list(&sites).iter().find(|site| site["name"] == "lyon")?;
+        (lyon["connected"] == true && lyon["profile"]["lending"] == false).then_some(())
+    });
+    assert_eq!(mesh[0].job(&job)["phase"], "active");
+    mesh[1].stop();
+    write(&config, settings);
+    mesh[1].start();
+    mesh[0].wait_done(&job);
+}

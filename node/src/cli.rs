@@ -497,7 +497,8 @@ fn frames(text: &str) -> Result<String, String> {
     Ok(text.split_whitespace().collect())
 }
 
-fn span(text: &str) -> Result<Millis, String> {
+/// A time as people write it.
+pub(crate) fn span(text: &str) -> Result<Millis, String> {
     let wanted = || "a time is wanted, such as 90s, 10m, 12h or 7d".to_owned();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);

@@ -13,10 +13,12 @@ use meshfarm_protocol::membership::{MAX_NAME, is_name};
 
 use crate::pace::RateSettings;
 
+mod lending;
 mod limits;
 mod services;
 mod store;
 
+pub use lending::LendingConfig;
 pub use limits::{IsolationConfig, LimitConfig};
 pub use services::ServiceConfig;
 pub use store::StoreConfig;
@@ -348,6 +350,9 @@ pub struct Config {
     /// How the log is written; `--log-format` overrides it.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// When the slots are lent.
+    #[serde(default)]
+    pub lending: LendingConfig,
     /// How fast content may go to and from other sites.
     #[serde(default)]
     pub rates: RateSettings,
@@ -391,6 +396,7 @@ impl Config {
             mdns: true,
             compress: Compress::Auto,
             log_format: LogFormat::Text,
+            lending: LendingConfig::default(),
             rates: RateSettings::default(),
             store: StoreConfig::default(),
             limits: LimitConfig::default(),
@@ -469,6 +475,7 @@ impl Config {
              compress = \"{compress}\"\n\n\
              # The log: \"text\" or \"json\".\n\
              log_format = \"{log_format}\"\n\n\
+             {lending}\n\
              # How fast content may go, such as \"50 MB/s\" or \"200 Mbit/s\": to or from all sites together, and each.\n\
              [rates]\n\
              # send = \"50 MB/s\"\n\
@@ -483,6 +490,7 @@ impl Config {
             name = string(&self.name),
             listen = strings(&self.listen),
             lend = self.lend,
+            lending = self.lending.to_text(),
             place = string(&self.place),
             bootstrap = strings(&self.bootstrap),
             mdns = self.mdns,
@@ -511,6 +519,9 @@ impl Config {
             if let Err(problem) = check_address(address, true) {
                 return wrong("bootstrap", format!("{address}: {problem}"));
             }
+        }
+        if let Err((key, problem)) = self.lending.opening() {
+            return wrong(key, problem);
         }
         if let Some(problem) = self.rates.problem() {
             return wrong("rates", problem);

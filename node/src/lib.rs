@@ -27,6 +27,7 @@ pub mod neighbours;
 pub mod net;
 pub mod node;
 pub mod opened;
+pub mod owner;
 pub mod pace;
 pub mod pins;
 pub mod print;

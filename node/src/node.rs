@@ -40,7 +40,7 @@ use crate::returning::Returning;
 use crate::sharing::Sharing;
 use crate::store::{Batch, Family, Store};
 use crate::sweep::Sweeper;
-use crate::{sys, web};
+use crate::{owner, sys, web};
 
 /// The project of jobs that name none.
 pub const DEFAULT_PROJECT: &str = "default";
@@ -235,6 +235,7 @@ impl Opened {
             addresses: Vec::new(),
             lending: config.lend,
             floor: config.isolation.floor,
+            opening: config.lending.opening().unwrap_or_default(),
             seed: self.machine.random(),
         };
         Site::new(config, started, records)
@@ -325,6 +326,9 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     let host = opened.host(home, &config, &input_tx);
     let memory = host.amounts.get(MEMORY).map_or(0, |mib| (mib.0 / 1000) << 20);
     let limits = config.limits.limits(memory, config.n_slots());
+    // Wrong ones were refused when the settings were read.
+    let opening = config.lending.opening().unwrap_or_default();
+    tokio::spawn(owner::watch(opening, opened.machine.clone(), input_tx.clone()));
     let (net, net_rx) = opened.start_net(&config)?;
     for (mesh, certificate) in opened.meshes.all() {
         net.add_mesh(mesh, certificate).await;

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use meshfarm_core::opening::Opening;
 use meshfarm_core::{Ask, Config, Input, JobPhase, Key, Record, Request, Site, TaskRef};
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, hex};
 use meshfarm_protocol::message::Message;
@@ -313,6 +314,7 @@ impl<'a> World<'a> {
             addresses: Vec::new(),
             lending: node.entry.lending,
             floor: Level::S2,
+            opening: Opening::default(),
             seed,
         };
         let records = node.disk.values().cloned().collect();

@@ -12,6 +12,7 @@ use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, Profile};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
+use crate::opening::Owner;
 use crate::operate::{Operation, SiteOperation};
 use crate::record::Change;
 
@@ -131,6 +132,8 @@ pub enum Input {
         /// The address that what came has.
         came: ChunkId,
     },
+    /// Somebody has looked at the machine's owner.
+    Owner(Owner),
     /// The store has room again, or none.
     Disk {
         /// Whether it is full.

@@ -14,6 +14,7 @@ mod jobs;
 mod lend;
 mod lent;
 mod membership;
+pub mod opening;
 mod operate;
 mod outsource;
 mod place;

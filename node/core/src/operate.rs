@@ -9,6 +9,7 @@ use meshfarm_protocol::message::Message;
 use crate::door::{Output, Reply, TaskRef, Tasks};
 use crate::job::{Job, JobPhase, Task};
 use crate::jobs::{Failure, Fault, put};
+use crate::opening::Owner;
 use crate::record::{Intake, Record, SiteRecord};
 use crate::site::Site;
 use crate::step::is_open;
@@ -328,9 +329,26 @@ impl Site {
         self.obey(&mut Vec::new());
     }
 
+    /// Hours have come or gone, or the owner has.
+    pub(crate) fn on_owner(&mut self, owner: &Owner, now: Millis, out: &mut Vec<Output>) {
+        if self.opened.look(&self.config.opening, owner, now) {
+            self.obey(out);
+        }
+    }
+
+    /// Whether tasks of other sites are taken: what a person has said, and what hours and owner say.
+    pub(crate) fn foreign(&self) -> Intake {
+        match (self.told.foreign, self.opened.intake()) {
+            (Intake::Open, intake) | (intake, Intake::Open) => intake,
+            (Intake::Closed { give_back: a }, Intake::Closed { give_back: b }) => {
+                Intake::Closed { give_back: a.into_iter().chain(b).min() }
+            }
+        }
+    }
+
     /// Make it so.
     fn obey(&mut self, out: &mut Vec<Output>) {
-        let (foreign, own) = (self.told.foreign.is_open(), self.told.own.is_open());
+        let (foreign, own) = (self.foreign().is_open(), self.told.own.is_open());
         self.lend.lending = self.config.lending && foreign;
         let me = self.config.me;
         self.lend.drain(|site| if site == me { !own } else { !foreign }, out);
@@ -340,7 +358,7 @@ impl Site {
     /// The grace of a pause is over: what still runs goes back.
     pub(crate) fn end_grace(&mut self, now: Millis, out: &mut Vec<Output>) {
         let over = |intake: Intake| intake.give_back().is_some_and(|at| at <= now);
-        let (foreign, own) = (over(self.told.foreign), over(self.told.own));
+        let (foreign, own) = (over(self.foreign()), over(self.told.own));
         if foreign || own {
             let me = self.config.me;
             self.lend.give_back(|site| if site == me { own } else { foreign }, out);

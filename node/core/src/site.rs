@@ -17,6 +17,7 @@ use crate::job::{JobPhase, Task};
 use crate::jobs::{Jobs, put};
 use crate::lend::Lend;
 use crate::membership::{Asking, Membership};
+use crate::opening::{Opened, Opening};
 use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record, SiteRecord, Steering};
 use crate::sites::Sites;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub lending: bool,
     /// The weakest isolation that it gives a job, own ones too, as far as its machine reaches it.
     pub floor: Level,
+    /// When it takes tasks of other sites, if it does.
+    pub opening: Opening,
     /// Seed of every random choice and of every id. Must never repeat on one site.
     pub seed: [u8; 32],
 }
@@ -73,6 +76,8 @@ pub struct Site {
     pub(crate) yields: BTreeSet<JobId>,
     /// Our own slots are left alone until then, because a session could not be prepared.
     pub(crate) own_pause: Millis,
+    /// Whether hours and owner let us lend.
+    pub(crate) opened: Opened,
     sequence: u64,
     published: Option<(Millis, u32, bool)>,
     /// Somebody is new: until this moment the profile is told again and again.
@@ -84,16 +89,19 @@ impl Site {
     #[must_use]
     pub fn new(config: Config, now: Millis, records: Vec<Record>) -> Self {
         let (me, key) = (config.me, config.sealing_key);
+        let opened = Opened::before_the_first_look(&config.opening);
+        let lending = config.lending && opened.intake().is_open();
         let mut site = Self {
             rng: ChaCha8Rng::from_seed(config.seed),
             jobs: Jobs::default(),
             borrow: Borrow::default(),
-            lend: Lend::new((me, key), config.host.clone(), (config.lending, config.floor)),
+            lend: Lend::new((me, key), config.host.clone(), (lending, config.floor)),
             sites: Sites::default(),
             membership: Membership::new(config.name.clone()),
             told: SiteRecord::default(),
             yields: BTreeSet::new(),
             own_pause: Millis(0),
+            opened,
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
             sequence: now.0 << 20,
             published: None,
@@ -208,6 +216,7 @@ impl Site {
                 let what = format!("it sent {} in place of chunk {}", came.short(), chunk.short());
                 out.push(Output::Tell(Event::Blame { site, what }));
             }
+            Input::Owner(owner) => self.on_owner(&owner, now, out),
             Input::Disk { full } => self.lend.full = full,
         }
     }
@@ -396,7 +405,7 @@ impl Site {
             self.sites.wake_at(now),
             Some(self.publish_at()),
             Some(self.own_pause).filter(|pause| *pause > now),
-            self.told.foreign.give_back().filter(|at| *at > now),
+            self.foreign().give_back().filter(|at| *at > now),
             self.told.own.give_back().filter(|at| *at > now),
         ];
         moments.into_iter().flatten().min()

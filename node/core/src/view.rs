@@ -15,6 +15,7 @@ use meshfarm_protocol::profile::{HostClass, Level, Profile};
 use crate::borrow::State;
 use crate::door::TaskRef;
 use crate::job::{Job, JobPhase, Task};
+use crate::opening::Shut;
 use crate::place;
 use crate::record::Intake;
 use crate::site::Site;
@@ -157,6 +158,9 @@ pub struct SlotsView {
     pub free: u32,
     /// Whether we take tasks of other sites.
     pub lending: bool,
+    /// Why hours or owner do not let us take tasks of other sites, if they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shut: Option<Shut>,
     /// What a person has said of other sites' tasks.
     pub foreign: Intake,
     /// What a person has said of our own tasks.
@@ -406,6 +410,7 @@ impl Site {
             host: self.lend.host.clone(),
             free: self.lend.free(),
             lending: self.lend.lending,
+            shut: self.opened.shut(),
             foreign: self.told.foreign,
             own: self.told.own,
             leases: leases.collect(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use meshfarm_core::opening::Opening;
 use meshfarm_core::{
     Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Operation,
     Output, PrepareError, Ready, Record, Reply, Request, Session, Site, SiteOperation, Task,
@@ -47,6 +48,8 @@ pub(crate) struct Peer {
     host: HostClass,
     /// The weakest isolation that it gives.
     pub(crate) floor: Level,
+    /// When it lends.
+    pub(crate) opening: Opening,
     /// How long each task runs here.
     pub(crate) wall: Millis,
     lives: u8,
@@ -174,6 +177,7 @@ impl Mesh {
             profile: None,
             host,
             floor: Level::S2,
+            opening: Opening::default(),
             wall: Millis(1000),
             lives: 0,
         });
@@ -213,6 +217,7 @@ impl Mesh {
             addresses: Vec::new(),
             lending: true,
             floor: peer.floor,
+            opening: peer.opening.clone(),
             seed,
         };
         let records = peer.disk.values().cloned().collect();

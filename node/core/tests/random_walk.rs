@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use meshfarm_core::opening::{Opening, Owner, WeekMinute};
 use meshfarm_core::{
     Ask, CollectError, Ended, Input, JobPhase, Operation, PrepareError, Request, Session,
     SiteOperation, Tasks,
@@ -31,6 +32,7 @@ enum Act {
     Operate(usize, usize, u8, u8),
     OperateSite(usize, u8, u8),
     Disk(usize, bool),
+    Owner(usize, u16),
     Hostile(usize, usize, u8, u8, u8),
     Answer(usize, u8, u8),
     Arrive(AtOnce),
@@ -56,6 +58,7 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(a, b, c, d)| Act::Operate(a, b, c, d)),
         2 => (n.clone(), 0..6u8, any::<u8>()).prop_map(|(a, b, c)| Act::OperateSite(a, b, c)),
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Disk(a, b)),
+        1 => (n.clone(), 0u16..600).prop_map(|(a, b)| Act::Owner(a, b)),
         8 => (n.clone(), n.clone(), 0..14u8, 0..8u8, any::<u8>())
             .prop_map(|(a, b, c, d, e)| Act::Hostile(a, b, c, d, e)),
         2 => (n.clone(), 0..6u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
@@ -212,6 +215,11 @@ fn site_operation(kind: u8, any: u8) -> SiteOperation {
 }
 
 /// With `eve`, hostile messages come from a member who holds no lease; without, from whom it may concern.
+/// The owner was away for so long.
+fn seen(idle: Millis) -> Input {
+    Input::Owner(Owner { at: WeekMinute::new(0, 0), idle: Some(idle), load: 0 })
+}
+
 fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
     match act {
         Act::Pass(ms) => {
@@ -256,6 +264,7 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
             mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(operation)));
         }
         Act::Disk(at, full) => mesh.give(at, Input::Disk { full }),
+        Act::Owner(at, idle) => mesh.give(at, seen(Millis::seconds(idle.into()))),
         Act::Hostile(at, from, kind, pick, any) => {
             if at != from {
                 let from = id(if eve { 9 } else { from });
@@ -283,6 +292,7 @@ fn comes_to_rest(mesh: &mut Mesh) {
             mesh.mend(at, other);
         }
         mesh.give(at, Input::Disk { full: false });
+        mesh.give(at, seen(Millis::seconds(3600)));
         mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(SiteOperation::Resume)));
         for name in ["oslo", "lyon", "graz"] {
             let reopen = SiteOperation::Reopen(name.into());
@@ -308,6 +318,10 @@ fn comes_to_rest(mesh: &mut Mesh) {
 
 fn walk(acts: Vec<Act>, eve: bool) -> Mesh {
     let mut mesh = Mesh::new([("oslo", 2), ("lyon", 3), ("graz", 1)]);
+    let (idle, grace) = (Some(Millis::seconds(300)), Millis::seconds(20));
+    mesh.peers[1].opening = Opening { idle, grace, ..Opening::default() };
+    mesh.restart(1);
+    mesh.give(1, seen(Millis::seconds(3600)));
     for act in acts {
         perform(&mut mesh, act, eve);
         assert!(mesh.wires.len() < 5000, "the sites talk without end");

@@ -5,6 +5,7 @@ mod early;
 mod gossip;
 mod membership;
 mod mesh;
+mod opening;
 mod operate;
 mod outsource;
 mod placement;

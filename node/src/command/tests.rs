@@ -56,6 +56,7 @@ fn site() -> Site {
         addresses: Vec::new(),
         lending: false,
         floor: Level::S2,
+        opening: meshfarm_core::opening::Opening::default(),
         seed: [3; 32],
     };
     Site::new(config, Millis(0), Vec::new())

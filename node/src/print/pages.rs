@@ -130,6 +130,10 @@ pub fn slots(slots: &SlotsView) -> Page {
     let lends = if slots.lending { "lends to other sites" } else { "does not lend" };
     let free = format!("{} of {} slots free;", slots.free, slots.host.slots);
     page.line([strong(free), plain(format!("this site {lends}"))]);
+    if let Some(shut) = slots.shut {
+        let text = format!("closed for other sites: {shut}");
+        page.line([Cell::new(text, Tone::Busy), faint("([lending] in meshfarm.toml)")]);
+    }
     for (whose, intake) in [("other sites", slots.foreign), ("this site", slots.own)] {
         if let Intake::Closed { give_back } = intake {
             let then = give_back.map_or_else(

@@ -473,6 +473,8 @@ impl Borrow {
             State::Held(held) if (borrowed.job, borrowed.step) == (at.job, at.step) => {
                 let task = at.task;
                 held.attempts.push(Assignment { attempt, task });
+                // What a lender had is taken to run until it says what does.
+                held.running.insert(attempt);
                 true
             }
             State::Held(_) | State::Offered { .. } => false,

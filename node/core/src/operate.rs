@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_protocol::id::{AttemptId, JobId, Millis, SiteId};
+use meshfarm_protocol::id::{AttemptId, JobId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::Place;
+use meshfarm_protocol::lease::{Assignment, Status};
 use meshfarm_protocol::message::Message;
 
 use crate::door::{Output, Reply, TaskRef, Tasks};
@@ -170,6 +171,29 @@ impl Site {
         Ok(if give_back { n.max(back) } else { n })
     }
 
+    /// Held tasks that their lender has not begun with, whatever we believed of them when they were held, or that
+    /// it has put back into its queue.
+    pub(crate) fn take_held(
+        &mut self,
+        status: &Status,
+        (job, step): (JobId, StepNo),
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let run = self.jobs.get(job).and_then(|job| job.step(step));
+        let (Some(run), Some(held)) =
+            (run.filter(|run| run.n_held() > 0), self.borrow.held_mut(status.lease))
+        else {
+            return;
+        };
+        let begun = |a: &Assignment| {
+            status.running.contains(&a.attempt) || status.finished.contains(&a.attempt)
+        };
+        let waits = held.attempts.iter().filter(|a| run.is_held(a.task) && !begun(a));
+        let waits: Vec<_> = waits.map(|a| TaskRef { job, step, task: a.task }).collect();
+        self.call_back(&waits, |_, _| true, (Fault::Nobodys, "held"), (now, out));
+    }
+
     fn kill(
         &mut self,
         id: JobId,
@@ -307,11 +331,19 @@ impl Site {
                 Err(format!("{MAX_SHUT} sites are shut off already"))
             }
             SiteOperation::Shut(name) => self.find_site(&name).map(|site| {
-                self.told.shut.insert(site);
+                self.told.shut.insert(site, name);
             }),
-            SiteOperation::Reopen(name) => self.find_site(&name).map(|site| {
-                self.told.shut.remove(&site);
-            }),
+            SiteOperation::Reopen(name) => {
+                // It may be long gone: its name is kept with the order.
+                let n = self.told.shut.len();
+                self.told.shut.retain(|_, shut| *shut != name);
+                match self.told.shut.len() < n {
+                    true => Ok(()),
+                    false => self
+                        .find_site(&name)
+                        .and_then(|_| Err(format!("{name} is not paused: tasks are sent there"))),
+                }
+            }
         };
         match changed {
             Ok(()) => {
@@ -352,7 +384,7 @@ impl Site {
         self.lend.lending = self.config.lending && foreign;
         let me = self.config.me;
         self.lend.drain(|site| if site == me { !own } else { !foreign }, out);
-        self.sites.shut_off(self.told.shut.clone());
+        self.sites.shut_off(self.told.shut.keys().copied().collect());
     }
 
     /// The grace of a pause is over: what still runs goes back.

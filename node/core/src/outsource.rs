@@ -104,6 +104,7 @@ impl Site {
             let told = started.into_iter().map(|task| Event::TaskStarted { task, lender: from });
             out.extend(told.map(Output::Tell));
         }
+        self.take_held(status, (job, step), now, out);
         match status.phase {
             Phase::Preparing => {}
             Phase::Draining => {

@@ -1,6 +1,6 @@
 //! What a site makes durable: records by key, and changes to them. A site restored from them goes on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -165,8 +165,8 @@ pub struct SiteRecord {
     pub foreign: Intake,
     /// Whether our own tasks are taken.
     pub own: Intake,
-    /// Sites that get none of our tasks.
-    pub shut: BTreeSet<SiteId>,
+    /// Sites that get none of our tasks, with the names that a person knew them by.
+    pub shut: BTreeMap<SiteId, String>,
 }
 
 /// Whether our slots take tasks.

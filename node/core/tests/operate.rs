@@ -5,7 +5,7 @@ use meshfarm_protocol::id::{JobId, Millis, StepNo, TaskNo};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::message::Message;
 
-use crate::mesh::{Mesh, frames, spec, step, with};
+use crate::mesh::{Mesh, Running, frames, spec, step, with};
 
 fn these<const N: usize>(tasks: [u32; N]) -> Tasks {
     Tasks::These(StepNo(0), tasks.map(TaskNo).to_vec())
@@ -114,6 +114,52 @@ fn a_held_task_that_fails_or_is_lost_stays_held() {
     assert_eq!(mesh.states(0, job), ["held"]);
     mesh.operate(0, job, Operation::Release { tasks: Tasks::All });
     done_once(&mut mesh, job);
+}
+
+#[test]
+fn a_hold_right_after_a_restart_lets_go_on_what_a_lender_runs() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 2)]);
+    let job = mesh.submit(0, frames(2));
+    mesh.cut(0, 1);
+    mesh.restart(0);
+    mesh.operate(0, job, hold(Tasks::All));
+    mesh.mend(0, 1);
+    mesh.advance(1_000);
+    assert_eq!((mesh.n_running(1), mesh.job(0, job).running), (2, 2));
+    mesh.finish(1, None);
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+    assert_eq!(mesh.peers[1].started.len(), 2);
+}
+
+#[test]
+fn what_only_waits_at_a_lender_comes_back_as_soon_as_a_restarted_borrower_hears_of_it() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    let job = mesh.submit(0, frames(4));
+    assert_eq!(mesh.states(0, job)[..2], ["running", "leased"]);
+    mesh.cut(0, 1);
+    mesh.restart(0);
+    mesh.operate(0, job, hold(Tasks::All));
+    mesh.mend(0, 1);
+    mesh.advance(1_000);
+    assert_eq!(mesh.states(0, job), ["running", "held", "held", "held"]);
+    mesh.finish(1, None);
+    mesh.advance(10_000);
+    assert_eq!((mesh.n_running(1), mesh.job(0, job).done), (0, 1));
+}
+
+#[test]
+fn a_site_that_is_shut_off_and_then_gone_can_be_opened_again_by_its_name() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    mesh.ask(0, Ask::OperateSite(SiteOperation::Shut("lyon".into())));
+    mesh.kill(1);
+    mesh.restart(0);
+    let reopen = || Ask::OperateSite(SiteOperation::Reopen("lyon".into()));
+    assert_eq!(mesh.ask(0, reopen()), Reply::Changed(1));
+    assert!(matches!(mesh.ask(0, reopen()), Reply::Refused(_)));
+    mesh.boot(1);
+    mesh.submit(0, frames(1));
+    mesh.advance(5_000);
+    assert_eq!(mesh.n_running(1), 1);
 }
 
 #[test]
@@ -404,12 +450,13 @@ fn a_task_that_is_killed_in_a_shared_session_costs_the_others_of_it_no_try() {
 fn a_held_task_is_not_begun_in_a_session_that_it_shares() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
     let job = sharing(&mut mesh);
-    let run = mesh.peers[1].running[0].run.clone();
+    let Running { run, session, .. } = mesh.peers[1].running[0].clone();
     mesh.operate(0, job, hold(Tasks::All));
     assert_eq!((mesh.states(0, job)[..2].concat(), mesh.n_running(1)), ("runningheld".into(), 1));
     mesh.give(1, meshfarm_core::Input::AttemptStarted { attempt: run[1].attempt });
     mesh.settle();
-    assert_eq!((mesh.peers[1].stopped.len(), mesh.job(0, job).running), (1, 1));
+    assert!(mesh.peers[1].stopped.contains(&session));
+    assert_eq!((mesh.n_running(1), mesh.states(0, job)), (0, vec!["held".to_owned(); 4]));
     mesh.operate(0, job, Operation::Release { tasks: Tasks::All });
     done_once(&mut mesh, job);
 }
@@ -592,7 +639,9 @@ fn a_site_that_a_person_shuts_off_gets_nothing_more_and_keeps_what_it_runs() {
     mesh.finish(2, Some("no licence"));
     mesh.advance(30_000);
     assert_eq!(mesh.n_running(2), 1);
-    mesh.ask(0, Ask::OperateSite(SiteOperation::Reopen("lyon".into())));
+    let reopen = |name: &str| Ask::OperateSite(SiteOperation::Reopen(name.into()));
+    assert!(matches!(mesh.ask(0, reopen("graz")), Reply::Refused(_)));
+    mesh.ask(0, reopen("lyon"));
     mesh.advance(5_000);
     assert_eq!(mesh.n_running(1), 1);
     done_once(&mut mesh, job);

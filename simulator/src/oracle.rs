@@ -48,7 +48,8 @@ impl Oracle {
                 | Record::Lent(_)
                 | Record::Finished(_)
                 | Record::Invite(_)
-                | Record::Evidence(_) => {}
+                | Record::Evidence(_)
+                | Record::Host(_) => {}
             },
             Change::Delete(Key::Task(at)) if self.accepted.contains_key(at) => {
                 self.blame(format!("the accepted result of {at:?} was dropped"));

@@ -309,6 +309,7 @@ impl<'a> World<'a> {
             me: node.id,
             name: node.name.clone(),
             host: workload::host(&node.entry),
+            head: None,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: node.entry.lending,

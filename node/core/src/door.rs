@@ -12,7 +12,7 @@ use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, Profile};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
-use crate::record::Change;
+use crate::record::{Change, HostMode};
 
 /// Number of a question that a person or a peer asked; its answer carries the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,8 +173,12 @@ pub enum Ask {
         /// From when on it is worthless.
         expires: Millis,
     },
-    /// Stop or resume taking tasks of other sites.
+    /// Stop or resume taking tasks of other sites, and on a host those of its head.
     Lend(bool),
+    /// Stop, start or remove a host of this site.
+    Host(SiteId, HostMode),
+    /// This machine has become a host of that site.
+    Serve(SiteId),
 }
 
 /// A selection of tasks of a job.

@@ -8,6 +8,7 @@
 
 mod borrow;
 mod door;
+mod hosts;
 mod job;
 mod jobs;
 mod lend;
@@ -30,8 +31,8 @@ pub use door::{
 };
 pub use job::{JobPhase, Task};
 pub use record::{
-    BorrowedRecord, Change, EvidenceRecord, FinishedRecord, InviteRecord, JobRecord, Key,
-    LentRecord, Record,
+    BorrowedRecord, Change, EvidenceRecord, FinishedRecord, HostMode, HostRecord, InviteRecord,
+    JobRecord, Key, LentRecord, Record,
 };
 pub use site::{Config, Site};
-pub use view::{JobView, LeaseView, SiteView, SlotsView, StepView, TaskView, Why};
+pub use view::{HostState, HostView, HostLease, JobView, LeaseView, SiteView, SlotsView, StepView, TaskView, Why};

@@ -10,6 +10,7 @@ use meshfarm_protocol::codec::{decode, encode};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Outputs, Usage};
+use meshfarm_protocol::membership::{Role, mesh_of_hosts};
 use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
 use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
@@ -43,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) replies: Vec<Reply>,
     pub(crate) admitted: Vec<Result<String, String>>,
     pub(crate) profile: Option<Profile>,
+    /// The site that it is a host of.
+    head: Option<usize>,
     host: HostClass,
     /// The weakest isolation that it gives.
     pub(crate) floor: Level,
@@ -167,6 +170,7 @@ impl Mesh {
             replies: Vec::new(),
             admitted: Vec::new(),
             profile: None,
+            head: None,
             host,
             floor: Level::S2,
             lives: 0,
@@ -202,6 +206,7 @@ impl Mesh {
             me: id(at),
             name: peer.name.into(),
             host: peer.host.clone(),
+            head: peer.head.map(id),
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: true,
@@ -251,8 +256,48 @@ impl Mesh {
         self.boot(at);
     }
 
+    /// Whether two have no connection: it was cut, or one is a host and the other is not its head.
     pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
-        self.cuts.contains(&(a.min(b), a.max(b)))
+        let apart = |host: usize, other| self.peers[host].head.is_some_and(|head| head != other);
+        self.cuts.contains(&(a.min(b), a.max(b))) || apart(a, b) || apart(b, a)
+    }
+
+    /// Somebody asks to join a site with a ticket, whose secret hash is `[secret; 32]`.
+    pub(crate) fn join(
+        &mut self,
+        at: usize,
+        (peer, secret): (SiteId, u8),
+        (name, role): (&str, Role),
+    ) -> Result<String, String> {
+        let (request, secret_hash) = (Request(1), [secret; 32]);
+        self.give(at, Input::JoinAsked { request, peer, secret_hash, name: name.into(), role });
+        self.peers[at].admitted.pop().unwrap()
+    }
+
+    /// A ticket for hosts of a site, whose secret hash is `[77; 32]`.
+    pub(crate) fn invite_hosts(&mut self, head: usize, uses: u32) {
+        let invite = Ask::Invite {
+            mesh: mesh_of_hosts(id(head)),
+            mesh_name: self.peers[head].name.into(),
+            secret_hash: [77; 32],
+            role: Role::Host,
+            uses,
+            expires: self.now.plus(Millis::seconds(3600)),
+        };
+        assert_eq!(self.ask(head, invite), Reply::Changed(uses));
+    }
+
+    /// The others become hosts of `head`.
+    pub(crate) fn become_hosts(&mut self, head: usize, hosts: &[usize]) {
+        self.invite_hosts(head, u32::try_from(hosts.len()).unwrap());
+        for &host in hosts {
+            let name = self.peers[host].name;
+            self.join(head, (id(host), 77), (name, Role::Host)).unwrap();
+            self.peers[host].head = Some(head);
+            self.restart(host);
+        }
+        self.advance(2000);
+        self.peers.iter_mut().for_each(|peer| peer.told.clear());
     }
 
     pub(crate) fn cut(&mut self, a: usize, b: usize) {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use meshfarm_core::{
-    Ask, CollectError, Ended, Input, JobPhase, PrepareError, Request, Session, Tasks,
+    Ask, CollectError, Ended, HostMode, Input, JobPhase, PrepareError, Request, Session, Tasks,
 };
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, StepNo, TaskNo, TenantId};
 use meshfarm_protocol::lease::{
@@ -36,6 +36,7 @@ enum Act {
     Arrive(AtOnce),
     Complete,
     Spoil(usize, usize),
+    Host(usize, usize, bool),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -61,7 +62,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => prop_oneof![Just(AtOnce::Whole), Just(AtOnce::Enough), Just(AtOnce::Nothing)]
             .prop_map(Act::Arrive),
         1 => Just(Act::Complete),
-        2 => (n, 0..4usize).prop_map(|(a, b)| Act::Spoil(a, b)),
+        2 => (n.clone(), 0..4usize).prop_map(|(a, b)| Act::Spoil(a, b)),
+        1 => (n.clone(), n, any::<bool>()).prop_map(|(a, b, c)| Act::Host(a, b, c)),
     ]
 }
 
@@ -218,6 +220,10 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         }
         Act::Lend(at, lend) => mesh.give(at, Input::Asked(Request(1), Ask::Lend(lend))),
         Act::Disk(at, full) => mesh.give(at, Input::Disk { full }),
+        Act::Host(at, host, open) => {
+            let mode = if open { HostMode::Open } else { HostMode::Stopped };
+            mesh.give(at, Input::Asked(Request(1), Ask::Host(id(host), mode)));
+        }
         Act::Hostile(at, from, kind, pick, any) => {
             if at != from {
                 let from = id(if eve { 9 } else { from });
@@ -245,6 +251,7 @@ fn comes_to_rest(mesh: &mut Mesh) {
         }
         mesh.give(at, Input::Disk { full: false });
         mesh.give(at, Input::Asked(Request(1), Ask::Lend(true)));
+        mesh.give(0, Input::Asked(Request(1), Ask::Host(id(at), HostMode::Open)));
     }
     for _ in 0..400 {
         mesh.complete();
@@ -259,8 +266,12 @@ fn comes_to_rest(mesh: &mut Mesh) {
     }
 }
 
-fn walk(acts: Vec<Act>, eve: bool) -> Mesh {
+/// Three sites, or a site with a host and another site.
+fn walk(acts: Vec<Act>, eve: bool, host: bool) -> Mesh {
     let mut mesh = Mesh::new([("oslo", 2), ("lyon", 3), ("graz", 1)]);
+    if host {
+        mesh.become_hosts(0, &[1]);
+    }
     for act in acts {
         perform(&mut mesh, act, eve);
         assert!(mesh.wires.len() < 5000, "the sites talk without end");
@@ -273,15 +284,15 @@ proptest! {
 
     #[test]
     fn whatever_another_member_says_every_job_ends(
-        acts in prop::collection::vec(act(), 1..150),
+        acts in prop::collection::vec(act(), 1..150), host in any::<bool>(),
     ) {
-        comes_to_rest(&mut walk(acts, true));
+        comes_to_rest(&mut walk(acts, true, host));
     }
 
     #[test]
     fn whatever_borrower_and_lender_say_nothing_panics(
-        acts in prop::collection::vec(act(), 1..150),
+        acts in prop::collection::vec(act(), 1..150), host in any::<bool>(),
     ) {
-        walk(acts, false);
+        walk(acts, false, host);
     }
 }

@@ -52,6 +52,7 @@ fn site() -> Site {
         me: SiteId([1; 32]),
         name: "oslo".into(),
         host,
+        head: None,
         sealing_key: SealingSecret::from_seed([2; 32]).public(),
         addresses: Vec::new(),
         lending: false,

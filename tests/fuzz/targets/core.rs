@@ -218,7 +218,7 @@ fn ask(mesh: &mut Mesh, act: Act) {
         Act::Lend(at, lend) => (at, Ask::Lend(lend)),
         Act::Invite(at, secret, uses) => {
             let invite = Ask::Invite {
-                mesh: MeshId([1; 32]),
+                mesh: MeshId([7; 32]),
                 mesh_name: "consortium".into(),
                 secret_hash: [secret; 32],
                 role: Role::Site,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_core::Tasks;
+use meshfarm_core::{HostMode, Tasks};
 use meshfarm_protocol::id::{JobId, MeshId, Millis, SiteId};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::membership::Role;
@@ -273,6 +273,14 @@ pub struct Retry {
 pub struct Changed {
     /// So many.
     pub tasks: u32,
+}
+
+/// Whether a host shall take tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetHost {
+    /// How it shall be.
+    pub mode: HostMode,
 }
 
 /// Founds a mesh.

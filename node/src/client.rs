@@ -11,13 +11,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use meshfarm_core::{JobView, SiteView, SlotsView};
-use meshfarm_protocol::id::{AttemptId, JobId};
+use meshfarm_core::{HostView, JobView, SiteView, SlotsView};
+use meshfarm_protocol::id::{AttemptId, JobId, SiteId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
     Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs,
-    Problem, Retry, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine,
+    Problem, Retry, SetHost, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine,
     Submitted, Transfers, Verify, VerifyLine, causes,
 };
 use crate::web::LOG_ENDED;
@@ -189,6 +189,22 @@ impl Client {
     /// When there is no answer.
     pub async fn sites(&self) -> Result<Vec<SiteView>> {
         self.get("/v1/sites").await
+    }
+
+    /// The machines of our site.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn hosts(&self) -> Result<Vec<HostView>> {
+        self.get("/v1/hosts").await
+    }
+
+    /// Stop, start or remove a host; how many tasks it still has.
+    ///
+    /// # Errors
+    /// When there is no answer or no such host.
+    pub async fn set_host(&self, host: SiteId, set: &SetHost) -> Result<Changed> {
+        self.post(&format!("/v1/hosts/{host}"), set).await
     }
 
     /// Our slots.

@@ -17,6 +17,7 @@ use crate::doctor::{self, Found};
 use crate::print::{self, Page, Printer, pages};
 use crate::sheet::{self, Decode};
 
+mod hosts;
 mod logs;
 mod sandbox;
 mod store;
@@ -207,6 +208,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
             desk.show(&pages::meshes(std::slice::from_ref(&mesh)))
         }
         Command::Sites => desk.show(&pages::sites(&client.sites().await?, now())),
+        Command::Hosts(flags) => hosts::hosts(desk, flags.command).await,
         Command::Submit(flags) => submit(desk, flags).await,
         Command::Jobs => desk.show(&pages::jobs(&client.jobs().await?)),
         Command::Job(flags) => job(desk, &flags).await,

@@ -177,7 +177,7 @@ fn open(home: &Home) -> Result<Opened, Problem> {
     let settings = ChunkSettings::new(sys::free_bytes, sys::punch_hole, now);
     let chunks = Chunks::open(&segments, Arc::clone(&store), settings);
     let chunks = Arc::new(chunks.map_err(|error| Problem::refused(causes(&error)))?);
-    let meshes = Meshes::load(Arc::clone(&store), secrets);
+    let meshes = Meshes::load(Arc::clone(&store), secrets, keys.key.clone());
     let meshes = meshes.map_err(|error| Problem::refused(causes(&error)))?;
     meshes.renew(&machine).map_err(|error| Problem::refused(causes(&error)))?;
     let catalog = Catalog::open(Some(&home.bundles()));
@@ -227,13 +227,16 @@ impl Opened {
         host: HostClass,
         (started, records): (Millis, Vec<Record>),
     ) -> Site {
+        let head = self.meshes.head().map(|(head, _)| head);
         let config = core::Config {
             me: self.keys.key.site(),
             name: config.name.clone(),
             host,
+            head,
             sealing_key: self.keys.sealing.public(),
             addresses: Vec::new(),
-            lending: config.lend,
+            // Whether to lend to other sites is no question for a host.
+            lending: config.lend || head.is_some(),
             floor: config.isolation.floor,
             seed: self.machine.random(),
         };

@@ -418,7 +418,8 @@ fn reasons(record: &Record) -> Vec<(Why, ChunkId)> {
         | Record::Borrowed(_)
         | Record::Lent(_)
         | Record::Invite(_)
-        | Record::Evidence(_) => Vec::new(),
+        | Record::Evidence(_)
+        | Record::Host(_) => Vec::new(),
     }
 }
 

@@ -67,7 +67,7 @@ pub fn load(store: &Store) -> Result<Vec<Record>, RecordsError> {
 }
 
 /// Kinds of records: their family, and the first byte of their keys where kinds share a family.
-const KINDS: [(Family, u8); 8] = [
+const KINDS: [(Family, u8); 9] = [
     (Family::Job, b's'),
     (Family::Job, b'j'),
     (Family::Task, b't'),
@@ -76,6 +76,7 @@ const KINDS: [(Family, u8); 8] = [
     (Family::Attempt, b'f'),
     (Family::Membership, b'i'),
     (Family::Receipt, b'e'),
+    (Family::Membership, b'h'),
 ];
 
 fn place(key: Key) -> (Family, Vec<u8>) {
@@ -88,6 +89,7 @@ fn place(key: Key) -> (Family, Vec<u8>) {
         Key::Finished(_) => 5,
         Key::Invite(_) => 6,
         Key::Evidence(_) => 7,
+        Key::Host(_) => 8,
     }];
     let mut bytes = vec![tag];
     bytes.extend(key.to_bytes());

@@ -281,10 +281,7 @@ impl Borrow {
 
     /// For every lease whose content is still on its way, leases of other lenders for the same step that it has not
     /// been told of: at most [`MAX_TOLD_OF`] each.
-    pub(crate) fn strangers(
-        &self,
-        own: impl Fn(SiteId) -> bool,
-    ) -> Vec<(LeaseId, LeaseId)> {
+    pub(crate) fn strangers(&self, own: impl Fn(SiteId) -> bool) -> Vec<(LeaseId, LeaseId)> {
         let held = |b: &Borrowed| match &b.state {
             State::Held(held) => held.phase != Phase::Gone && !own(b.lender),
             State::Offered { .. } => false,
@@ -463,11 +460,7 @@ impl Borrow {
         }
     }
 
-    pub(crate) fn wake_at(
-        &self,
-        me: SiteId,
-        grace: impl Fn(SiteId) -> Millis,
-    ) -> Option<Millis> {
+    pub(crate) fn wake_at(&self, me: SiteId, grace: impl Fn(SiteId) -> Millis) -> Option<Millis> {
         let leases = self.leases.values().map(|borrowed| match &borrowed.state {
             State::Offered { until, .. } => *until,
             State::Held(held) => {

@@ -492,11 +492,7 @@ pub(crate) const fn decline(lease: LeaseId, reason: Declined) -> Message {
 
 /// How long a silent borrower is waited for. A host waits for a head that is away as long as it would keep finished
 /// work for it: nobody else wants its slots, and what it was given shall be done when the head is back.
-fn grace(
-    head: Option<SiteId>,
-    borrower: SiteId,
-    connected: impl Fn(SiteId) -> bool,
-) -> Millis {
+fn grace(head: Option<SiteId>, borrower: SiteId, connected: impl Fn(SiteId) -> bool) -> Millis {
     if head == Some(borrower) && !connected(borrower) { KEEP_FINISHED } else { BORROWER_GRACE }
 }
 

@@ -35,4 +35,7 @@ pub use record::{
     JobRecord, Key, LentRecord, Record,
 };
 pub use site::{Config, Site};
-pub use view::{HostState, HostView, HostLease, JobView, LeaseView, SiteView, SlotsView, StepView, TaskView, Why};
+pub use view::{
+    HostLease, HostState, HostView, JobView, LeaseView, SiteView, SlotsView, StepView, TaskView,
+    Why,
+};

@@ -118,12 +118,7 @@ pub(crate) fn allows(job: &Job, (site, name): (SiteId, &str), hosts: &Hosts) -> 
     job.allows(name, own) && (own || !another)
 }
 
-fn fits(
-    job: &Job,
-    spec: &StepSpec,
-    (site, known): (SiteId, &Known),
-    supply: &Supply<'_>,
-) -> bool {
+fn fits(job: &Job, spec: &StepSpec, (site, known): (SiteId, &Known), supply: &Supply<'_>) -> bool {
     let Some(profile) = known.profile.as_ref().filter(|_| known.connected) else {
         return false;
     };
@@ -225,9 +220,10 @@ fn local_finish(
         let host = profile.hosts.first().filter(|_| fits)?;
         Some((host.slots, profile.free.min(host.slots), host.speed))
     });
-    let ours = mine.into_iter().chain(hosts).reduce(|a, b| {
-        (a.0.saturating_add(b.0), a.1.saturating_add(b.1), a.2.max(b.2))
-    });
+    let ours = mine
+        .into_iter()
+        .chain(hosts)
+        .reduce(|a, b| (a.0.saturating_add(b.0), a.1.saturating_add(b.1), a.2.max(b.2)));
     (mine.map(finish), ours.map(finish))
 }
 

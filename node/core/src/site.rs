@@ -14,9 +14,9 @@ use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
 use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef, Tasks};
+use crate::hosts::Hosts;
 use crate::job::{Job, JobPhase, Task};
 use crate::jobs::{Jobs, put};
-use crate::hosts::Hosts;
 use crate::lend::{self, Lend};
 use crate::membership::{Asking, Membership};
 use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record};
@@ -228,7 +228,9 @@ impl Site {
             Ask::Submit { spec, root, bytes } => {
                 if let Some(head) = self.config.head {
                     let head = self.name_of(head);
-                    return Reply::Refused(format!("this machine is a host of {head}: submit there"));
+                    return Reply::Refused(format!(
+                        "this machine is a host of {head}: submit there"
+                    ));
                 }
                 let job = JobId(self.random());
                 let phase = JobPhase::Active;

@@ -107,7 +107,11 @@ impl Site {
         let lends = profile.is_none_or(|profile| profile.lending);
         let state = match record.mode {
             HostMode::Stopped | HostMode::Removed => {
-                if self.tasks_at(record.host) > 0 { HostState::Pausing } else { HostState::Stopped }
+                if self.tasks_at(record.host) > 0 {
+                    HostState::Pausing
+                } else {
+                    HostState::Stopped
+                }
             }
             HostMode::Open if !connected => HostState::Away,
             HostMode::Open if !lends => HostState::Paused,

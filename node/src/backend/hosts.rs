@@ -1,0 +1,51 @@
+//! What a node does for people who make hosts of machines: the mesh that they join, and what a host is asked in vain.
+
+use meshfarm_core::{JobPhase, JobView};
+use meshfarm_protocol::membership::{CertificateBody, Role};
+
+use super::{NodeBackend, mesh_problem};
+use crate::api::{Invite, Problem};
+
+impl NodeBackend {
+    /// The mesh that a ticket leads to: that of our hosts, or one that we founded.
+    pub(super) async fn mesh_for(&self, invite: &Invite) -> Result<CertificateBody, Problem> {
+        if invite.role != Role::Host {
+            let body = self.meshes.find(invite.mesh.as_deref()).map_err(mesh_problem)?;
+            self.meshes.root(&body).map_err(mesh_problem)?;
+            return Ok(body);
+        }
+        if let Some(mesh) = &invite.mesh {
+            let text = format!("--mesh {mesh}: a host joins this site, and no mesh");
+            return Err(Problem::bad_input(text));
+        }
+        let known = self.meshes.all().len();
+        let certificate = self.meshes.of_hosts(&self.name, &self.means.machine);
+        let certificate = certificate.map_err(mesh_problem)?;
+        let body = certificate.open().map_err(|error| Problem::broken(&error))?;
+        if self.meshes.all().len() > known {
+            self.means.net.add_mesh(body.mesh, certificate).await;
+        }
+        Ok(body)
+    }
+
+    /// Whether this machine can become a host: it belongs to no mesh and has no jobs to end.
+    pub(super) async fn may_serve(&self) -> Result<(), Problem> {
+        self.meshes.may_serve().map_err(mesh_problem)?;
+        let active = |job: &JobView| job.phase == JobPhase::Active;
+        let jobs = self.gate.look(move |site, _| site.jobs().iter().any(active)).await?;
+        if jobs {
+            let text = "this site has jobs that have not ended: a host has none of its own";
+            return Err(Problem::refused(text).with_help("wait for them, or cancel them"));
+        }
+        Ok(())
+    }
+
+    /// A host takes no jobs of people: said before their files are read.
+    pub(super) fn no_host(&self) -> Result<(), Problem> {
+        let Some((_, head)) = self.meshes.head() else {
+            return Ok(());
+        };
+        Err(Problem::refused(format!("this machine is a host of {head} and takes no jobs itself"))
+            .with_help(format!("submit on {head}")))
+    }
+}

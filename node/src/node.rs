@@ -238,6 +238,7 @@ impl Opened {
             // Whether to lend to other sites is no question for a host.
             lending: config.lend || head.is_some(),
             floor: config.isolation.floor,
+            keep_jobs: Millis::seconds(u64::from(config.keep_jobs_days) * 86_400),
             seed: self.machine.random(),
         };
         Site::new(config, started, records)

@@ -314,6 +314,7 @@ impl<'a> World<'a> {
             addresses: Vec::new(),
             lending: node.entry.lending,
             floor: Level::S2,
+            keep_jobs: Millis(u64::MAX),
             seed,
         };
         let records = node.disk.values().cloned().collect();

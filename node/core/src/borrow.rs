@@ -121,6 +121,12 @@ impl Borrow {
         }
     }
 
+    /// Whether a lease or an offer of a job is open, or outputs of it are on their way.
+    pub(crate) fn serves(&self, job: JobId) -> bool {
+        self.leases.values().any(|borrowed| borrowed.job == job)
+            || self.landing.values().any(|landing| landing.task.job == job)
+    }
+
     /// Leases and open offers of one step.
     pub(crate) fn of_step(
         &self,

@@ -346,6 +346,13 @@ pub enum Output {
         /// Root of its outputs, when it made any.
         root: Option<ChunkId>,
     },
+    /// Jobs were forgotten: drop the logs of these attempts, and all that nobody wrote to since `before`.
+    Purge {
+        /// The last tries of their tasks.
+        attempts: Vec<AttemptId>,
+        /// When the oldest job that is left was submitted.
+        before: Millis,
+    },
     /// Fetch an attempt's outputs and put them where the job named them; answered by [`Input::Collected`].
     Collect {
         /// The attempt.

@@ -50,6 +50,8 @@ pub struct Config {
     pub lending: bool,
     /// The weakest isolation that it gives a job, own ones too, as far as its machine reaches it.
     pub floor: Level,
+    /// How long a job that has ended is remembered.
+    pub keep_jobs: Millis,
     /// Seed of every random choice and of every id. Must never repeat on one site.
     pub seed: [u8; 32],
 }
@@ -346,6 +348,9 @@ impl Site {
         let (sites, me) = (&self.sites, self.config.me);
         self.lend.tick(now, |site| site == me || sites.is_connected(site), out);
         self.borrow_upkeep(now, out);
+        let borrow = &self.borrow;
+        let busy = |job| borrow.serves(job);
+        self.jobs.purge((now, self.config.keep_jobs), busy, out);
         self.place_jobs(now, out);
         loop {
             self.say_wishes(now, out);
@@ -453,6 +458,7 @@ impl Site {
             self.lend.wake_at(connected),
             self.sites.wake_at(now),
             Some(self.publish_at()),
+            self.jobs.purge_at(self.config.keep_jobs).filter(|at| *at > now),
             Some(self.own_pause).filter(|pause| *pause > now),
         ];
         moments.into_iter().flatten().min()

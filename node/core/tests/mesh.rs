@@ -18,6 +18,9 @@ use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
 /// Where the clock stands when a test begins: late enough that nothing lies before zero.
 const START: Millis = Millis::seconds(1_000_000);
 
+/// How long the sites of a test remember jobs that have ended.
+pub(crate) const KEEP_JOBS: Millis = Millis::seconds(30 * 24 * 3600);
+
 /// A session that runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
@@ -44,6 +47,8 @@ pub(crate) struct Peer {
     pub(crate) replies: Vec<Reply>,
     pub(crate) admitted: Vec<Result<String, String>>,
     pub(crate) profile: Option<Profile>,
+    /// Logs that were dropped: those of attempts, and older ones than that moment.
+    pub(crate) purged: Vec<(Vec<AttemptId>, Millis)>,
     /// The site that it is a host of.
     head: Option<usize>,
     host: HostClass,
@@ -170,6 +175,7 @@ impl Mesh {
             replies: Vec::new(),
             admitted: Vec::new(),
             profile: None,
+            purged: Vec::new(),
             head: None,
             host,
             floor: Level::S2,
@@ -211,6 +217,7 @@ impl Mesh {
             addresses: Vec::new(),
             lending: true,
             floor: peer.floor,
+            keep_jobs: KEEP_JOBS,
             seed,
         };
         let records = peer.disk.values().cloned().collect();
@@ -402,6 +409,7 @@ impl Mesh {
             Output::Answer(_, reply) => peer.replies.push(reply),
             Output::Tell(event) => peer.told.push(event),
             Output::Forget { .. } => {}
+            Output::Purge { attempts, before } => peer.purged.push((attempts, before)),
         }
     }
 

@@ -57,6 +57,7 @@ fn site() -> Site {
         addresses: Vec::new(),
         lending: false,
         floor: Level::S2,
+        keep_jobs: Millis::seconds(60),
         seed: [3; 32],
     };
     Site::new(config, Millis(0), Vec::new())

@@ -126,6 +126,9 @@ impl Membership {
         if !is_name(&asking.name) {
             return Err("a site's name has 1 to 64 printable characters, no / \\ or :".to_owned());
         }
+        if asking.peer == self.me {
+            return Err("this is the site itself".to_owned());
+        }
         let mut taken = self.invites.values().flat_map(|invite| &invite.used_by);
         let others = |(site, name): &(SiteId, String)| {
             *site != asking.peer && *name == asking.name && !hosts.is_removed(*site)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::harness::{
@@ -106,6 +107,36 @@ fn a_job_is_spread_over_hosts_and_survives_the_death_of_the_head_with_every_fram
     // An attempt runs once at most, so no frame was rendered twice.
     let attempts = mesh[0].log().matches("TaskLeased").count();
     assert!((FRAMES / 2..=FRAMES).contains(&attempts), "{attempts} attempts");
+}
+
+#[test]
+fn a_head_that_is_restored_from_a_backup_goes_on_where_it_was_with_its_hosts() {
+    let mut mesh = studio();
+    let (job, out) = submit(&mesh, 8, "local");
+    wait_until("a frame is done", A_JOB, || (done(&mesh, &job) >= 1).then_some(()));
+    let file = mesh.folder().join("oslo.backup");
+    let file = file.to_str().unwrap();
+    let saved = mesh[0].json(&["backup", file]);
+    assert!(saved["records"].as_u64() > Some(5) && saved["chunks"].as_u64() > Some(0), "{saved}");
+    let mode = fs::metadata(file).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    mesh[0].run(&["backup", file]).refused(2, &["exists already"]);
+    mesh[0].kill();
+    mesh[0].run(&["restore", file]).refused(2, &["not empty"]);
+    let stopped = format!("{file}.stopped");
+    mesh[0].json(&["backup", &stopped]);
+    fs::remove_dir_all(&mesh[0].home).unwrap();
+    mesh[0].json(&["restore", file]);
+    mesh[0].start();
+    mesh[0].wait_done(&job);
+    let names = names_in(&out);
+    for frame in 1..=8 {
+        let frame = format!("{frame:04}-");
+        assert!(names.iter().any(|name| name.starts_with(&frame)), "{frame} is missing: {names:?}");
+    }
+    wait_until("both hosts are back", SOON, || {
+        (states(&mesh) == ["connected", "connected"]).then_some(())
+    });
 }
 
 #[test]

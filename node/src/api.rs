@@ -275,6 +275,25 @@ pub struct Changed {
     pub tasks: u32,
 }
 
+/// Asks for a backup of the home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// The file to write, absolute; it must not exist.
+    pub file: PathBuf,
+}
+
+/// A backup that was written, or restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackedUp {
+    /// The file.
+    pub file: PathBuf,
+    /// Records in it.
+    pub records: u64,
+    /// Chunks of content in it.
+    pub chunks: u64,
+}
+
 /// Whether a host shall take tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

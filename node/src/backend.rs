@@ -20,9 +20,9 @@ use meshfarm_protocol::seal::{self, TenantSecret};
 use meshfarm_protocol::session::JOB_FILE;
 
 use crate::api::{
-    Collect, DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join, LogPart, MeshView,
-    Outputs, Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan, StoreCollected,
-    StoreStat, StoreVerified, Submit, Submitted, Transfers, Verify, causes,
+    BackedUp, Backup, Collect, DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join,
+    LogPart, MeshView, Outputs, Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan,
+    StoreCollected, StoreStat, StoreVerified, Submit, Submitted, Transfers, Verify, causes,
 };
 use crate::archive;
 use crate::command::Rooms;
@@ -397,6 +397,10 @@ impl Backend for NodeBackend {
 
     fn join(&self, join: Join) -> Answer<'_, MeshView> {
         self.use_ticket(join).boxed()
+    }
+
+    fn backup(&self, backup: Backup) -> Answer<'_, BackedUp> {
+        self.save(backup).boxed()
     }
 
     fn profile(&self) -> Answer<'_, Profile> {

@@ -178,6 +178,24 @@ Examples:
 Content in use is never removed. Unused content stays for as long as meshfarm.toml says.")]
     Store(Store),
 
+    /// Write this site's keys, settings, records and the content of its open jobs to a file
+    #[command(after_help = "\
+Example:
+  meshfarm backup /mnt/safe/oslo.backup
+
+The node may run meanwhile. Whoever has the file is this site: keep it as you keep its keys. Not in it: content of \
+other sites, logs, and renderers' folders.")]
+    Backup(BackupFile),
+
+    /// Make a new home of a backup
+    #[command(after_help = "\
+Example:
+  meshfarm --home /srv/meshfarm restore /mnt/safe/oslo.backup
+
+The home must be empty or absent. Never run two nodes of one backup: they are one site. What was done after the \
+backup was written is rendered again.")]
+    Restore(BackupFile),
+
     /// Run a command in the sandbox
     #[command(after_help = "\
 Example:
@@ -196,6 +214,14 @@ Example:
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// A backup.
+#[derive(Debug, Args)]
+pub struct BackupFile {
+    /// The file
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
 }
 
 /// What to do with hosts.

@@ -16,9 +16,9 @@ use meshfarm_protocol::id::{AttemptId, JobId, SiteId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
-    Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs,
-    Problem, Retry, SetHost, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine,
-    Submitted, Transfers, Verify, VerifyLine, causes,
+    BackedUp, Backup, Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate,
+    MeshView, Outputs, Problem, Retry, SetHost, Status, StoreCollected, StoreStat, StoreVerified,
+    Submit, SubmitLine, Submitted, Transfers, Verify, VerifyLine, causes,
 };
 use crate::web::LOG_ENDED;
 
@@ -189,6 +189,14 @@ impl Client {
     /// When there is no answer.
     pub async fn sites(&self) -> Result<Vec<SiteView>> {
         self.get("/v1/sites").await
+    }
+
+    /// Write a backup of the node's home.
+    ///
+    /// # Errors
+    /// When there is no answer, or it was not written.
+    pub async fn backup(&self, backup: &Backup) -> Result<BackedUp> {
+        self.post("/v1/backup", backup).await
     }
 
     /// The machines of our site.

@@ -8,7 +8,7 @@ use meshfarm_protocol::codec::{self, DecodeError};
 use crate::store::{Batch, Family, Store, StoreError};
 
 /// A record longer than this was not written by us. A job of a million tasks has some tens of megabytes.
-const MAX_RECORD: usize = 256 << 20;
+pub(crate) const MAX_RECORD: usize = 256 << 20;
 
 /// Why the records cannot be read back. Nothing was changed.
 #[derive(Debug, thiserror::Error)]

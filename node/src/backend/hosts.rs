@@ -1,10 +1,15 @@
-//! What a node does for people who make hosts of machines: the mesh that they join, and what a host is asked in vain.
+//! What a node does for people who run a site of several machines: the mesh that hosts join, what a host is asked in
+//! vain, and backups of the head.
+
+use std::sync::Arc;
 
 use meshfarm_core::{JobPhase, JobView};
 use meshfarm_protocol::membership::{CertificateBody, Role};
 
-use super::{NodeBackend, mesh_problem};
-use crate::api::{Invite, Problem};
+use super::{NodeBackend, mesh_problem, panicked};
+use crate::api::{BackedUp, Backup, Invite, Problem};
+use crate::backup;
+use crate::node::backup_problem;
 
 impl NodeBackend {
     /// The mesh that a ticket leads to: that of our hosts, or one that we founded.
@@ -47,5 +52,15 @@ impl NodeBackend {
         };
         Err(Problem::refused(format!("this machine is a host of {head} and takes no jobs itself"))
             .with_help(format!("submit on {head}")))
+    }
+
+    /// Write a backup of this home, on a thread that may wait.
+    pub(super) async fn save(&self, asked: Backup) -> Result<BackedUp, Problem> {
+        let (means, home) = (Arc::clone(&self.means), self.home.clone());
+        let file = asked.file.clone();
+        let write = move || backup::write(&home, (&means.store, &means.chunks), &file);
+        let written = self.means.machine.block(write).await.ok_or_else(panicked)?;
+        let counted = written.map_err(|error| backup_problem(&error))?;
+        Ok(BackedUp { file: asked.file, records: counted.records, chunks: counted.chunks })
     }
 }

@@ -1,10 +1,13 @@
-//! `meshfarm hosts`: the machines of a site, listed, stopped, started and struck off.
+//! `meshfarm hosts`: the machines of a site, listed, stopped, started and struck off; and the head's backups.
+
+use std::path::Path;
 
 use meshfarm_core::{HostMode, HostView};
 
-use super::{Desk, Done, Failure, now};
-use crate::api::{Problem, SetHost};
+use super::{Desk, Done, Failure, Rooms, block_on, now};
+use crate::api::{BackedUp, Backup, Problem, SetHost};
 use crate::cli::{HostArg, HostsCommand};
+use crate::client::ClientError;
 use crate::print::{Page, pages, plain, strong};
 
 pub(super) async fn hosts(desk: &Desk, command: Option<HostsCommand>) -> Done {
@@ -27,6 +30,39 @@ pub(super) async fn hosts(desk: &Desk, command: Option<HostsCommand>) -> Done {
         (HostMode::Removed, _) => "is no host of this site any more".to_owned(),
     };
     page.line([strong(&host.name), plain(text)]);
+    desk.show(&page)
+}
+
+/// Through the node when it runs, beside it when it does not.
+pub(super) fn backup(rooms: &dyn Rooms, desk: &Desk, file: &Path) -> Done {
+    let file = std::path::absolute(file).map_err(|error| Problem::bad_input(error.to_string()))?;
+    let mut asked = None;
+    block_on(async {
+        asked = Some(desk.client.backup(&Backup { file: file.clone() }).await);
+        Ok(())
+    })?;
+    let done = match asked {
+        Some(Err(ClientError::NotReachable { .. })) | None => {
+            desk.home.load()?;
+            let _lock = desk.home.lock()?;
+            rooms.backup(&desk.home, &file)?
+        }
+        Some(done) => done?,
+    };
+    show(desk, &done, "was backed up to")
+}
+
+pub(super) fn restore(rooms: &dyn Rooms, desk: &Desk, file: &Path) -> Done {
+    let done = rooms.restore(&desk.home, file)?;
+    show(desk, &done, "was restored from")
+}
+
+fn show(desk: &Desk, done: &BackedUp, what: &str) -> Done {
+    let mut page = Page::of(done);
+    page.quiet = vec![done.file.display().to_string()];
+    let home = desk.home.root().display().to_string();
+    page.line([strong(home), plain(what), plain(done.file.display().to_string())]);
+    page.line([plain(format!("{} records, {} chunks of content", done.records, done.chunks))]);
     desk.show(&page)
 }
 

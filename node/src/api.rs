@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use meshfarm_core::HostMode;
 use meshfarm_protocol::id::{JobId, MeshId, Millis, SiteId};
 use meshfarm_protocol::job::{Order, Place};
 use meshfarm_protocol::membership::Role;
@@ -275,6 +276,33 @@ pub struct LogPart {
 pub struct Changed {
     /// So many.
     pub tasks: u32,
+}
+
+/// Asks for a backup of the home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// The file to write, absolute; it must not exist.
+    pub file: PathBuf,
+}
+
+/// A backup that was written, or restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackedUp {
+    /// The file.
+    pub file: PathBuf,
+    /// Records in it.
+    pub records: u64,
+    /// Chunks of content in it.
+    pub chunks: u64,
+}
+
+/// Whether a host shall take tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetHost {
+    /// How it shall be.
+    pub mode: HostMode,
 }
 
 /// Founds a mesh.

@@ -9,20 +9,20 @@ use std::sync::Arc;
 use futures::FutureExt;
 use tokio::sync::mpsc;
 
-use meshfarm_core::{Ask, Reply};
+use meshfarm_core::{Ask, Reply, Site};
 use meshfarm_protocol::id::{AttemptId, JobId, Millis, SiteId};
 use meshfarm_protocol::job::{Access, JobSpec, MeshPolicy};
 use meshfarm_protocol::manifest::Limits;
 use meshfarm_protocol::matching::fit;
-use meshfarm_protocol::membership::{CertificateBody, Ticket, is_name};
+use meshfarm_protocol::membership::{CertificateBody, Role, Ticket, is_name};
 use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
 use meshfarm_protocol::seal::{self, TenantSecret};
 use meshfarm_protocol::session::JOB_FILE;
 
 use crate::api::{
-    Collect, DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join, LogPart, MeshView,
-    Outputs, Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan, StoreCollected,
-    StoreStat, StoreVerified, Submit, Submitted, Transfers, Verify, causes,
+    BackedUp, Backup, Collect, DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join,
+    LogPart, MeshView, Outputs, Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan,
+    StoreCollected, StoreStat, StoreVerified, Submit, Submitted, Transfers, Verify, causes,
 };
 use crate::archive;
 use crate::command::Rooms;
@@ -41,6 +41,7 @@ use crate::sweep::Sweeper;
 use crate::sys;
 use crate::web::{Answer, Backend};
 
+mod hosts;
 mod store;
 
 /// So many bytes of a log are answered at a time.
@@ -115,6 +116,7 @@ impl NodeBackend {
         submit: Submit,
         progress: mpsc::Sender<Progress>,
     ) -> Result<Submitted, Problem> {
+        self.no_host()?;
         drop(progress.try_send(Progress { phase: Phase::Loading, done: 0, total: None }));
         let hold = submit.hold;
         let loaded = self.load(submit).await?;
@@ -178,7 +180,8 @@ impl NodeBackend {
 
     async fn try_on(&self, submit: Submit) -> Result<DryRun, Problem> {
         let loaded = self.load(submit).await?;
-        let sites = self.gate.look(|site, now| site.sites(now)).await?;
+        let look = |site: &Site, now| (site.sites(now), site.hosts(now));
+        let (sites, hosts) = self.gate.look(look).await?;
         let spec = loaded.spec;
         let sites = sites.into_iter().map(|site| SitePlan {
             blocks: site.profile.as_ref().map_or_else(
@@ -187,7 +190,14 @@ impl NodeBackend {
             ),
             site: site.name,
         });
-        let sites = sites.collect();
+        let hosts = hosts.into_iter().filter(|host| !host.own).map(|host| SitePlan {
+            blocks: host.offers.as_ref().map_or_else(
+                || vec!["has not said what it offers yet".to_owned()],
+                |offers| misfits(&spec, Level::S0, std::slice::from_ref(offers)),
+            ),
+            site: host.name,
+        });
+        let sites = sites.chain(hosts).collect();
         let files = loaded.inputs.into_iter().map(|file| FilePlan {
             bytes: fs::metadata(&file.source).map_or(0, |about| about.len()),
             path: file.source,
@@ -209,8 +219,7 @@ impl NodeBackend {
     }
 
     async fn give_ticket(&self, invite: Invite) -> Result<Invited, Problem> {
-        let body = self.meshes.find(invite.mesh.as_deref()).map_err(mesh_problem)?;
-        self.meshes.root(&body).map_err(mesh_problem)?;
+        let body = self.mesh_for(&invite).await?;
         let secret: [u8; 32] = self.means.machine.random();
         let expires = self.means.machine.clock.now().plus(invite.expires_in);
         let addresses = self.means.net.listen_addresses().await;
@@ -246,6 +255,11 @@ impl NodeBackend {
         if !is_name(&name) {
             return Err(mesh_problem(MeshError::Name(name)));
         }
+        if ticket.role == Role::Host {
+            self.may_serve().await?;
+        } else {
+            self.meshes.may_join().map_err(mesh_problem)?;
+        }
         let now = self.means.machine.clock.now();
         let valid = |body: &CertificateBody| body.mesh == ticket.mesh && body.expires > now;
         if self.meshes.bodies().iter().any(valid) {
@@ -253,9 +267,16 @@ impl NodeBackend {
         }
         let joined = self.means.net.join(&ticket, &name).await;
         let certificate = joined.map_err(|error| Problem::refused(causes(&error)))?;
-        let mesh = self.meshes.add(&certificate).map_err(mesh_problem)?;
-        self.means.net.add_mesh(mesh, certificate.clone()).await;
         let body = certificate.open().map_err(|error| Problem::broken(&error))?;
+        if body.role != ticket.role {
+            return Err(Problem::refused("the certificate that came back is for another role"));
+        }
+        let mesh = self.meshes.add(&certificate).map_err(mesh_problem)?;
+        // Before the first connection as a host, so that the head's is the first offer that counts.
+        if let Some(head) = body.head() {
+            self.gate.ask(Ask::Serve(head)).await?;
+        }
+        self.means.net.add_mesh(mesh, certificate.clone()).await;
         Ok(self.mesh_view(&body))
     }
 
@@ -382,6 +403,10 @@ impl Backend for NodeBackend {
         self.use_ticket(join).boxed()
     }
 
+    fn backup(&self, backup: Backup) -> Answer<'_, BackedUp> {
+        self.save(backup).boxed()
+    }
+
     fn profile(&self) -> Answer<'_, Profile> {
         self.own_profile().boxed()
     }
@@ -474,9 +499,16 @@ fn blocks(spec: &JobSpec, profile: &Profile, own: bool) -> Vec<String> {
     } else if !own && !profile.lending {
         blocks.push("does not lend".to_owned());
     }
+    blocks.extend(misfits(spec, floor, &profile.hosts));
+    blocks
+}
+
+/// What machines lack for a job, one line each: of each step, what that one lacks that lacks least.
+fn misfits(spec: &JobSpec, floor: Level, hosts: &[HostClass]) -> Vec<String> {
+    let mut blocks = Vec::new();
     for step in &spec.steps {
         let misfits = |host: &HostClass| fit(&step.requirement, floor, host);
-        let least = profile.hosts.iter().map(misfits).min_by_key(Vec::len);
+        let least = hosts.iter().map(misfits).min_by_key(Vec::len);
         for misfit in least.unwrap_or_default() {
             blocks.push(format!("{}: {misfit}", step.name));
         }
@@ -513,9 +545,11 @@ fn mesh_problem(error: MeshError) -> Problem {
     match error {
         MeshError::Name(_) => Problem::bad_input(causes(&error)),
         MeshError::Unknown(_) | MeshError::None => Problem::not_found(causes(&error)),
-        MeshError::Exists(_) | MeshError::Which(_) | MeshError::NotFounder(_) => {
-            Problem::refused(causes(&error))
-        }
+        MeshError::Exists(_)
+        | MeshError::Which(_)
+        | MeshError::NotFounder(_)
+        | MeshError::IsHost(_)
+        | MeshError::IsSite(_) => Problem::refused(causes(&error)),
         MeshError::Certificate(_) | MeshError::Identity(_) | MeshError::Store(_) => {
             Problem::broken(&error)
         }

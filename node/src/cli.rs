@@ -94,21 +94,32 @@ Prints one line when it is ready. Ends at Ctrl-C or SIGTERM; a job goes on when 
     #[command(after_help = "Examples:\n  meshfarm mesh\n  meshfarm mesh create consortium")]
     Mesh(Mesh),
 
-    /// Print a ticket that lets others join the mesh
+    /// Print a ticket that lets others join the mesh, or machines of ours this site
     #[command(after_help = "\
-Example:
+Examples:
   meshfarm invite --uses 2 --expires 7d
+  meshfarm invite --role host --uses 20
 
 Whoever has the ticket can join: send it as you would send a password.")]
     Invite(Invite),
 
-    /// Join a mesh with a ticket
+    /// Join a mesh, or become a host of a site, with a ticket
     #[command(after_help = "Example:\n  meshfarm join meshfarm1ezuwk... --name lyon")]
     Join(Join),
 
     /// List the sites of the mesh and what they offer
     #[command(after_help = "Example:\n  meshfarm sites")]
     Sites,
+
+    /// List the machines of this site, or stop and start one
+    #[command(after_help = "\
+Examples:
+  meshfarm hosts
+  meshfarm hosts stop render01
+  meshfarm hosts start render01
+
+A machine becomes a host with a ticket of `meshfarm invite --role host`. It runs jobs of this site and of nobody else.")]
+    Hosts(Hosts),
 
     /// Render a scene, a bundle or a template
     #[command(after_help = "\
@@ -158,7 +169,7 @@ Every file that a task asks for is the job's own or is not there: nothing is tak
     #[command(flatten)]
     Operate(Operate),
 
-    /// Show the slots of this site and who holds them
+    /// Show the slots of this site and its hosts, and who holds them
     #[command(after_help = "Example:\n  meshfarm slots")]
     Slots,
 
@@ -171,6 +182,24 @@ Examples:
 
 Content in use is never removed. Unused content stays for as long as meshfarm.toml says.")]
     Store(Store),
+
+    /// Write this site's keys, settings, records and the content of its open jobs to a file
+    #[command(after_help = "\
+Example:
+  meshfarm backup /mnt/safe/oslo.backup
+
+The node may run meanwhile. Whoever has the file is this site: keep it as you keep its keys. Not in it: content of \
+other sites, logs, and renderers' folders.")]
+    Backup(BackupFile),
+
+    /// Make a new home of a backup
+    #[command(after_help = "\
+Example:
+  meshfarm --home /srv/meshfarm restore /mnt/safe/oslo.backup
+
+The home must be empty or absent. Never run two nodes of one backup: they are one site. What was done after the \
+backup was written is rendered again.")]
+    Restore(BackupFile),
 
     /// Run a command in the sandbox
     #[command(after_help = "\
@@ -190,6 +219,52 @@ Example:
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// A backup.
+#[derive(Debug, Args)]
+pub struct BackupFile {
+    /// The file
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+}
+
+/// What to do with hosts.
+#[derive(Debug, Args)]
+pub struct Hosts {
+    /// Nothing: list them
+    #[command(subcommand)]
+    pub command: Option<HostsCommand>,
+}
+
+/// What to do with a host.
+#[derive(Debug, Subcommand)]
+pub enum HostsCommand {
+    /// Let a host end what it runs and give it nothing more
+    #[command(after_help = "\
+Example:
+  meshfarm hosts stop render01
+
+It stays stopped when the head is started again. What waits there goes to other machines.")]
+    Stop(HostArg),
+    /// Give tasks to a host again
+    #[command(after_help = "Example:\n  meshfarm hosts start render01")]
+    Start(HostArg),
+    /// Strike a host off the list; it can join again with a new ticket
+    #[command(after_help = "\
+Example:
+  meshfarm hosts remove render01
+
+What it runs is rendered again elsewhere: stop it first and wait where that matters.")]
+    Remove(HostArg),
+}
+
+/// A host.
+#[derive(Debug, Args)]
+pub struct HostArg {
+    /// Name of the host, or its id or the beginning of that
+    #[arg(value_name = "HOST")]
+    pub host: String,
 }
 
 /// Flags of `init`.
@@ -297,7 +372,7 @@ pub struct Invite {
     /// What the invited may do
     #[arg(long, value_enum, default_value = "site")]
     pub role: Invited,
-    /// How many sites may use the ticket
+    /// How many sites or machines may use the ticket
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub uses: u32,
     /// How long the ticket counts, such as 12h or 7d
@@ -313,6 +388,8 @@ pub struct Invite {
 pub enum Invited {
     /// Lend and borrow
     Site,
+    /// Lend to this site only: a machine of ours
+    Host,
     /// Borrow only
     Submitter,
 }
@@ -321,6 +398,7 @@ impl From<Invited> for Role {
     fn from(invited: Invited) -> Self {
         match invited {
             Invited::Site => Self::Site,
+            Invited::Host => Self::Host,
             Invited::Submitter => Self::Submitter,
         }
     }
@@ -331,7 +409,7 @@ impl From<Invited> for Role {
 pub struct Join {
     /// The ticket, or - to read it from standard input
     pub ticket: String,
-    /// The name to have in the mesh [default: the site's own]
+    /// The name to have in the mesh, or as a host [default: the site's own]
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
 }

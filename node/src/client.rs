@@ -11,14 +11,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use meshfarm_core::{JobView, Operation, SiteOperation, SiteView, SlotsView};
-use meshfarm_protocol::id::{AttemptId, JobId};
+use meshfarm_core::{HostView, JobView, Operation, SiteOperation, SiteView, SlotsView};
+use meshfarm_protocol::id::{AttemptId, JobId, SiteId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
-    Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate, MeshView, Outputs,
-    Problem, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine, Submitted,
-    Transfers, Verify, VerifyLine, causes,
+    BackedUp, Backup, Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate,
+    MeshView, Outputs, Problem, SetHost, Status, StoreCollected, StoreStat, StoreVerified, Submit,
+    SubmitLine, Submitted, Transfers, Verify, VerifyLine, causes,
 };
 use crate::web::LOG_ENDED;
 
@@ -189,6 +189,30 @@ impl Client {
     /// When there is no answer.
     pub async fn sites(&self) -> Result<Vec<SiteView>> {
         self.get("/v1/sites").await
+    }
+
+    /// Write a backup of the node's home.
+    ///
+    /// # Errors
+    /// When there is no answer, or it was not written.
+    pub async fn backup(&self, backup: &Backup) -> Result<BackedUp> {
+        self.post("/v1/backup", backup).await
+    }
+
+    /// The machines of our site.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn hosts(&self) -> Result<Vec<HostView>> {
+        self.get("/v1/hosts").await
+    }
+
+    /// Stop, start or remove a host; how many tasks it still has.
+    ///
+    /// # Errors
+    /// When there is no answer or no such host.
+    pub async fn set_host(&self, host: SiteId, set: &SetHost) -> Result<Changed> {
+        self.post(&format!("/v1/hosts/{host}"), set).await
     }
 
     /// Our slots.

@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser};
 use meshfarm_core::{JobView, Queue};
 use meshfarm_protocol::id::Millis;
 
-use crate::api::{self, Problem, Status, causes};
+use crate::api::{self, BackedUp, Problem, Status, causes};
 use crate::cli::{self, Cli, Command, MeshCommand};
 use crate::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, Home, LogFormat};
@@ -17,6 +17,7 @@ use crate::doctor::{self, Found};
 use crate::print::{self, Page, Printer, pages};
 use crate::sheet::{self, Decode};
 
+mod hosts;
 mod logs;
 mod missing;
 mod operate;
@@ -42,6 +43,18 @@ pub trait Rooms {
     /// When it cannot start, or breaks.
     fn run_node(&self, home: &Home, config: Config, ready: &dyn Fn(&Status))
     -> Result<(), Problem>;
+
+    /// Write a backup of a home whose node does not run to a new file. The caller holds the home's lock.
+    ///
+    /// # Errors
+    /// When the file exists, or something cannot be read or written.
+    fn backup(&self, home: &Home, file: &Path) -> Result<BackedUp, Problem>;
+
+    /// Make a home, which is empty or not there, of a backup.
+    ///
+    /// # Errors
+    /// When the home is not empty, or the file is no whole backup.
+    fn restore(&self, home: &Home, file: &Path) -> Result<BackedUp, Problem>;
 
     /// Look at the machine: its sandbox and its renderers. Takes a second or two.
     fn look(&self, home: &Home) -> Found;
@@ -173,6 +186,8 @@ fn dispatch(rooms: &dyn Rooms, desk: &Desk, command: Command) -> Done {
             block_on(doctor(desk, &found))
         }
         Command::Sandbox(flags) => sandbox::sandbox(desk, flags.command),
+        Command::Backup(flags) => hosts::backup(rooms, desk, &flags.file),
+        Command::Restore(flags) => hosts::restore(rooms, desk, &flags.file),
         Command::DecodeFrames => Ok(sheet::serve(io::stdin().lock(), io::stdout().lock())?),
         command => block_on(ask(desk, command)),
     }
@@ -209,6 +224,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
             desk.show(&pages::meshes(std::slice::from_ref(&mesh)))
         }
         Command::Sites => desk.show(&pages::sites(&client.sites().await?, now())),
+        Command::Hosts(flags) => hosts::hosts(desk, flags.command).await,
         Command::Submit(flags) => submit(desk, flags).await,
         Command::Jobs(flags) => jobs(desk, flags).await,
         Command::Job(flags) => job(desk, &flags).await,
@@ -222,6 +238,8 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         | Command::Node(_)
         | Command::Doctor
         | Command::Sandbox(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::DecodeFrames
         | Command::Completions { .. } => {
             unreachable!("dispatch keeps what needs no node")

@@ -347,6 +347,9 @@ pub struct Config {
     /// Whether files of jobs are compressed before they are encrypted: `auto` or `off`.
     #[serde(default)]
     pub compress: Compress,
+    /// How many days a job that has ended is remembered, with its logs: 1 to 36500.
+    #[serde(default = "a_month")]
+    pub keep_jobs_days: u32,
     /// How the log is written; `--log-format` overrides it.
     #[serde(default)]
     pub log_format: LogFormat,
@@ -378,6 +381,10 @@ fn local() -> String {
     "local".to_owned()
 }
 
+fn a_month() -> u32 {
+    30
+}
+
 fn yes() -> bool {
     true
 }
@@ -395,6 +402,7 @@ impl Config {
             bootstrap: Vec::new(),
             mdns: true,
             compress: Compress::Auto,
+            keep_jobs_days: a_month(),
             log_format: LogFormat::Text,
             lending: LendingConfig::default(),
             rates: RateSettings::default(),
@@ -473,6 +481,8 @@ impl Config {
              # Files of jobs are compressed before they are encrypted: \"auto\" where that saves at least 8 %,\n\
              # \"off\" never. Off spares processor time where all links are faster than 4 Gbit/s.\n\
              compress = \"{compress}\"\n\n\
+             # A job that has ended is listed for so many days, with its logs. Its frames stay where they are.\n\
+             keep_jobs_days = {keep_jobs}\n\n\
              # The log: \"text\" or \"json\".\n\
              log_format = \"{log_format}\"\n\n\
              {lending}\n\
@@ -494,6 +504,7 @@ impl Config {
             place = string(&self.place),
             bootstrap = strings(&self.bootstrap),
             mdns = self.mdns,
+            keep_jobs = self.keep_jobs_days,
             store = self.store.to_text(),
             limits = self.limits.to_text(),
             isolation = self.isolation.to_text(),
@@ -528,6 +539,9 @@ impl Config {
         }
         if self.slots.is_some_and(|n| n > MAX_SLOTS) {
             return wrong("slots", format!("at most {MAX_SLOTS} are possible"));
+        }
+        if !(1..=36_500).contains(&self.keep_jobs_days) {
+            return wrong("keep_jobs_days", "1 to 36500 days are possible".to_owned());
         }
         if let Place::Site(name) = self.default_place()
             && !is_name(&name)
@@ -653,6 +667,7 @@ mod tests {
             ("name = 'x'\nwhere = 'a/b'", ["where", "local"]),
             ("name = 'x'\nlog_format = 'xml'", ["log_format", "xml"]),
             ("name = 'x'\ncompress = 'zip'", ["compress", "zip"]),
+            ("name = 'x'\nkeep_jobs_days = 0", ["keep_jobs_days", "1 to 36500"]),
             ("name = 'a/b'", ["name", "a/b"]),
             ("name = 'x'\n[store]\nkeep_days = 9999", ["store.keep_days", "3650"]),
             ("name = 'x'\n[store]\ntenant_gib = 0", ["store.tenant_gib", "1 to"]),

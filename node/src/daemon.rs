@@ -371,6 +371,10 @@ impl Daemon {
             }
             Output::Stop(session) => rooms.lending.stop(session),
             Output::Release(lease) => rooms.lending.release(lease),
+            Output::Purge { attempts, before } => {
+                let logs = Arc::clone(&rooms.logs);
+                rooms.machine.blocking.run(Box::new(move || logs.purge(&attempts, before)));
+            }
             Output::Collect { attempt, task, lease, lender, outputs } => {
                 let layout = self.site.layout(task.job).unwrap_or_default();
                 let layout = (layout, self.site.content(task.job));

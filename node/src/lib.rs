@@ -4,6 +4,7 @@ pub mod api;
 pub mod archive;
 pub mod arrivals;
 pub mod backend;
+pub mod backup;
 pub mod beneath;
 pub mod chunks;
 pub mod cli;

@@ -9,12 +9,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use meshfarm_protocol::id::{AttemptId, SiteId};
+use meshfarm_protocol::id::{AttemptId, Millis, SiteId};
 use meshfarm_protocol::message::{Answer, LogPart, MAX_LOG_BYTES, Request};
 
 use crate::net::Net;
@@ -138,6 +138,25 @@ impl Logs {
         read(&self.here(attempt), offset, max)
     }
 
+    /// Drop the logs and reports of these attempts, and those that nobody wrote to since `before`. What cannot be
+    /// removed stays until the next time.
+    pub fn purge(&self, attempts: &[AttemptId], before: Millis) {
+        let reports = self.folder.join("reports");
+        for attempt in attempts {
+            drop(fs::remove_file(self.here(*attempt)));
+            drop(fs::remove_file(reports.join(format!("{attempt}.json"))));
+        }
+        let before = UNIX_EPOCH + Duration::from_millis(before.0);
+        for folder in [self.folder.join("here"), reports] {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let written = entry.metadata().and_then(|about| about.modified());
+                if written.is_ok_and(|written| written < before) {
+                    drop(fs::remove_file(entry.path()));
+                }
+            }
+        }
+    }
+
     /// Begin to send a log to the borrower while it grows, or go on when the attempt runs once more. Remembered
     /// over a restart.
     ///
@@ -227,6 +246,23 @@ fn read(path: &Path, offset: u64, max: usize) -> io::Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_of_forgotten_jobs_go_and_those_of_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::open(folder.path().join("logs")).unwrap();
+        let attempts = [1, 2, 3].map(|n| AttemptId([n; 16]));
+        for attempt in attempts {
+            logs.append_here(attempt, b"line").unwrap();
+            logs.keep_report(attempt, b"{}").unwrap();
+        }
+        let old = File::options().append(true).open(logs.here(attempts[1])).unwrap();
+        old.set_modified(UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
+        logs.purge(&attempts[..1], Millis::seconds(1001));
+        let left = attempts.map(|attempt| logs.read(attempt, 0, 9).unwrap().is_some());
+        assert_eq!(left, [false, false, true]);
+        assert!(!folder.path().join(format!("logs/reports/{}.json", attempts[0])).exists());
+    }
 
     #[test]
     fn parts_that_repeat_overlap_or_leave_a_gap_do_no_harm() {

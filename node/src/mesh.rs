@@ -1,4 +1,5 @@
-//! The meshes that this site belongs to: their certificates in the store, their root keys where it founded them.
+//! The meshes that this site belongs to: their certificates in the store, their root keys where it founded them; and
+//! the mesh of its own hosts, whose root is its own key.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -6,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{MeshId, Millis, SiteId};
-use meshfarm_protocol::membership::{Certificate, CertificateBody, Refused, Role, is_name};
+use meshfarm_protocol::membership::{
+    Certificate, CertificateBody, Refused, Role, is_name, mesh_of_hosts,
+};
 use meshfarm_protocol::seal::SigningKey;
 
 use crate::identity::{IdentityError, SecretFolder};
@@ -44,6 +47,14 @@ pub enum MeshError {
     /// The site did not found it.
     #[error("only the founder of {0} can invite: its root key is not on this site")]
     NotFounder(String),
+    /// A host belongs to its head.
+    #[error("this machine is a host of {0}, and a host belongs to no mesh")]
+    IsHost(String),
+    /// A site cannot become a host.
+    #[error(
+        "this site belongs to {0} already: only a machine that belongs to none can become a host"
+    )]
+    IsSite(String),
     /// A certificate does not hold.
     #[error(transparent)]
     Certificate(#[from] Refused),
@@ -60,15 +71,20 @@ pub enum MeshError {
 pub struct Meshes {
     store: Arc<Store>,
     secrets: SecretFolder,
+    key: SigningKey,
     certificates: Mutex<BTreeMap<MeshId, Certificate>>,
 }
 
 impl Meshes {
-    /// The meshes that the store knows of.
+    /// The meshes that the store knows of; `key` is the site's own.
     ///
     /// # Errors
     /// When the store refuses.
-    pub fn load(store: Arc<Store>, secrets: SecretFolder) -> Result<Self, MeshError> {
+    pub fn load(
+        store: Arc<Store>,
+        secrets: SecretFolder,
+        key: SigningKey,
+    ) -> Result<Self, MeshError> {
         let mut certificates = BTreeMap::new();
         store.scan(Family::Membership, b"c", |_, value| {
             if let Ok(certificate) = codec::decode::<Certificate>(value, MAX_BYTES)
@@ -78,7 +94,7 @@ impl Meshes {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(Self { store, secrets, certificates: Mutex::new(certificates) })
+        Ok(Self { store, secrets, key, certificates: Mutex::new(certificates) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MeshId, Certificate>> {
@@ -91,10 +107,80 @@ impl Meshes {
         self.lock().iter().map(|(mesh, certificate)| (*mesh, certificate.clone())).collect()
     }
 
-    /// What our certificates say.
+    /// What our certificates say, without that of the mesh of our own hosts.
     #[must_use]
     pub fn bodies(&self) -> Vec<CertificateBody> {
-        self.lock().values().filter_map(|certificate| certificate.open().ok()).collect()
+        let hosts = mesh_of_hosts(self.key.site());
+        self.all_bodies().filter(|body| body.mesh != hosts).collect()
+    }
+
+    fn all_bodies(&self) -> impl Iterator<Item = CertificateBody> + use<> {
+        self.all().into_iter().filter_map(|(_, certificate)| certificate.open().ok())
+    }
+
+    /// The site that this machine is a host of, and its name, when it is a host.
+    #[must_use]
+    pub fn head(&self) -> Option<(SiteId, String)> {
+        self.all_bodies().find_map(|body| Some((body.head()?, body.mesh_name)))
+    }
+
+    /// Whether this machine can become a host: it belongs to nothing.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn may_serve(&self) -> Result<(), MeshError> {
+        match self.all_bodies().next() {
+            None => Ok(()),
+            Some(body) if body.head().is_some() => Err(MeshError::IsHost(body.mesh_name)),
+            Some(body) if body.mesh == mesh_of_hosts(self.key.site()) => {
+                Err(MeshError::IsSite("its own hosts".to_owned()))
+            }
+            Some(body) => Err(MeshError::IsSite(body.mesh_name)),
+        }
+    }
+
+    /// Whether this machine can belong to a mesh: it is no host.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn may_join(&self) -> Result<(), MeshError> {
+        self.head().map_or(Ok(()), |(_, name)| Err(MeshError::IsHost(name)))
+    }
+
+    /// The mesh of our own hosts, with our certificate of it. It is made when it is asked for first.
+    ///
+    /// # Errors
+    /// When we are a host ourselves, or the store refuses.
+    pub fn of_hosts(&self, my_name: &str, machine: &Machine) -> Result<Certificate, MeshError> {
+        self.may_join()?;
+        let (me, mesh) = (self.key.site(), mesh_of_hosts(self.key.site()));
+        if let Some(certificate) = self.lock().get(&mesh) {
+            return Ok(certificate.clone());
+        }
+        let certificate = Self::founder((&self.key, my_name), (me, my_name), machine);
+        self.add(&certificate)?;
+        Ok(certificate)
+    }
+
+    /// A founder's own certificate.
+    fn founder(
+        (root, name): (&SigningKey, &str),
+        (me, my_name): (SiteId, &str),
+        machine: &Machine,
+    ) -> Certificate {
+        let issued = machine.clock.now();
+        let body = CertificateBody {
+            version: 1,
+            mesh: root.mesh(),
+            mesh_name: name.to_owned(),
+            site: me,
+            name: my_name.to_owned(),
+            role: Role::Site,
+            issued,
+            expires: issued.plus(FOUNDER_LIFE),
+            serial: u64::from_be_bytes(machine.random()),
+        };
+        Certificate::sign(&body, root)
     }
 
     /// The root key of a mesh that this site founded.
@@ -102,6 +188,9 @@ impl Meshes {
     /// # Errors
     /// When this site did not found it, or the file cannot be read.
     pub fn root(&self, body: &CertificateBody) -> Result<SigningKey, MeshError> {
+        if body.mesh == mesh_of_hosts(self.key.site()) {
+            return Ok(self.key.clone());
+        }
         match self.secrets.load_root(body.mesh) {
             Ok(key) => Ok(key),
             Err(IdentityError::Absent(_)) => Err(MeshError::NotFounder(body.mesh_name.clone())),
@@ -146,20 +235,9 @@ impl Meshes {
         if self.bodies().iter().any(|body| body.mesh_name == name) {
             return Err(MeshError::Exists(name.to_owned()));
         }
+        self.may_join()?;
         let root = self.secrets.create_root(&machine.seed())?;
-        let issued = machine.clock.now();
-        let body = CertificateBody {
-            version: 1,
-            mesh: root.mesh(),
-            mesh_name: name.to_owned(),
-            site: me,
-            name: my_name.to_owned(),
-            role: Role::Site,
-            issued,
-            expires: issued.plus(FOUNDER_LIFE),
-            serial: u64::from_be_bytes(machine.random()),
-        };
-        let certificate = Certificate::sign(&body, &root);
+        let certificate = Self::founder((&root, name), (me, my_name), machine);
         self.add(&certificate)?;
         Ok((root.mesh(), certificate))
     }
@@ -169,7 +247,7 @@ impl Meshes {
     /// # Errors
     /// When the store refuses.
     pub fn renew(&self, machine: &Machine) -> Result<(), MeshError> {
-        for mut body in self.bodies() {
+        for mut body in self.all_bodies() {
             if let Ok(root) = self.root(&body) {
                 body.issued = machine.clock.now();
                 body.expires = body.issued.plus(FOUNDER_LIFE);
@@ -180,7 +258,7 @@ impl Meshes {
         Ok(())
     }
 
-    /// Sign a certificate that the core has granted.
+    /// Sign a certificate that the core has granted: of a host with our own key, of anybody else with the root's.
     ///
     /// # Errors
     /// When this site did not found the mesh, or its key cannot be read.

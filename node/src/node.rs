@@ -1,6 +1,7 @@
 //! A node put together: a home opened, its rooms made, its loop run, its local API served.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,8 +15,9 @@ use meshfarm_protocol::profile::{HostClass, Level, MEMORY};
 use meshfarm_protocol::seal::{self, SealingSecret, SigningKey, TenantSecret};
 use meshfarm_sandbox::{self as sandbox, Programs};
 
-use crate::api::{Problem, Status, causes};
+use crate::api::{BackedUp, Problem, Status, causes};
 use crate::backend::NodeBackend;
+use crate::backup::{self, BackupError, Counted};
 use crate::chunks::{Chunks, Settings as ChunkSettings};
 use crate::command;
 use crate::config::{Config, Home};
@@ -72,6 +74,17 @@ impl command::Rooms for Node {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Problem::broken(&error))?;
         runtime.block_on(run(home, config, ready))
+    }
+
+    fn backup(&self, home: &Home, file: &Path) -> Result<BackedUp, Problem> {
+        let (store, chunks) = open_store(home)?;
+        let counted = backup::write(home, (&store, &chunks), file);
+        counted.map(|n| backed_up(file, n)).map_err(|error| backup_problem(&error))
+    }
+
+    fn restore(&self, home: &Home, file: &Path) -> Result<BackedUp, Problem> {
+        let counted = backup::restore(home, file);
+        counted.map(|n| backed_up(file, n)).map_err(|error| backup_problem(&error))
     }
 
     fn look(&self, home: &Home) -> Found {
@@ -164,10 +177,25 @@ struct Opened {
     level: sandbox::Level,
 }
 
-fn open(home: &Home) -> Result<Opened, Problem> {
-    let machine = Machine::real();
-    let secrets = SecretFolder::new(home.secrets());
-    let keys = Keys::make(&secrets, &machine).map_err(|e| Problem::refused(causes(&e)))?;
+fn backed_up(file: &Path, counted: Counted) -> BackedUp {
+    BackedUp { file: file.to_owned(), records: counted.records, chunks: counted.chunks }
+}
+
+/// A backup that was refused is the person's to mend; one that broke is not.
+pub(crate) fn backup_problem(error: &BackupError) -> Problem {
+    match error {
+        BackupError::Exists(_)
+        | BackupError::HomeExists(_)
+        | BackupError::Broken { .. }
+        | BackupError::Config(_)
+        | BackupError::Records(_)
+        | BackupError::Io { .. } => Problem::refused(causes(error)),
+        BackupError::Store(_) | BackupError::Chunks(_) => Problem::broken(error),
+    }
+}
+
+/// The records and the content of a home.
+fn open_store(home: &Home) -> Result<(Arc<Store>, Arc<Chunks>), Problem> {
     let records = home.store().join("records");
     fs::create_dir_all(&records).map_err(|error| Problem::broken(&error))?;
     let store = Store::open(&records).map_err(|error| Problem::refused(causes(&error)))?;
@@ -177,7 +205,15 @@ fn open(home: &Home) -> Result<Opened, Problem> {
     let settings = ChunkSettings::new(sys::free_bytes, sys::punch_hole, now);
     let chunks = Chunks::open(&segments, Arc::clone(&store), settings);
     let chunks = Arc::new(chunks.map_err(|error| Problem::refused(causes(&error)))?);
-    let meshes = Meshes::load(Arc::clone(&store), secrets);
+    Ok((store, chunks))
+}
+
+fn open(home: &Home) -> Result<Opened, Problem> {
+    let machine = Machine::real();
+    let secrets = SecretFolder::new(home.secrets());
+    let keys = Keys::make(&secrets, &machine).map_err(|e| Problem::refused(causes(&e)))?;
+    let (store, chunks) = open_store(home)?;
+    let meshes = Meshes::load(Arc::clone(&store), secrets, keys.key.clone());
     let meshes = meshes.map_err(|error| Problem::refused(causes(&error)))?;
     meshes.renew(&machine).map_err(|error| Problem::refused(causes(&error)))?;
     let catalog = Catalog::open(Some(&home.bundles()));
@@ -227,15 +263,19 @@ impl Opened {
         host: HostClass,
         (started, records): (Millis, Vec<Record>),
     ) -> Site {
+        let head = self.meshes.head().map(|(head, _)| head);
         let config = core::Config {
             me: self.keys.key.site(),
             name: config.name.clone(),
             host,
+            head,
             sealing_key: self.keys.sealing.public(),
             addresses: Vec::new(),
-            lending: config.lend,
+            // Whether to lend to other sites is no question for a host.
+            lending: config.lend || head.is_some(),
             floor: config.isolation.floor,
             opening: config.lending.opening().unwrap_or_default(),
+            keep_jobs: Millis::seconds(u64::from(config.keep_jobs_days) * 86_400),
             seed: self.machine.random(),
         };
         Site::new(config, started, records)

@@ -419,7 +419,8 @@ fn reasons(record: &Record) -> Vec<(Why, ChunkId)> {
         | Record::Lent(_)
         | Record::Invite(_)
         | Record::Evidence(_)
-        | Record::Site(_) => Vec::new(),
+        | Record::Site(_)
+        | Record::Host(_) => Vec::new(),
     }
 }
 

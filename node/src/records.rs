@@ -8,7 +8,7 @@ use meshfarm_protocol::codec::{self, DecodeError};
 use crate::store::{Batch, Family, Store, StoreError};
 
 /// A record longer than this was not written by us. A job of a million tasks has some tens of megabytes.
-const MAX_RECORD: usize = 256 << 20;
+pub(crate) const MAX_RECORD: usize = 256 << 20;
 
 /// Why the records cannot be read back. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub fn load(store: &Store) -> Result<Vec<Record>, RecordsError> {
 }
 
 /// Kinds of records: their family, and the first byte of their keys where kinds share a family.
-const KINDS: [(Family, u8); 9] = [
+const KINDS: [(Family, u8); 10] = [
     (Family::Job, b's'),
     (Family::Job, b'j'),
     (Family::Task, b't'),
@@ -77,6 +77,7 @@ const KINDS: [(Family, u8); 9] = [
     (Family::Membership, b'i'),
     (Family::Receipt, b'e'),
     (Family::Membership, b'p'),
+    (Family::Membership, b'h'),
 ];
 
 fn place(key: Key) -> (Family, Vec<u8>) {
@@ -90,6 +91,7 @@ fn place(key: Key) -> (Family, Vec<u8>) {
         Key::Invite(_) => 6,
         Key::Evidence(_) => 7,
         Key::Site => 8,
+        Key::Host(_) => 9,
     }];
     let mut bytes = vec![tag];
     bytes.extend(key.to_bytes());

@@ -320,6 +320,32 @@ impl Store {
         Ok(())
     }
 
+    /// Visits every record of these families, one family after the other, until `visit` breaks. It sees one state of all
+    /// of them, whatever is written meanwhile.
+    ///
+    /// # Errors
+    /// When the disk refuses or a record is damaged. Records before it were visited.
+    pub fn snapshot(
+        &self,
+        families: &[Family],
+        mut visit: impl FnMut(Family, &[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let snapshot = self.db.snapshot();
+        for family in families {
+            let mut options = ReadOptions::default();
+            options.fill_cache(false);
+            let records =
+                snapshot.iterator_cf_opt(self.family(*family), options, IteratorMode::Start);
+            for record in records {
+                let (key, value) = record.map_err(|error| StoreError::of(&self.folder, error))?;
+                if visit(*family, &key, &value).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn family(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(family.name()).expect("every family was opened with the database")
     }

@@ -27,13 +27,13 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use meshfarm_core::{Ask, JobView, Operation, Reply, SiteOperation};
-use meshfarm_protocol::id::{AttemptId, JobId};
+use meshfarm_protocol::id::{AttemptId, JobId, SiteId};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
-    Changed, Collect, DryRun, Examination, Invite, Invited, Join, LogPart, MeshCreate, MeshView,
-    Outputs, Problem, Progress, Status, StoreCollected, StoreStat, StoreVerified, Submit,
-    SubmitLine, Submitted, Transfers, Verify, VerifyLine,
+    BackedUp, Backup, Changed, Collect, DryRun, Examination, Invite, Invited, Join, LogPart,
+    MeshCreate, MeshView, Outputs, Problem, Progress, SetHost, Status, StoreCollected, StoreStat,
+    StoreVerified, Submit, SubmitLine, Submitted, Transfers, Verify, VerifyLine,
 };
 use crate::gate::{Gate, Stopping};
 
@@ -76,6 +76,8 @@ pub trait Backend: Send + Sync + 'static {
     fn invite(&self, invite: Invite) -> Answer<'_, Invited>;
     /// Use a ticket.
     fn join(&self, join: Join) -> Answer<'_, MeshView>;
+    /// Write a backup of the home.
+    fn backup(&self, backup: Backup) -> Answer<'_, BackedUp>;
     /// What the site tells the mesh.
     fn profile(&self) -> Answer<'_, Profile>;
     /// What the machine is fit for.
@@ -154,6 +156,9 @@ fn routes(node: Node) -> Router {
         .route("/v1/transfers", get(transfers))
         .route("/v1/sites", get(sites))
         .route("/v1/slots", get(slots))
+        .route("/v1/hosts", get(hosts))
+        .route("/v1/backup", post(backup))
+        .route("/v1/hosts/{host}", post(set_host))
         .route("/v1/meshes", get(meshes).post(mesh_create))
         .route("/v1/invitations", post(invite))
         .route("/v1/memberships", post(join))
@@ -362,6 +367,28 @@ async fn sites(State(node): State<Node>) -> Result<Response> {
 
 async fn slots(State(node): State<Node>) -> Result<Response> {
     Ok(Json(node.gate.look(|site, _now| site.slots()).await?).into_response())
+}
+
+async fn backup(State(node): State<Node>, Json(backup): Json<Backup>) -> Result<Json<BackedUp>> {
+    if !backup.file.is_absolute() {
+        return Err(Problem::bad_input("the path of a backup is absolute"));
+    }
+    node.backend.backup(backup).await.map(Json)
+}
+
+async fn hosts(State(node): State<Node>) -> Result<Response> {
+    Ok(Json(node.gate.look(|site, now| site.hosts(now)).await?).into_response())
+}
+
+async fn set_host(
+    State(node): State<Node>,
+    host: Named,
+    Json(set): Json<SetHost>,
+) -> Result<Json<Changed>> {
+    let Path(host) = host?;
+    let host: SiteId =
+        host.parse().map_err(|error| Problem::bad_input(format!("host {host:?}: {error}")))?;
+    decide(&node.gate, Ask::Host(host, set.mode)).await
 }
 
 async fn meshes(State(node): State<Node>) -> Result<Json<Vec<MeshView>>> {

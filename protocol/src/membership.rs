@@ -33,6 +33,13 @@ pub enum Role {
     Submitter,
 }
 
+/// The mesh of the hosts of `site`: its root is the site's own key, so that a site without the root of any other mesh
+/// can have hosts, and so that a host is a member of nothing else.
+#[must_use]
+pub const fn mesh_of_hosts(site: SiteId) -> MeshId {
+    MeshId(site.0)
+}
+
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +62,26 @@ pub struct CertificateBody {
     pub expires: Millis,
     /// Tells certificates apart, for revocation.
     pub serial: u64,
+}
+
+impl CertificateBody {
+    /// The site that this one is a host of, when it is one.
+    #[must_use]
+    pub fn head(&self) -> Option<SiteId> {
+        (self.role == Role::Host).then_some(SiteId(self.mesh.0))
+    }
+
+    /// Whether the holders of two certificates of one mesh have to do with each other: a host only with its head,
+    /// everybody else with everybody else.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self.head(), other.head()) {
+            (None, None) => true,
+            (Some(head), None) => head == other.site,
+            (None, Some(head)) => head == self.site,
+            (Some(_), Some(_)) => false,
+        }
+    }
 }
 
 /// A signed statement that a site belongs to a mesh. The signature covers the exact bytes of `body`.
@@ -258,6 +285,21 @@ mod tests {
         let other = SigningKey::from_seed(&[2; 32]);
         let mesh = root.mesh();
         assert_eq!(Certificate::sign(&body(mesh), &other).open(), Err(Refused::Forged));
+    }
+
+    #[test]
+    fn a_host_meets_its_head_and_nobody_else() {
+        let head = SigningKey::from_seed(&[1; 32]);
+        let mesh = mesh_of_hosts(head.site());
+        let of = |site, role| CertificateBody { site, role, ..body(mesh) };
+        let (one, two) = (SiteId([7; 32]), SiteId([8; 32]));
+        let at_head = of(head.site(), Role::Site);
+        assert!(of(one, Role::Host).meets(&at_head) && at_head.meets(&of(one, Role::Host)));
+        for other in [of(two, Role::Host), of(two, Role::Site), of(two, Role::Submitter)] {
+            assert!(!of(one, Role::Host).meets(&other) && !other.meets(&of(one, Role::Host)));
+        }
+        assert!(of(one, Role::Site).meets(&of(two, Role::Submitter)));
+        assert_eq!(of(one, Role::Host).head(), Some(head.site()));
     }
 
     #[test]

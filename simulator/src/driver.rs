@@ -83,6 +83,7 @@ impl World<'_> {
             Output::Answer(request, Reply::Submitted(job)) => self.submitted(request, job),
             // Content comes from the borrower alone here.
             Output::Share { .. }
+            | Output::Purge { .. }
             | Output::Answer(..)
             | Output::Tell(_)
             | Output::Admit(..)

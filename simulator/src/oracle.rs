@@ -49,7 +49,8 @@ impl Oracle {
                 | Record::Finished(_)
                 | Record::Invite(_)
                 | Record::Evidence(_)
-                | Record::Site(_) => {}
+                | Record::Site(_)
+                | Record::Host(_) => {}
             },
             Change::Delete(Key::Task(at)) if self.accepted.contains_key(at) => {
                 self.blame(format!("the accepted result of {at:?} was dropped"));

@@ -310,11 +310,13 @@ impl<'a> World<'a> {
             me: node.id,
             name: node.name.clone(),
             host: workload::host(&node.entry),
+            head: None,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: node.entry.lending,
             floor: Level::S2,
             opening: Opening::default(),
+            keep_jobs: Millis(u64::MAX),
             seed,
         };
         let records = node.disk.values().cloned().collect();

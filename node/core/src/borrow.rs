@@ -75,9 +75,6 @@ pub(crate) struct Landing {
 /// How long tasks are tied to a lender that the content is on its way to.
 const PATIENCE: Millis = Millis::seconds(10);
 
-/// How long the outputs of a lender that has fallen silent are waited for.
-const LANDING_GRACE: Millis = LENDER_GRACE;
-
 /// How long outputs are asked for that a connected lender does not hand out: it has lost them, or never had them.
 const REFUSED_GRACE: Millis = LENDER_GRACE.times(10);
 
@@ -132,6 +129,12 @@ impl Borrow {
             State::Held(held) => Some(held),
             State::Offered { .. } => None,
         }
+    }
+
+    /// Whether a lease or an offer of a job is open, or outputs of it are on their way.
+    pub(crate) fn serves(&self, job: JobId) -> bool {
+        self.leases.values().any(|borrowed| borrowed.job == job)
+            || self.landing.values().any(|landing| landing.task.job == job)
     }
 
     /// Leases and open offers of one step.
@@ -272,6 +275,27 @@ impl Borrow {
         taken
     }
 
+    /// Take from a lender what it has not begun with, of the steps that `of` names.
+    pub(crate) fn take_queued(
+        &mut self,
+        lender: SiteId,
+        of: impl Fn(JobId, StepNo) -> bool,
+    ) -> Vec<(TaskRef, AttemptId)> {
+        let mut taken = Vec::new();
+        for borrowed in self.leases.values_mut() {
+            let (job, step) = (borrowed.job, borrowed.step);
+            if let State::Held(held) = &mut borrowed.state
+                && borrowed.lender == lender
+                && of(job, step)
+            {
+                let running = &held.running;
+                let queued = held.attempts.extract_if(.., |a| !running.contains(&a.attempt));
+                taken.extend(queued.map(|a| (TaskRef { job, step, task: a.task }, a.attempt)));
+            }
+        }
+        taken
+    }
+
     /// The lender says how a lease stands. Returns the tasks that have begun to run since.
     pub(crate) fn on_status(&mut self, status: &Status, now: Millis) -> Option<Vec<TaskRef>> {
         let borrowed = self.leases.get_mut(&status.lease)?;
@@ -308,9 +332,9 @@ impl Borrow {
 
     /// For every lease whose content is still on its way, leases of other lenders for the same step that it has not
     /// been told of: at most [`MAX_TOLD_OF`] each.
-    pub(crate) fn strangers(&self, me: SiteId) -> Vec<(LeaseId, LeaseId)> {
+    pub(crate) fn strangers(&self, own: impl Fn(SiteId) -> bool) -> Vec<(LeaseId, LeaseId)> {
         let held = |b: &Borrowed| match &b.state {
-            State::Held(held) => held.phase != Phase::Gone && b.lender != me,
+            State::Held(held) => held.phase != Phase::Gone && !own(b.lender),
             State::Offered { .. } => false,
         };
         let mut strangers = Vec::new();
@@ -386,9 +410,10 @@ impl Borrow {
         &self,
         now: Millis,
         connected: impl Fn(SiteId) -> bool,
+        grace: impl Fn(SiteId) -> Millis,
     ) -> Vec<AttemptId> {
         let lost = |l: &Landing| {
-            let silent = !connected(l.lender) && now.since(l.since) >= LANDING_GRACE;
+            let silent = !connected(l.lender) && now.since(l.since) >= grace(l.lender);
             let refused = l.unreachable.is_some_and(|since| now.since(since) >= REFUSED_GRACE);
             l.again.is_some() && (silent || refused)
         };
@@ -414,10 +439,17 @@ impl Borrow {
 
     /// Offers without an answer and leases of silent lenders. We are never silent to ourselves, even when
     /// the machine has slept.
-    pub(crate) fn overdue(&self, now: Millis, me: SiteId) -> Vec<LeaseId> {
+    pub(crate) fn overdue(
+        &self,
+        now: Millis,
+        me: SiteId,
+        grace: impl Fn(SiteId) -> Millis,
+    ) -> Vec<LeaseId> {
         let overdue = |borrowed: &Borrowed| match &borrowed.state {
             State::Offered { until, .. } => *until <= now,
-            State::Held(held) => borrowed.lender != me && now.since(held.heard) >= LENDER_GRACE,
+            State::Held(held) => {
+                borrowed.lender != me && now.since(held.heard) >= grace(borrowed.lender)
+            }
         };
         self.all().filter(|(_, b)| overdue(b)).map(|(lease, _)| lease).collect()
     }
@@ -481,12 +513,12 @@ impl Borrow {
         }
     }
 
-    pub(crate) fn wake_at(&self, me: SiteId) -> Option<Millis> {
+    pub(crate) fn wake_at(&self, me: SiteId, grace: impl Fn(SiteId) -> Millis) -> Option<Millis> {
         let leases = self.leases.values().map(|borrowed| match &borrowed.state {
             State::Offered { until, .. } => *until,
             State::Held(held) => {
                 let renew = held.said.plus(RENEW_EVERY);
-                let silent = held.heard.plus(LENDER_GRACE);
+                let silent = held.heard.plus(grace(borrowed.lender));
                 let own = borrowed.lender == me;
                 let soon = if own { renew } else { renew.min(silent) };
                 let tied = held.phase == Phase::Preparing && !held.attempts.is_empty();

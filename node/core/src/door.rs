@@ -14,7 +14,7 @@ use meshfarm_protocol::seal::{Envelope, SealingKey};
 
 use crate::opening::Owner;
 use crate::operate::{Operation, SiteOperation};
-use crate::record::Change;
+use crate::record::{Change, HostMode};
 
 /// Number of a question that a person or a peer asked; its answer carries the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,6 +177,10 @@ pub enum Ask {
         /// From when on it is worthless.
         expires: Millis,
     },
+    /// Stop, start or remove a host of this site.
+    Host(SiteId, HostMode),
+    /// This machine has become a host of that site.
+    Serve(SiteId),
 }
 
 /// A selection of tasks of a job.
@@ -345,6 +349,13 @@ pub enum Output {
         attempt: AttemptId,
         /// Root of its outputs, when it made any.
         root: Option<ChunkId>,
+    },
+    /// Jobs were forgotten: drop the logs of these attempts, and all that nobody wrote to since `before`.
+    Purge {
+        /// The last tries of their tasks.
+        attempts: Vec<AttemptId>,
+        /// When the oldest job that is left was submitted.
+        before: Millis,
     },
     /// Fetch an attempt's outputs and put them where the job named them; answered by [`Input::Collected`].
     Collect {

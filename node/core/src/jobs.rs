@@ -65,6 +65,41 @@ impl Jobs {
         self.jobs.values().filter(|job| job.is_active()).filter_map(|job| job.wake_at(now)).min()
     }
 
+    /// Forget jobs that ended `keep` ago or longer, unless `busy` says that something of one is still under way.
+    pub(crate) fn purge(
+        &mut self,
+        (now, keep): (Millis, Millis),
+        busy: impl Fn(JobId) -> bool,
+        out: &mut Vec<Output>,
+    ) {
+        let over = |job: &&Job| job.record.ended.is_some_and(|ended| now.since(ended) >= keep);
+        let old: Vec<JobId> = self.jobs.values().filter(over).map(|job| job.record.job).collect();
+        let mut attempts = Vec::new();
+        let kept = self.jobs.len();
+        for id in old.into_iter().filter(|id| !busy(*id)) {
+            let Some(job) = self.jobs.remove(&id) else {
+                continue;
+            };
+            for at in refs(id, &job, |_| true) {
+                attempts.extend(job.tasks(at.step)[at.task.0 as usize].attempt());
+                put_delete(out, Key::Task(at));
+            }
+            put_delete(out, Key::Job(id));
+            put_delete(out, Key::Spec(id));
+        }
+        if self.jobs.len() < kept {
+            // A log is younger than the job that it belongs to.
+            let oldest = self.jobs.values().map(|job| job.record.submitted).min();
+            out.push(Output::Purge { attempts, before: oldest.unwrap_or(now) });
+        }
+    }
+
+    /// When the next job has been kept long enough.
+    pub(crate) fn purge_at(&self, keep: Millis) -> Option<Millis> {
+        let ended = self.jobs.values().filter_map(|job| job.record.ended);
+        ended.min().map(|ended| ended.plus(keep))
+    }
+
     pub(crate) fn submit(&mut self, spec: JobSpec, record: JobRecord, out: &mut Vec<Output>) {
         let id = record.job;
         put(out, Record::Spec(id, Box::new(spec.clone())));

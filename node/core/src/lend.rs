@@ -36,6 +36,8 @@ const MAX_LEASES_OF_ALL: usize = 4096;
 #[derive(Clone, Debug)]
 pub(crate) struct Lend {
     me: SiteId,
+    /// The site that we are a host of.
+    pub(crate) head: Option<SiteId>,
     sealing_key: SealingKey,
     pub(crate) host: HostClass,
     pub(crate) lending: bool,
@@ -47,12 +49,12 @@ pub(crate) struct Lend {
 
 impl Lend {
     pub(crate) fn new(
-        (me, sealing_key): (SiteId, SealingKey),
+        (me, head, sealing_key): (SiteId, Option<SiteId>, SealingKey),
         host: HostClass,
         (lending, floor): (bool, Level),
     ) -> Self {
         let leases = BTreeMap::new();
-        Self { me, sealing_key, host, lending, floor, full: false, leases, next_session: 1 }
+        Self { me, head, sealing_key, host, lending, floor, full: false, leases, next_session: 1 }
     }
 
     /// Slots that nobody holds.
@@ -99,10 +101,12 @@ impl Lend {
         if offer.slots == 0 || offer.tasks == 0 {
             return decline(Declined::Malformed, LONG_PAUSE);
         }
-        let own = from == self.me;
-        if !own && !self.lending {
+        // A host lends to its head only, whose jobs are as its own.
+        let stranger = self.head.is_some_and(|head| from != head && from != self.me);
+        if stranger || (from != self.me && !self.lending) {
             return decline(Declined::Policy, LONG_PAUSE);
         }
+        let own = from == self.me || self.head == Some(from);
         if self.full {
             return decline(Declined::Full, LONG_PAUSE);
         }
@@ -396,6 +400,15 @@ impl Lend {
         self.forget_if_over(lease, out);
     }
 
+    /// Somebody borrows nothing any more.
+    pub(crate) fn close_all(&mut self, borrower: SiteId, out: &mut Vec<Output>) {
+        let of_it = self.leases.iter().filter(|(_, lent)| lent.borrower == borrower);
+        let of_it: Vec<LeaseId> = of_it.map(|(lease, _)| *lease).collect();
+        for lease in of_it {
+            self.on_close(borrower, lease, out);
+        }
+    }
+
     /// Drop an ended lease of which nothing is left.
     fn forget_if_over(&mut self, lease: LeaseId, out: &mut Vec<Output>) {
         let over = |lent: &&Lent| {
@@ -425,7 +438,8 @@ impl Lend {
             lent.lose_patience(now);
             let live = matches!(lent.state, State::Preparing { .. } | State::Active(_))
                 && lent.borrower != self.me;
-            if live && now.since(lent.heard) >= BORROWER_GRACE {
+            let grace = grace(self.head, lent.borrower, &connected);
+            if live && now.since(lent.heard) >= grace {
                 lent.stop(out);
                 let message = Message::Status(lent.status(*lease));
                 out.push(Output::Send { to: lent.borrower, message });
@@ -450,8 +464,12 @@ impl Lend {
     }
 
     /// A borrower is back: tell it at once what it has missed.
-    pub(crate) fn on_peer_up(&mut self, site: SiteId) {
+    pub(crate) fn on_peer_up(&mut self, site: SiteId, now: Millis) {
         for lent in self.leases.values_mut().filter(|lent| lent.borrower == site) {
+            // A head that was away says what it still wants; what it says nothing of ends after the usual grace.
+            if self.head == Some(site) {
+                lent.heard = now;
+            }
             for finished in lent.finished.values_mut() {
                 finished.told = Millis(0);
             }
@@ -463,7 +481,7 @@ impl Lend {
             let grace = match lent.state {
                 State::Reserved { until } => Some(until),
                 State::Preparing { .. } | State::Active(_) if lent.borrower != self.me => {
-                    Some(lent.heard.plus(BORROWER_GRACE))
+                    Some(lent.heard.plus(grace(self.head, lent.borrower, &connected)))
                 }
                 State::Preparing { .. } | State::Active(_) | State::Ended => None,
             };
@@ -503,6 +521,11 @@ impl Lend {
         })
     }
 
+    /// Whether somebody of whom `who` holds has a lease here that is not over.
+    pub(crate) fn lends_to(&self, who: impl Fn(SiteId) -> bool) -> bool {
+        self.leases.values().any(|lent| who(lent.borrower) && lent.state != State::Ended)
+    }
+
     pub(crate) fn check(&self) {
         let running: usize = self.leases.values().map(|lent| lent.running.len()).sum();
         assert!(running <= self.host.slots as usize, "more sessions than slots");
@@ -521,6 +544,17 @@ impl Lend {
             assert_eq!(ids.len(), n, "an attempt would run twice");
         }
     }
+}
+
+/// What is said to an offer that is not even looked at.
+pub(crate) const fn decline(lease: LeaseId, reason: Declined) -> Message {
+    Message::Decline { lease, reason, retry_after: LONG_PAUSE }
+}
+
+/// How long a silent borrower is waited for. A host waits for a head that is away as long as it would keep finished
+/// work for it: nobody else wants its slots, and what it was given shall be done when the head is back.
+fn grace(head: Option<SiteId>, borrower: SiteId, connected: impl Fn(SiteId) -> bool) -> Millis {
+    if head == Some(borrower) && !connected(borrower) { KEEP_FINISHED } else { BORROWER_GRACE }
 }
 
 fn done_of(lease: LeaseId, attempt: AttemptId, result: Option<&Ended>) -> Done {

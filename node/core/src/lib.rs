@@ -9,6 +9,7 @@
 mod borrow;
 mod door;
 mod experience;
+mod hosts;
 mod job;
 mod jobs;
 mod lend;
@@ -35,8 +36,11 @@ pub use door::{
 pub use job::{JobPhase, Task};
 pub use operate::{Operation, SiteOperation};
 pub use record::{
-    BorrowedRecord, Change, EvidenceRecord, FinishedRecord, Intake, InviteRecord, JobRecord, Key,
-    LentRecord, Record, SiteRecord, Steering,
+    BorrowedRecord, Change, EvidenceRecord, FinishedRecord, HostMode, HostRecord, Intake,
+    InviteRecord, JobRecord, Key, LentRecord, Record, SiteRecord, Steering,
 };
 pub use site::{Config, Site};
-pub use view::{JobView, LeaseView, Queue, SiteView, SlotsView, StepView, TaskView, Why};
+pub use view::{
+    HostLease, HostState, HostView, JobView, LeaseView, Queue, SiteView, SlotsView, StepView,
+    TaskView, Why,
+};

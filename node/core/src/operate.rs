@@ -11,6 +11,7 @@ use crate::door::{Output, Reply, TaskRef, Tasks};
 use crate::job::{Job, JobPhase, Task};
 use crate::jobs::{Failure, Fault, put};
 use crate::opening::Owner;
+use crate::place;
 use crate::record::{Intake, Record, SiteRecord};
 use crate::site::Site;
 use crate::step::is_open;
@@ -273,7 +274,13 @@ impl Site {
 
     fn may_run(&self, id: JobId, lender: SiteId) -> bool {
         let name = self.name_of(lender);
-        self.jobs.get(id).is_some_and(|job| job.allows(&name, lender == self.config.me))
+        self.jobs.get(id).is_some_and(|job| {
+            if lender == self.config.me {
+                job.allows(&name, true)
+            } else {
+                place::allows(job, (lender, &name), &self.hosts)
+            }
+        })
     }
 
     /// Take tasks from the lenders that have them, where `goes` says so of attempt and lender. Outputs that are
@@ -379,7 +386,7 @@ impl Site {
     }
 
     /// Make it so.
-    fn obey(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn obey(&mut self, out: &mut Vec<Output>) {
         let (foreign, own) = (self.foreign().is_open(), self.told.own.is_open());
         self.lend.lending = self.config.lending && foreign;
         let me = self.config.me;
@@ -399,12 +406,13 @@ impl Site {
 
     /// The other site of this name.
     fn find_site(&self, name: &str) -> Result<SiteId, String> {
-        let mut named = self.sites.all().filter(|(_, known)| known.name == name);
+        let others = || self.sites.all().filter(|(site, _)| !self.hosts.contains(*site));
+        let mut named = others().filter(|(_, known)| known.name == name);
         match (named.next(), named.next()) {
             (Some((site, _)), None) => Ok(site),
             (Some(_), Some(_)) => Err(format!("several sites have the name {name}")),
             (None, _) => {
-                let mut names: Vec<_> = self.sites.all().map(|(_, k)| k.name.as_str()).collect();
+                let mut names: Vec<_> = others().map(|(_, k)| k.name.as_str()).collect();
                 names.sort_unstable();
                 let known = match names.is_empty() {
                     true => "no other site is known yet".to_owned(),

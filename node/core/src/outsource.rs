@@ -1,5 +1,7 @@
 //! How leases begin and end and how results find home: the borrower's decisions, on top of its leases.
 
+use std::collections::BTreeSet;
+
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Done, Grant, MAX_REASON, Outcome, Phase, Status, Usage, Want};
@@ -44,10 +46,10 @@ impl Site {
             return;
         };
         let own = from == self.config.me;
-        let floor = self.jobs.get(job).map(|job| place::floor(job, own));
+        let floor = self.jobs.get(job).map(|job| place::floor(job, self.owns(from)));
         if grant.slots > 0 && floor.is_some_and(|floor| grant.isolation >= floor) {
             self.sites.granted(from, grant.slots);
-            self.top_up((job, step), false, now, out);
+            self.top_up((job, step), &BTreeSet::new(), now, out);
         } else {
             // It promises less than its profile says: no use in asking again at once.
             self.sites.declined(from, None, now);
@@ -157,7 +159,7 @@ impl Site {
     }
 
     /// A lease is no longer ours, except for what the lender has finished under it.
-    fn lose(
+    pub(crate) fn lose(
         &mut self,
         (lease, reason): (LeaseId, &str),
         finished: &[AttemptId],
@@ -310,7 +312,7 @@ impl Site {
 
     /// End what is overdue, and fetch what is due.
     pub(crate) fn borrow_upkeep(&mut self, now: Millis, out: &mut Vec<Output>) {
-        for lease in self.borrow.overdue(now, self.config.me) {
+        for lease in self.borrow.overdue(now, self.config.me, |lender| self.grace(lender)) {
             let offered = self.borrow.forget_offer(lease);
             match offered {
                 Some(lender) => {
@@ -325,7 +327,8 @@ impl Site {
             self.give_up((at, attempt), (lender, reason), now, out);
         }
         let (sites, me) = (&self.sites, self.config.me);
-        let lost = self.borrow.lost_landings(now, |site| site == me || sites.is_connected(site));
+        let connected = |site| site == me || sites.is_connected(site);
+        let lost = self.borrow.lost_landings(now, connected, |lender| self.grace(lender));
         for attempt in lost {
             if let Some(l) = self.borrow.landed(attempt) {
                 let reason = "the site fell silent before its outputs were here";
@@ -382,9 +385,9 @@ impl Site {
     }
 
     /// Tell lenders that still fetch content of others that have some of it, or will soon: this site is the tracker
-    /// of its own jobs.
+    /// of its own jobs. Our hosts speak with us only.
     pub(crate) fn introduce(&mut self, now: Millis, out: &mut Vec<Output>) {
-        for (lease, other) in self.borrow.strangers(self.config.me) {
+        for (lease, other) in self.borrow.strangers(|site| self.owns(site)) {
             self.borrow.told_of(lease, other);
             let (Some((to, root)), Some((source, same))) =
                 (self.content_of(lease), self.content_of(other))

@@ -9,10 +9,11 @@ use std::collections::BTreeSet;
 use rand_core::Rng;
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, StepNo};
-use meshfarm_protocol::job::StepSpec;
+use meshfarm_protocol::job::{Place, StepSpec};
 use meshfarm_protocol::matching::{Misfit, fit};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
+use crate::hosts::Hosts;
 use crate::job::Job;
 use crate::sites::{Known, Sites, at_speed};
 
@@ -47,18 +48,21 @@ pub(crate) struct Supply<'a> {
     pub(crate) shut: bool,
     pub(crate) free: u32,
     pub(crate) sites: &'a Sites,
+    pub(crate) hosts: &'a Hosts,
     /// Sites that are not asked now: they have an open offer of this step, or somebody more urgent waits there.
     pub(crate) engaged: &'a BTreeSet<SiteId>,
 }
 
 struct Candidate {
     site: SiteId,
+    /// It is a host of ours.
+    own: bool,
     free: u32,
     warm: bool,
     done_after: u64,
 }
 
-/// The requirement of a step and the isolation that it asks of `site`: our own machine may be as weak as it is.
+/// The isolation that a job asks of a machine: our own ones may be as weak as they are.
 pub(crate) fn floor(job: &Job, own: bool) -> Level {
     if own { Level::S0 } else { job.spec.policy.isolation }
 }
@@ -76,7 +80,7 @@ pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>, now: Millis)
     };
     let own = own_fits(job, step, supply);
     let others = supply.sites.all();
-    let others = others.filter(|(_, known)| !known.shunned(now) && fits(job, spec, known));
+    let others = others.filter(|other| !other.1.shunned(now) && fits(job, spec, *other, supply));
     own.then_some(supply.me).into_iter().chain(others.map(|(site, _)| site)).collect()
 }
 
@@ -89,13 +93,39 @@ pub(crate) fn own_fits(job: &Job, step: StepNo, supply: &Supply<'_>) -> bool {
         && job.step_spec(step).is_some_and(fits)
 }
 
-fn fits(job: &Job, spec: &StepSpec, known: &Known) -> bool {
+/// Whether a host of ours could run the step, were a slot free there.
+pub(crate) fn host_fits(
+    (job, step): (&Job, StepNo),
+    host: SiteId,
+    supply: &Supply<'_>,
+    now: Millis,
+) -> bool {
+    let known = supply.sites.get(host).filter(|known| known.ask_after <= now);
+    let (Some(known), Some(spec)) = (known, job.step_spec(step)) else {
+        return false;
+    };
+    fits(job, spec, (host, known), supply)
+}
+
+/// Whether a job's policy lets a site, or a host of ours, run its tasks. A name that a host of ours has means the host,
+/// whatever another site calls itself.
+pub(crate) fn allows(job: &Job, (site, name): (SiteId, &str), hosts: &Hosts) -> bool {
+    let own = hosts.contains(site);
+    let another = matches!(&job.spec.policy.place, Place::Site(name) if hosts.is_named(name));
+    job.allows(name, own) && (own || !another)
+}
+
+fn fits(job: &Job, spec: &StepSpec, (site, known): (SiteId, &Known), supply: &Supply<'_>) -> bool {
     let Some(profile) = known.profile.as_ref().filter(|_| known.connected) else {
         return false;
     };
-    let level = floor(job, false);
+    let own = supply.hosts.contains(site);
+    let level = floor(job, own);
     let fits = |host: &HostClass| fit(&spec.requirement, level, host).is_empty();
-    profile.lending && job.allows(&known.name, false) && profile.hosts.iter().any(fits)
+    profile.lending
+        && (!own || supply.hosts.is_open(site))
+        && allows(job, (site, &known.name), supply.hosts)
+        && profile.hosts.iter().any(fits)
 }
 
 /// Whether a task that failed on `failed_on` may go to `site`: not where it failed before, unless it has
@@ -135,17 +165,24 @@ pub(crate) fn place(
     if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.free) {
         return asked;
     }
-    let local = own.then(|| local_finish(demand, supply));
+    let (mine, ours) = local_finish(demand, (spec, own), supply, takes);
     let others = supply.sites.all();
     let mut candidates: Vec<_> = others
         .filter(|(site, _)| !supply.engaged.contains(site) && takes(*site))
-        .filter_map(|(site, known)| Some((known, candidate(site, known, demand, now)?)))
-        .filter(|(_, candidate)| local.is_none_or(|local| candidate.done_after < local))
-        .filter(|(known, _)| fits(demand.job, spec, known))
+        .filter_map(|(site, known)| {
+            let own = supply.hosts.contains(site);
+            Some((known, candidate((site, own), known, demand, now)?))
+        })
+        .filter(|(_, candidate)| {
+            let local = if candidate.own { mine } else { ours };
+            local.is_none_or(|local| candidate.done_after < local)
+        })
+        .filter(|(known, candidate)| fits(demand.job, spec, (candidate.site, known), supply))
         .map(|(_, candidate)| candidate)
         .collect();
     sample(&mut candidates, rng);
-    candidates.sort_by_key(|candidate| candidate.done_after);
+    // What our own machines can take does not leave the house.
+    candidates.sort_by_key(|candidate| (!candidate.own, candidate.done_after));
     for candidate in candidates {
         if !ask(candidate.site, candidate.free) {
             break;
@@ -159,17 +196,41 @@ fn task_time(demand: &Demand<'_>) -> Millis {
     demand.job.task_time(demand.step).unwrap_or(ASSUMED_TASK)
 }
 
-/// When our own slots alone would be through with the step, in milliseconds from now: what runs there already,
-/// of whomever, comes first.
-fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
-    let slots = usize::try_from(supply.host.slots).unwrap_or(usize::MAX).max(1);
-    let busy = supply.host.slots.saturating_sub(supply.free) as usize;
-    let tasks = demand.fresh + demand.again.len() + busy;
-    let rounds = tasks.div_ceil(slots) as u64;
-    rounds.saturating_mul(at_speed(task_time(demand), supply.host.speed).0)
+/// When this machine alone, and when it and our hosts together would be through with the step, in milliseconds from
+/// now: what runs there already, of whomever, comes first. None where there is no such machine.
+fn local_finish(
+    demand: &Demand<'_>,
+    (spec, own): (&StepSpec, bool),
+    supply: &Supply<'_>,
+    takes: impl Fn(SiteId) -> bool,
+) -> (Option<u64>, Option<u64>) {
+    let finish = |(slots, free, speed): (u32, u32, u32)| {
+        let busy = slots.saturating_sub(free) as usize;
+        let tasks = demand.fresh + demand.again.len() + busy;
+        let rounds = tasks.div_ceil((slots as usize).max(1)) as u64;
+        rounds.saturating_mul(at_speed(task_time(demand), speed).0)
+    };
+    let mine = own.then_some((supply.host.slots, supply.free, supply.host.speed));
+    let hosts = supply.hosts.all().filter(|record| takes(record.host)).filter_map(|record| {
+        let known = supply.sites.get(record.host)?;
+        let profile = known.profile.as_ref()?;
+        let fits = fits(demand.job, spec, (record.host, known), supply);
+        let host = profile.hosts.first().filter(|_| fits)?;
+        Some((host.slots, profile.free.min(host.slots), host.speed))
+    });
+    let ours = mine
+        .into_iter()
+        .chain(hosts)
+        .reduce(|a, b| (a.0.saturating_add(b.0), a.1.saturating_add(b.1), a.2.max(b.2)));
+    (mine.map(finish), ours.map(finish))
 }
 
-fn candidate(site: SiteId, known: &Known, demand: &Demand<'_>, now: Millis) -> Option<Candidate> {
+fn candidate(
+    (site, own): (SiteId, bool),
+    known: &Known,
+    demand: &Demand<'_>,
+    now: Millis,
+) -> Option<Candidate> {
     let profile = known.profile.as_ref()?;
     if profile.free == 0 || known.shut || known.ask_after > now {
         return None;
@@ -180,10 +241,10 @@ fn candidate(site: SiteId, known: &Known, demand: &Demand<'_>, now: Millis) -> O
     // The scene is shipped once for all tasks that the site will get, so its price is spread over them.
     let share = u64::from(profile.free.min(demand.uncovered).max(1));
     let done_after = (transfer / share).saturating_add(run);
-    Some(Candidate { site, free: profile.free, warm, done_after })
+    Some(Candidate { site, own, free: profile.free, warm, done_after })
 }
 
-/// Keep the warm ones and a random few of the others.
+/// Keep our own hosts, the warm ones and a random few of the others.
 fn sample(candidates: &mut Vec<Candidate>, rng: &mut impl Rng) {
     let n = candidates.len();
     for i in (1..n).rev() {
@@ -192,7 +253,8 @@ fn sample(candidates: &mut Vec<Candidate>, rng: &mut impl Rng) {
     }
     let mut cold = 0;
     candidates.retain(|candidate| {
-        cold += usize::from(!candidate.warm);
-        candidate.warm || cold <= SAMPLE
+        let kept = candidate.own || candidate.warm;
+        cold += usize::from(!kept);
+        kept || cold <= SAMPLE
     });
 }

@@ -50,6 +50,8 @@ pub enum Record {
     Evidence(EvidenceRecord),
     /// What a person has told the site itself.
     Site(SiteRecord),
+    /// A machine of ours that has joined.
+    Host(HostRecord),
 }
 
 /// Names a record.
@@ -73,6 +75,8 @@ pub enum Key {
     Evidence(SiteId),
     /// Of [`Record::Site`]: there is one.
     Site,
+    /// Of [`Record::Host`].
+    Host(SiteId),
 }
 
 impl Record {
@@ -89,6 +93,7 @@ impl Record {
             Self::Invite(record) => Key::Invite(record.secret_hash),
             Self::Evidence(record) => Key::Evidence(record.site),
             Self::Site(_) => Key::Site,
+            Self::Host(record) => Key::Host(record.host),
         }
     }
 }
@@ -105,7 +110,7 @@ impl Key {
             Self::Borrowed(lease) | Self::Lent(lease) => lease.0.to_vec(),
             Self::Finished(attempt) => attempt.0.to_vec(),
             Self::Invite(hash) => hash.to_vec(),
-            Self::Evidence(site) => site.0.to_vec(),
+            Self::Evidence(site) | Self::Host(site) => site.0.to_vec(),
             Self::Site => Vec::new(),
         }
     }
@@ -257,6 +262,31 @@ pub struct InviteRecord {
     pub uses_left: u32,
     /// Who has used it: asking again after a lost answer costs no further use.
     pub used_by: Vec<(SiteId, String)>,
+}
+
+/// Whether a host takes tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostMode {
+    /// It does.
+    Open,
+    /// A person has stopped it: what it runs may end, nothing new begins.
+    Stopped,
+    /// A person has removed it. It is remembered so that its certificate, which still holds, is worth nothing.
+    Removed,
+}
+
+/// A host of this site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Which.
+    pub host: SiteId,
+    /// Its name.
+    pub name: String,
+    /// When it joined last.
+    pub joined: Millis,
+    /// Whether it takes tasks.
+    pub mode: HostMode,
 }
 
 /// Chunks that a site has sent in place of others: the last one, and how many there were. Whoever has the bytes can

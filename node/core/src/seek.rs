@@ -12,32 +12,30 @@ use crate::job::Job;
 use crate::place::{self, Demand, Supply};
 use crate::site::Site;
 
-/// More leases and offers than this at a time are not sought for one step.
+/// More leases and offers than this at a time are not sought for one step, not counting those of our own hosts.
 const MAX_LEASES_OF_A_STEP: usize = 64;
 
 impl Site {
-    /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough. Returns
-    /// whether tasks of it wait for one of our own slots.
-    ///
-    /// With `yields`, somebody more urgent waits for our own slots: this job gives them up as its tasks end.
+    /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough. Adds to `waits`
+    /// those of our own machines that tasks of it wait for.
     pub(crate) fn seek(
         &mut self,
         id: JobId,
-        yields: bool,
+        waits: &mut BTreeSet<SiteId>,
         now: Millis,
         out: &mut Vec<Output>,
-    ) -> bool {
+    ) {
         let Some(job) = self.jobs.get(id) else {
-            return false;
+            return;
         };
-        let mut waits = false;
-        for step in job.step_numbers() {
-            self.top_up((id, step), yields, now, out);
-            self.ask((id, step), yields, now, out);
+        let steps = job.step_numbers();
+        let yields = self.yields.get(&job.priority()).cloned().unwrap_or_default();
+        for step in steps {
+            self.top_up((id, step), &yields, now, out);
+            self.ask((id, step), &yields, now, out);
             self.hear_ourselves(now, out);
-            waits |= self.waits_for_own((id, step), now);
+            self.waits_for_own((id, step), waits, now);
         }
-        waits
     }
 
     pub(crate) fn supply<'a>(&'a self, engaged: &'a BTreeSet<SiteId>, now: Millis) -> Supply<'a> {
@@ -49,27 +47,51 @@ impl Site {
             shut: !self.told.own.is_open(),
             free: if pauses { 0 } else { self.lend.free() },
             sites: &self.sites,
+            hosts: &self.hosts,
             engaged,
         }
     }
 
-    /// Whether tasks of a step wait that our own slots could run, were one free.
-    fn waits_for_own(&self, (id, step): (JobId, StepNo), now: Millis) -> bool {
-        let Some(job) = self.jobs.get(id) else {
-            return false;
+    /// Add to `waits` those of our own machines that could run waiting tasks of a step, were a slot free there.
+    fn waits_for_own(
+        &self,
+        (id, step): (JobId, StepNo),
+        waits: &mut BTreeSet<SiteId>,
+        now: Millis,
+    ) {
+        let Some(job) = self.jobs.get(id).filter(|job| job.waiting(step, now).next().is_some())
+        else {
+            return;
         };
         let me = self.config.me;
-        job.waiting(step, now).next().is_some() && self.runs(job, step, me, now)
+        if !waits.contains(&me) && self.runs(job, step, me, now) {
+            waits.insert(me);
+        }
+        let none = BTreeSet::new();
+        let supply = self.supply(&none, now);
+        for host in self.hosts.all().map(|record| record.host) {
+            if !waits.contains(&host)
+                && place::host_fits((job, step), host, &supply, now)
+                && self.runs(job, step, host, now)
+            {
+                waits.insert(host);
+            }
+        }
     }
 
     /// Whether a lease of `lender` gets no further tasks of the job now.
     pub(crate) fn left_alone(&self, job: &Job, lender: SiteId, yields: bool, now: Millis) -> bool {
-        let own = lender == self.config.me;
-        if own {
-            return yields || !self.told.own.is_open() || !job.allows(&self.config.name, true);
+        if yields {
+            return true;
+        }
+        if lender == self.config.me {
+            return !self.told.own.is_open() || !job.allows(&self.config.name, true);
         }
         let name = self.sites.get(lender).map_or("", |known| known.name.as_str());
-        self.sites.is_shunned(lender, now) || !job.allows(name, false)
+        let stopped = self.hosts.contains(lender) && !self.hosts.is_open(lender);
+        stopped
+            || self.sites.is_shunned(lender, now)
+            || !place::allows(job, (lender, name), &self.hosts)
     }
 
     /// Whether a task of the step waits that `lender` could run.
@@ -95,11 +117,12 @@ impl Site {
         again.any(|failed_on| place::eligible(failed_on, lender, &fitting))
     }
 
-    /// Assign waiting tasks to the leases that the step holds.
+    /// Assign waiting tasks to the leases that the step holds, but not on those of our own machines that it `yields`:
+    /// somebody more urgent waits for them.
     pub(crate) fn top_up(
         &mut self,
         (id, step): (JobId, StepNo),
-        yields: bool,
+        yields: &BTreeSet<SiteId>,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -124,7 +147,7 @@ impl Site {
         };
         for (lease, lender) in held {
             let Some(job) = self.jobs.get(id) else { return };
-            let left_alone = self.left_alone(job, lender, yields, now);
+            let left_alone = self.left_alone(job, lender, yields.contains(&lender), now);
             let takes = |failed_on: &[SiteId]| {
                 !left_alone
                     && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
@@ -159,7 +182,7 @@ impl Site {
     fn ask(
         &mut self,
         (id, step): (JobId, StepNo),
-        yields: bool,
+        yields: &BTreeSet<SiteId>,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -173,7 +196,7 @@ impl Site {
         let mut engaged = BTreeSet::new();
         let (mut covered, mut leases) = (0u32, 0);
         for (_, borrowed) in self.borrow.of_step(id, step) {
-            leases += 1;
+            leases += usize::from(!self.hosts.contains(borrowed.lender));
             match &borrowed.state {
                 State::Offered { slots, .. } => {
                     engaged.insert(borrowed.lender);
@@ -191,9 +214,7 @@ impl Site {
         if uncovered == 0 || leases >= MAX_LEASES_OF_A_STEP {
             return;
         }
-        if yields {
-            engaged.insert(self.config.me);
-        }
+        engaged.extend(yields);
         let (tenant, priority) = (job.spec.tenant, job.priority());
         let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
@@ -209,7 +230,7 @@ impl Site {
                 lease: LeaseId(self.random()),
                 tenant,
                 requirement: requirement.clone(),
-                isolation: floors[usize::from(lender == self.config.me)],
+                isolation: floors[usize::from(self.owns(lender))],
                 slots,
                 tasks: waiting,
                 root,
@@ -232,9 +253,11 @@ impl Site {
         if self.borrow.held_mut(lease).is_some_and(|held| held.is_closing()) {
             return false;
         }
-        let yields = self.yields.contains(&job);
-        let job = self.jobs.get(job);
-        let job = job.filter(|job| !self.left_alone(job, lender, yields, now));
-        job.is_some_and(|job| self.runs(job, step, lender, now))
+        let Some(job) = self.jobs.get(job) else {
+            return false;
+        };
+        let yields =
+            self.yields.get(&job.priority()).is_some_and(|yields| yields.contains(&lender));
+        !self.left_alone(job, lender, yields, now) && self.runs(job, step, lender, now)
     }
 }

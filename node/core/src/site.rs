@@ -7,15 +7,17 @@ use rand_core::{Rng, SeedableRng};
 
 use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::job::JobSpec;
+use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::message::{Message, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, PROFILE_VERSION, Profile};
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
 use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef};
+use crate::hosts::Hosts;
 use crate::job::{JobPhase, Task};
 use crate::jobs::{Jobs, put};
-use crate::lend::Lend;
+use crate::lend::{self, Lend};
 use crate::membership::{Asking, Membership};
 use crate::opening::{Opened, Opening};
 use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record, SiteRecord, Steering};
@@ -39,16 +41,20 @@ pub struct Config {
     pub name: String,
     /// What its machine has.
     pub host: HostClass,
+    /// The site that it is a host of, when it is one: it lends to that one only and has no jobs.
+    pub head: Option<SiteId>,
     /// X25519 key that envelopes for it are sealed to.
     pub sealing_key: SealingKey,
     /// Where it listens.
     pub addresses: Vec<String>,
-    /// Whether it takes tasks of other sites.
+    /// Whether it takes tasks of other sites; on a host, those of its head.
     pub lending: bool,
     /// The weakest isolation that it gives a job, own ones too, as far as its machine reaches it.
     pub floor: Level,
     /// When it takes tasks of other sites, if it does.
     pub opening: Opening,
+    /// How long a job that has ended is remembered.
+    pub keep_jobs: Millis,
     /// Seed of every random choice and of every id. Must never repeat on one site.
     pub seed: [u8; 32],
 }
@@ -69,11 +75,12 @@ pub struct Site {
     pub(crate) borrow: Borrow,
     pub(crate) lend: Lend,
     pub(crate) sites: Sites,
+    pub(crate) hosts: Hosts,
     membership: Membership,
     /// What a person has told the site itself.
     pub(crate) told: SiteRecord,
-    /// Jobs that give up our own slots as their tasks end, because somebody more urgent waits.
-    pub(crate) yields: BTreeSet<JobId>,
+    /// By priority: our own machines that jobs of it give up as their tasks end, because somebody more urgent waits.
+    pub(crate) yields: BTreeMap<u8, BTreeSet<SiteId>>,
     /// Our own slots are left alone until then, because a session could not be prepared.
     pub(crate) own_pause: Millis,
     /// Whether hours and owner let us lend.
@@ -95,11 +102,12 @@ impl Site {
             rng: ChaCha8Rng::from_seed(config.seed),
             jobs: Jobs::default(),
             borrow: Borrow::default(),
-            lend: Lend::new((me, key), config.host.clone(), (lending, config.floor)),
+            lend: Lend::new((me, config.head, key), config.host.clone(), (lending, config.floor)),
             sites: Sites::default(),
-            membership: Membership::new(config.name.clone()),
+            hosts: Hosts::default(),
+            membership: Membership::new(me, config.name.clone()),
             told: SiteRecord::default(),
-            yields: BTreeSet::new(),
+            yields: BTreeMap::new(),
             own_pause: Millis(0),
             opened,
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
@@ -121,7 +129,8 @@ impl Site {
             | Record::Lent(_)
             | Record::Invite(_)
             | Record::Evidence(_)
-            | Record::Site(_) => 1,
+            | Record::Site(_)
+            | Record::Host(_) => 1,
             Record::Task(..) | Record::Finished(_) => 2,
         });
         let mut specs: BTreeMap<JobId, JobSpec> = BTreeMap::new();
@@ -139,6 +148,7 @@ impl Site {
                 Record::Invite(record) => self.membership.restore(record),
                 Record::Evidence(record) => self.sites.restore_evidence(record),
                 Record::Site(told) => self.restore_told(told),
+                Record::Host(record) => self.hosts.restore(record),
                 Record::Task(at, task) => self.restore_task(at, task),
             }
         }
@@ -183,7 +193,7 @@ impl Site {
             Input::PeerUp { site, name } => {
                 self.sites.peer_up(site, name, now, out);
                 self.borrow.on_peer_up(site);
-                self.lend.on_peer_up(site);
+                self.lend.on_peer_up(site, now);
                 self.greet_until = now.plus(GREETING);
             }
             Input::PeerDown { site } => self.sites.peer_down(site),
@@ -194,7 +204,11 @@ impl Site {
             }
             Input::JoinAsked { request, peer, secret_hash, name, role } => {
                 let asking = Asking { request, peer, secret_hash, name, role };
-                self.membership.on_join(asking, now, &mut self.rng, out);
+                let chance = (now, &mut self.rng);
+                self.membership.on_join(asking, &mut self.hosts, chance, out);
+                if self.hosts.contains(peer) {
+                    self.lend.close_all(peer, out);
+                }
             }
             Input::Prepared { lease, result } => self.lend.on_prepared(lease, result, out),
             Input::SessionEnded { session, results } => {
@@ -224,6 +238,12 @@ impl Site {
     fn on_ask(&mut self, ask: Ask, now: Millis, out: &mut Vec<Output>) -> Reply {
         match ask {
             Ask::Submit { spec, root, bytes } => {
+                if let Some(head) = self.config.head {
+                    let head = self.name_of(head);
+                    return Reply::Refused(format!(
+                        "this machine is a host of {head}: submit there"
+                    ));
+                }
                 let job = JobId(self.random());
                 let phase = JobPhase::Active;
                 let inputs = Vec::new();
@@ -251,13 +271,26 @@ impl Site {
                     Err(reason) => Reply::Refused(reason),
                 }
             }
+            Ask::Host(host, mode) => self.set_host((host, mode), now, out),
+            Ask::Serve(head) => {
+                (self.config.head, self.lend.head) = (Some(head), Some(head));
+                self.config.lending = true;
+                self.obey(out);
+                self.published = None;
+                Reply::Changed(1)
+            }
         }
     }
 
     fn on_message(&mut self, from: SiteId, message: Message, now: Millis, out: &mut Vec<Output>) {
         match message {
+            // A host has nothing to ask of its head.
             Message::Offer(offer) => {
-                let message = self.lend.on_offer(from, &offer, now);
+                let message = if self.hosts.contains(from) {
+                    lend::decline(offer.lease, Declined::Policy)
+                } else {
+                    self.lend.on_offer(from, &offer, now)
+                };
                 out.push(Output::Send { to: from, message });
             }
             Message::Commit(commit) => {
@@ -295,6 +328,9 @@ impl Site {
         let (sites, me) = (&self.sites, self.config.me);
         self.lend.tick(now, |site| site == me || sites.is_connected(site), out);
         self.borrow_upkeep(now, out);
+        let borrow = &self.borrow;
+        let busy = |job| borrow.serves(job);
+        self.jobs.purge((now, self.config.keep_jobs), busy, out);
         self.place_jobs(now, out);
         loop {
             self.say_wishes(now, out);
@@ -310,7 +346,7 @@ impl Site {
     /// Find lenders for the tasks of all jobs. What is more urgent gets our own slots first, and those of
     /// less urgent jobs as their tasks end.
     fn place_jobs(&mut self, now: Millis, out: &mut Vec<Output>) {
-        let (mut waits, mut waits_above) = (false, false);
+        let mut waits = BTreeSet::new();
         let mut level = u8::MAX;
         self.yields.clear();
         for id in self.jobs.by_urgency() {
@@ -320,12 +356,10 @@ impl Site {
             };
             let priority = job.priority();
             if priority < level {
-                (level, waits_above) = (priority, waits);
+                level = priority;
+                self.yields.insert(level, waits.clone());
             }
-            if waits_above {
-                self.yields.insert(id);
-            }
-            waits |= self.seek(id, waits_above, now, out);
+            self.seek(id, &mut waits, now, out);
         }
     }
 
@@ -400,10 +434,11 @@ impl Site {
         let connected = |site| site == me || sites.is_connected(site);
         let moments = [
             self.jobs.wake_at(now),
-            self.borrow.wake_at(me),
+            self.borrow.wake_at(me, |lender| self.grace(lender)),
             self.lend.wake_at(connected),
             self.sites.wake_at(now),
             Some(self.publish_at()),
+            self.jobs.purge_at(self.config.keep_jobs).filter(|at| *at > now),
             Some(self.own_pause).filter(|pause| *pause > now),
             self.foreign().give_back().filter(|at| *at > now),
             self.told.own.give_back().filter(|at| *at > now),
@@ -440,6 +475,8 @@ impl Site {
         self.borrow.check();
         self.lend.check();
         self.sites.check();
+        self.hosts.check();
+        self.check_hosts();
         for (lease, borrowed) in self.borrow.all() {
             let State::Held(held) = &borrowed.state else {
                 continue;

@@ -35,6 +35,9 @@ pub enum Queue {
     /// It is over.
     Done,
 }
+mod hosts;
+
+pub use hosts::{HostLease, HostState, HostView};
 
 /// A job as people see it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -167,6 +170,9 @@ pub struct SlotsView {
     pub own: Intake,
     /// Leases that hold slots.
     pub leases: Vec<LeaseView>,
+    /// What our own jobs have of the slots of our hosts.
+    #[serde(default)]
+    pub hosts: Vec<HostLease>,
 }
 
 /// A lease that we gave, as people see it.
@@ -238,7 +244,7 @@ impl Site {
                 Task::Waiting { .. } => view.held += usize::from(step.is_held(n)),
                 Task::Canceled => view.canceled += 1,
                 Task::Leased { attempt, lender, .. } => {
-                    away |= *lender != self.config.me;
+                    away |= !self.owns(*lender);
                     view.leased += 1;
                     view.running += usize::from(running.contains(attempt));
                 }
@@ -331,7 +337,10 @@ impl Site {
     /// The name of a site, or the beginning of its id.
     #[must_use]
     pub fn name_of(&self, site: SiteId) -> String {
-        if site == self.config.me { self.config.name.clone() } else { self.sites.name(site) }
+        if site == self.config.me {
+            return self.config.name.clone();
+        }
+        self.hosts.name(site).map_or_else(|| self.sites.name(site), str::to_owned)
     }
 
     /// Why each site does not run a step's waiting tasks.
@@ -350,12 +359,15 @@ impl Site {
         };
         let site = self.config.name.clone();
         why.push(Why { site, misfits: own_misfits, reason: own_reason });
-        for (_, known) in self.sites.all() {
+        for (site, known) in self.sites.all() {
             let profile = known.profile.as_ref();
-            let floor = place::floor(job, false);
+            let floor = place::floor(job, self.owns(site));
             let misfits = profile.map_or_else(Vec::new, |p| place::misfits(need, floor, &p.hosts));
             let reason = match profile {
-                _ if !job.allows(&known.name, false) => forbidden(),
+                _ if !place::allows(job, (site, &known.name), &self.hosts) => forbidden(),
+                _ if self.hosts.contains(site) && !self.hosts.is_open(site) => {
+                    Some("was stopped".to_owned())
+                }
                 None => Some("has not said what it offers yet".to_owned()),
                 Some(_) if !known.connected => Some("not connected".to_owned()),
                 Some(_) if known.shut => Some("is paused for our tasks".to_owned()),
@@ -385,7 +397,8 @@ impl Site {
             declined: None,
             shut: false,
         };
-        let others = self.sites.all().map(|(site, known)| SiteView {
+        let others = self.sites.all().filter(|(site, _)| !self.hosts.contains(*site));
+        let others = others.map(|(site, known)| SiteView {
             site,
             name: known.name.clone(),
             own: false,
@@ -414,6 +427,7 @@ impl Site {
             foreign: self.told.foreign,
             own: self.told.own,
             leases: leases.collect(),
+            hosts: self.host_leases(),
         }
     }
 

@@ -10,7 +10,7 @@ fn inviting(uses: u32) -> Mesh {
     let mut mesh = Mesh::new([("oslo", 0)]);
     let expires = mesh.now.plus(meshfarm_protocol::id::Millis::seconds(3600));
     let invite = Ask::Invite {
-        mesh: MeshId([1; 32]),
+        mesh: MeshId([7; 32]),
         mesh_name: "consortium".into(),
         secret_hash: [4; 32],
         role: Role::Site,

@@ -12,12 +12,16 @@ use meshfarm_protocol::codec::{decode, encode};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Outputs, Usage};
+use meshfarm_protocol::membership::{Role, mesh_of_hosts};
 use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
 use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
 
 /// Where the clock stands when a test begins: late enough that nothing lies before zero.
 const START: Millis = Millis::seconds(1_000_000);
+
+/// How long the sites of a test remember jobs that have ended.
+pub(crate) const KEEP_JOBS: Millis = Millis::seconds(30 * 24 * 3600);
 
 /// A session that runs.
 #[derive(Clone, Debug)]
@@ -45,6 +49,10 @@ pub(crate) struct Peer {
     pub(crate) replies: Vec<Reply>,
     pub(crate) admitted: Vec<Result<String, String>>,
     pub(crate) profile: Option<Profile>,
+    /// Logs that were dropped: those of attempts, and older ones than that moment.
+    pub(crate) purged: Vec<(Vec<AttemptId>, Millis)>,
+    /// The site that it is a host of.
+    head: Option<usize>,
     host: HostClass,
     /// The weakest isolation that it gives.
     pub(crate) floor: Level,
@@ -175,6 +183,8 @@ impl Mesh {
             replies: Vec::new(),
             admitted: Vec::new(),
             profile: None,
+            purged: Vec::new(),
+            head: None,
             host,
             floor: Level::S2,
             opening: Opening::default(),
@@ -213,11 +223,13 @@ impl Mesh {
             me: id(at),
             name: peer.name.into(),
             host: peer.host.clone(),
+            head: peer.head.map(id),
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: true,
             floor: peer.floor,
             opening: peer.opening.clone(),
+            keep_jobs: KEEP_JOBS,
             seed,
         };
         let records = peer.disk.values().cloned().collect();
@@ -263,8 +275,48 @@ impl Mesh {
         self.boot(at);
     }
 
+    /// Whether two have no connection: it was cut, or one is a host and the other is not its head.
     pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
-        self.cuts.contains(&(a.min(b), a.max(b)))
+        let apart = |host: usize, other| self.peers[host].head.is_some_and(|head| head != other);
+        self.cuts.contains(&(a.min(b), a.max(b))) || apart(a, b) || apart(b, a)
+    }
+
+    /// Somebody asks to join a site with a ticket, whose secret hash is `[secret; 32]`.
+    pub(crate) fn join(
+        &mut self,
+        at: usize,
+        (peer, secret): (SiteId, u8),
+        (name, role): (&str, Role),
+    ) -> Result<String, String> {
+        let (request, secret_hash) = (Request(1), [secret; 32]);
+        self.give(at, Input::JoinAsked { request, peer, secret_hash, name: name.into(), role });
+        self.peers[at].admitted.pop().unwrap()
+    }
+
+    /// A ticket for hosts of a site, whose secret hash is `[77; 32]`.
+    pub(crate) fn invite_hosts(&mut self, head: usize, uses: u32) {
+        let invite = Ask::Invite {
+            mesh: mesh_of_hosts(id(head)),
+            mesh_name: self.peers[head].name.into(),
+            secret_hash: [77; 32],
+            role: Role::Host,
+            uses,
+            expires: self.now.plus(Millis::seconds(3600)),
+        };
+        assert_eq!(self.ask(head, invite), Reply::Changed(uses));
+    }
+
+    /// The others become hosts of `head`.
+    pub(crate) fn become_hosts(&mut self, head: usize, hosts: &[usize]) {
+        self.invite_hosts(head, u32::try_from(hosts.len()).unwrap());
+        for &host in hosts {
+            let name = self.peers[host].name;
+            self.join(head, (id(host), 77), (name, Role::Host)).unwrap();
+            self.peers[host].head = Some(head);
+            self.restart(host);
+        }
+        self.advance(2000);
+        self.peers.iter_mut().for_each(|peer| peer.told.clear());
     }
 
     pub(crate) fn cut(&mut self, a: usize, b: usize) {
@@ -369,6 +421,7 @@ impl Mesh {
             Output::Answer(_, reply) => peer.replies.push(reply),
             Output::Tell(event) => peer.told.push(event),
             Output::Forget { .. } => {}
+            Output::Purge { attempts, before } => peer.purged.push((attempts, before)),
         }
     }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use meshfarm_core::opening::{Opening, Owner, WeekMinute};
 use meshfarm_core::{
-    Ask, CollectError, Ended, Input, JobPhase, Operation, PrepareError, Request, Session,
+    Ask, CollectError, Ended, HostMode, Input, JobPhase, Operation, PrepareError, Request, Session,
     SiteOperation, Tasks,
 };
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, StepNo, TaskNo, TenantId};
@@ -39,6 +39,7 @@ enum Act {
     Complete,
     Share(bool),
     Spoil(usize, usize),
+    Host(usize, usize, bool),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -66,7 +67,8 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(Act::Arrive),
         1 => Just(Act::Complete),
         1 => any::<bool>().prop_map(Act::Share),
-        2 => (n, 0..4usize).prop_map(|(a, b)| Act::Spoil(a, b)),
+        2 => (n.clone(), 0..4usize).prop_map(|(a, b)| Act::Spoil(a, b)),
+        1 => (n.clone(), n, any::<bool>()).prop_map(|(a, b, c)| Act::Host(a, b, c)),
     ]
 }
 
@@ -265,6 +267,10 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         }
         Act::Disk(at, full) => mesh.give(at, Input::Disk { full }),
         Act::Owner(at, idle) => mesh.give(at, seen(Millis::seconds(idle.into()))),
+        Act::Host(at, host, open) => {
+            let mode = if open { HostMode::Open } else { HostMode::Stopped };
+            mesh.give(at, Input::Asked(Request(1), Ask::Host(id(host), mode)));
+        }
         Act::Hostile(at, from, kind, pick, any) => {
             if at != from {
                 let from = id(if eve { 9 } else { from });
@@ -285,7 +291,7 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
 }
 
 /// Everything is mended; whatever happened before, every job ends and nothing is left.
-fn comes_to_rest(mesh: &mut Mesh) {
+fn comes_to_rest(mesh: &mut Mesh, host: bool) {
     mesh.at_once = AtOnce::Whole;
     for at in 0..3 {
         for other in at + 1..3 {
@@ -294,6 +300,7 @@ fn comes_to_rest(mesh: &mut Mesh) {
         mesh.give(at, Input::Disk { full: false });
         mesh.give(at, seen(Millis::seconds(3600)));
         mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(SiteOperation::Resume)));
+        mesh.give(0, Input::Asked(Request(1), Ask::Host(id(at), HostMode::Open)));
         for name in ["oslo", "lyon", "graz"] {
             let reopen = SiteOperation::Reopen(name.into());
             mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(reopen)));
@@ -301,6 +308,11 @@ fn comes_to_rest(mesh: &mut Mesh) {
         for job in jobs(mesh, at) {
             let tasks = Tasks::All;
             mesh.operate(at, job, Operation::Release { tasks });
+            // A host works for its head only: whoever else named it, or named others there, waits for ever.
+            if host && at > 0 {
+                let anywhere = [Operation::Recall, Operation::Outsource(None)];
+                mesh.operate(at, job, anywhere[at - 1].clone());
+            }
         }
     }
     for _ in 0..400 {
@@ -316,12 +328,17 @@ fn comes_to_rest(mesh: &mut Mesh) {
     }
 }
 
-fn walk(acts: Vec<Act>, eve: bool) -> Mesh {
+/// Three sites, or a site with a host and another site.
+fn walk(acts: Vec<Act>, eve: bool, host: bool) -> Mesh {
     let mut mesh = Mesh::new([("oslo", 2), ("lyon", 3), ("graz", 1)]);
-    let (idle, grace) = (Some(Millis::seconds(300)), Millis::seconds(20));
-    mesh.peers[1].opening = Opening { idle, grace, ..Opening::default() };
-    mesh.restart(1);
-    mesh.give(1, seen(Millis::seconds(3600)));
+    if host {
+        mesh.become_hosts(0, &[1]);
+    } else {
+        let (idle, grace) = (Some(Millis::seconds(300)), Millis::seconds(20));
+        mesh.peers[1].opening = Opening { idle, grace, ..Opening::default() };
+        mesh.restart(1);
+        mesh.give(1, seen(Millis::seconds(3600)));
+    }
     for act in acts {
         perform(&mut mesh, act, eve);
         assert!(mesh.wires.len() < 5000, "the sites talk without end");
@@ -334,15 +351,15 @@ proptest! {
 
     #[test]
     fn whatever_another_member_says_every_job_ends(
-        acts in prop::collection::vec(act(), 1..150),
+        acts in prop::collection::vec(act(), 1..150), host in any::<bool>(),
     ) {
-        comes_to_rest(&mut walk(acts, true));
+        comes_to_rest(&mut walk(acts, true, host), host);
     }
 
     #[test]
     fn whatever_borrower_and_lender_say_nothing_panics(
-        acts in prop::collection::vec(act(), 1..150),
+        acts in prop::collection::vec(act(), 1..150), host in any::<bool>(),
     ) {
-        walk(acts, false);
+        walk(acts, false, host);
     }
 }

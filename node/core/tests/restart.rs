@@ -3,7 +3,7 @@
 use meshfarm_core::{JobPhase, Key, Record, Task};
 use meshfarm_protocol::id::TaskNo;
 
-use crate::mesh::{Mesh, frames, spec, step};
+use crate::mesh::{KEEP_JOBS, Mesh, frames, spec, step};
 
 #[test]
 fn a_lender_that_restarts_delivers_what_it_had_finished_and_gives_back_the_rest() {
@@ -119,4 +119,31 @@ fn a_node_that_died_while_it_ended_a_job_finds_no_open_task_in_it() {
     assert_eq!(mesh.states(0, job), ["canceled"; 3]);
     mesh.advance(10_000);
     assert_eq!((mesh.n_running(0), mesh.leftovers()), (0, 0));
+}
+
+#[test]
+fn a_job_is_forgotten_so_long_after_it_has_ended_and_not_before() {
+    let mut mesh = Mesh::new([("oslo", 1)]);
+    let (old, open) = (mesh.submit(0, frames(3)), mesh.submit(0, frames(1)));
+    let begun = mesh.now;
+    for _ in 0..3 {
+        mesh.finish(0, None);
+        mesh.advance(10);
+    }
+    assert_eq!(mesh.phase(0, old), JobPhase::Done);
+    let attempts: Vec<_> =
+        mesh.job(0, old).steps[0].tasks.iter().filter_map(|task| task.attempt).collect();
+    mesh.checks = false;
+    mesh.advance(KEEP_JOBS.0 - 1000);
+    mesh.restart(0);
+    assert_eq!(mesh.site(0).jobs().len(), 2);
+    mesh.advance(2000);
+    assert_eq!(mesh.site(0).jobs().iter().map(|job| job.job).collect::<Vec<_>>(), [open]);
+    assert_eq!(mesh.peers[0].purged, [(attempts, begun)]);
+    let of_job = |key: &&Key| match key {
+        Key::Spec(job) | Key::Job(job) => *job == old,
+        Key::Task(at) => at.job == old,
+        _ => false,
+    };
+    assert_eq!(mesh.peers[0].disk.keys().filter(of_job).count(), 0);
 }

@@ -3,6 +3,7 @@
 
 mod early;
 mod gossip;
+mod hosts;
 mod membership;
 mod mesh;
 mod opening;

@@ -18,9 +18,9 @@ use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
 use meshfarm_protocol::seal::SealingSecret;
 
 use crate::api::{
-    Collect, DryRun, Examination, Invite, Invited, Join, LogPart, MeshView, Outputs, Phase,
-    Progress, StoreCollected, StoreStat, StoreVerified, Submit, Submitted, TenantBytes, Transfers,
-    Verify,
+    BackedUp, Backup, Collect, DryRun, Examination, Invite, Invited, Join, LogPart, MeshView,
+    Outputs, Phase, Progress, StoreCollected, StoreStat, StoreVerified, Submit, Submitted,
+    TenantBytes, Transfers, Verify,
 };
 use crate::gate::{Gate, Happened, Question};
 use crate::web::{self, Answer, Backend};
@@ -52,11 +52,13 @@ fn site() -> Site {
         me: SiteId([1; 32]),
         name: "oslo".into(),
         host,
+        head: None,
         sealing_key: SealingSecret::from_seed([2; 32]).public(),
         addresses: Vec::new(),
         lending: false,
         floor: Level::S2,
         opening: meshfarm_core::opening::Opening::default(),
+        keep_jobs: Millis::seconds(60),
         seed: [3; 32],
     };
     Site::new(config, Millis(0), Vec::new())
@@ -169,6 +171,10 @@ impl Backend for Memory {
 
     fn transfers(&self) -> Answer<'_, Transfers> {
         async { Ok(Transfers::default()) }.boxed()
+    }
+
+    fn backup(&self, backup: Backup) -> Answer<'_, BackedUp> {
+        async move { Ok(BackedUp { file: backup.file, records: 0, chunks: 0 }) }.boxed()
     }
 
     fn mesh_create(&self, name: String) -> Answer<'_, MeshView> {

@@ -305,8 +305,14 @@ fn prove(
     for certificate in &hello.certificates {
         let admitted = certificate.open().and_then(|body| certificate.admits(body.mesh, site, now));
         match admitted {
-            Ok(body) if !own.contains_key(&body.mesh) => {}
             Ok(body) => {
+                let Some(ours) = own.get(&body.mesh).and_then(|ours| ours.open().ok()) else {
+                    continue;
+                };
+                if !ours.meets(&body) {
+                    why = Some("a host has to do with the site that it is a host of only".into());
+                    continue;
+                }
                 proved.retain(|other| other.mesh != body.mesh);
                 proved.push(Membership {
                     mesh: body.mesh,

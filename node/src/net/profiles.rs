@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{MeshId, Millis, SiteId};
-use meshfarm_protocol::membership::{Certificate, Refused};
+use meshfarm_protocol::membership::{Certificate, CertificateBody, Refused, Role};
 use meshfarm_protocol::message::{PROFILE_CONTEXT, SignedProfile};
 use meshfarm_protocol::profile::{MAX_PROFILE_BYTES, Profile};
 use meshfarm_protocol::seal;
@@ -29,6 +29,8 @@ const MAX_SITES: usize = 16 * 1024;
 pub(crate) enum Verdict {
     /// Believed, and passed on.
     Accept(Box<Profile>),
+    /// Believed, and nobody else's business: what a host of ours offers.
+    Keep(Box<Profile>),
     /// Dropped; whoever passed it on did nothing wrong.
     Ignore(&'static str),
     /// Dropped, and whoever passed it on should not have.
@@ -79,8 +81,12 @@ impl Profiles {
         if now.since(profile.issued) > MAX_SKEW || profile.issued.since(now) > MAX_SKEW {
             return Verdict::Ignore("made too long ago or in the future");
         }
-        if let Err(verdict) = certified(&signed.certificate, mesh, &profile, now) {
-            return verdict;
+        let body = match certified(&signed.certificate, mesh, &profile, now) {
+            Ok(body) => body,
+            Err(verdict) => return verdict,
+        };
+        if body.head().is_some_and(|head| head != self.me) {
+            return Verdict::Ignore("a host of another site");
         }
         let genuine =
             seal::verify(&profile.site.0, PROFILE_CONTEXT, &signed.body, &signed.signature);
@@ -88,10 +94,10 @@ impl Profiles {
             return Verdict::Reject("a forged signature");
         }
         let seen = Seen { sequence: profile.sequence, at: now };
-        if self.remember((mesh, profile.site), seen) {
-            Verdict::Accept(Box::new(profile))
-        } else {
-            Verdict::Ignore("more sites than fit in memory")
+        match (self.remember((mesh, profile.site), seen), body.role) {
+            (false, _) => Verdict::Ignore("more sites than fit in memory"),
+            (true, Role::Host) => Verdict::Keep(Box::new(profile)),
+            (true, Role::Site | Role::Submitter) => Verdict::Accept(Box::new(profile)),
         }
     }
 
@@ -120,9 +126,9 @@ fn certified(
     mesh: MeshId,
     profile: &Profile,
     now: Millis,
-) -> Result<(), Verdict> {
+) -> Result<CertificateBody, Verdict> {
     match certificate.admits(mesh, profile.site, now) {
-        Ok(body) if body.name == profile.name => Ok(()),
+        Ok(body) if body.name == profile.name => Ok(body),
         Ok(_) => Err(Verdict::Reject("another name than its certificate's")),
         // It was good when it was sent; clocks differ.
         Err(Refused::Expired) => Err(Verdict::Ignore("an expired certificate")),
@@ -134,7 +140,7 @@ fn certified(
 
 #[cfg(test)]
 mod tests {
-    use meshfarm_protocol::membership::{CertificateBody, Role};
+    use meshfarm_protocol::membership::mesh_of_hosts;
     use meshfarm_protocol::profile::PROFILE_VERSION;
     use meshfarm_protocol::seal::{SealingKey, SigningKey};
 
@@ -145,6 +151,7 @@ mod tests {
     struct Case {
         root: SigningKey,
         key: SigningKey,
+        role: Role,
         profile: Profile,
     }
 
@@ -164,7 +171,7 @@ mod tests {
             addresses: Vec::new(),
         };
         let root = SigningKey::from_seed(&[1; 32]);
-        Case { root, key, profile }
+        Case { root, key, role: Role::Site, profile }
     }
 
     impl Case {
@@ -175,7 +182,7 @@ mod tests {
                 mesh_name: "consortium".into(),
                 site: self.key.site(),
                 name: "oslo".into(),
-                role: Role::Site,
+                role: self.role,
                 issued: Millis(0),
                 expires,
                 serial: 1,
@@ -193,6 +200,7 @@ mod tests {
     fn word(verdict: &Verdict) -> &'static str {
         match verdict {
             Verdict::Accept(_) => "accepted",
+            Verdict::Keep(_) => "kept",
             Verdict::Ignore(why) | Verdict::Reject(why) => why,
         }
     }
@@ -239,6 +247,16 @@ mod tests {
         case.profile.name = "lyon".into();
         let renamed = case.gossip(&case.key, forever);
         assert!(matches!(check(&renamed, mesh), Verdict::Reject(_)));
+    }
+
+    #[test]
+    fn a_host_is_heard_by_its_head_and_passed_on_to_nobody() {
+        let case = Case { role: Role::Host, ..case() };
+        let head = case.root.site();
+        assert_eq!(mesh_of_hosts(head), case.root.mesh());
+        assert_eq!(case.verdict(&mut Profiles::new(head), NOW), "kept");
+        let other = SiteId([9; 32]);
+        assert_eq!(case.verdict(&mut Profiles::new(other), NOW), "a host of another site");
     }
 
     #[test]

@@ -411,6 +411,11 @@ impl Task {
                 self.tell(Event::Profile { mesh: message.mesh, profile });
                 MessageAcceptance::Accept
             }
+            Verdict::Keep(profile) => {
+                self.learn(&profile, now);
+                self.tell(Event::Profile { mesh: message.mesh, profile });
+                MessageAcceptance::Ignore
+            }
             Verdict::Ignore(why) => {
                 count(&self.counters.gossip_ignored);
                 tracing::trace!(why, "gossip ignored");

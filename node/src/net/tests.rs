@@ -14,6 +14,7 @@ use super::*;
 
 mod hostile;
 mod hostile_lanes;
+mod hosts;
 mod joining;
 mod moving;
 mod strangers;

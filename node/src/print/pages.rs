@@ -1,6 +1,6 @@
 //! The pages that commands print: what people see of jobs, sites, slots, meshes and the node.
 
-use meshfarm_core::{Intake, SiteView, SlotsView};
+use meshfarm_core::SiteView;
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{HostClass, MEMORY, Profile, VCPU};
@@ -9,10 +9,12 @@ use crate::api::{Check, CheckState, Examination, Invited, MeshView};
 
 use super::{Cell, Page, Tone, bytes, faint, moment, plain, span, strong};
 
+mod hosts;
 mod jobs;
 mod sandbox;
 mod store;
 
+pub use hosts::{hosts, slots};
 pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, speed, submitted, summary};
 pub use sandbox::{Attacked, attacked, sandbox_report};
 pub use store::{collected, store, verified};
@@ -122,42 +124,6 @@ pub fn profile(profile: &Profile) -> Page {
     page
 }
 
-/// Our slots and who holds them.
-#[must_use]
-pub fn slots(slots: &SlotsView) -> Page {
-    let mut page = Page::of(slots);
-    page.quiet = vec![slots.free.to_string()];
-    let lends = if slots.lending { "lends to other sites" } else { "does not lend" };
-    let free = format!("{} of {} slots free;", slots.free, slots.host.slots);
-    page.line([strong(free), plain(format!("this site {lends}"))]);
-    if let Some(shut) = slots.shut {
-        let text = format!("closed for other sites: {shut}");
-        page.line([Cell::new(text, Tone::Busy), faint("([lending] in meshfarm.toml)")]);
-    }
-    for (whose, intake) in [("other sites", slots.foreign), ("this site", slots.own)] {
-        if let Intake::Closed { give_back } = intake {
-            let then = give_back.map_or_else(
-                || "what runs goes on to its end".to_owned(),
-                |at| format!("what still runs at {} goes back", moment(at)),
-            );
-            let text = format!("paused: no tasks of {whose} are taken, {then}");
-            page.line([Cell::new(text, Tone::Busy), faint("(meshfarm resume)")]);
-        }
-    }
-    let rows = slots.leases.iter().map(|lease| {
-        vec![
-            plain(lease.lease.short()),
-            plain(&lease.borrower),
-            faint(lease.tenant.short()),
-            plain(lease.slots.to_string()),
-            plain(lease.running.to_string()),
-            plain(lease.queued.to_string()),
-        ]
-    });
-    page.table(&["LEASE", "BORROWER", "TENANT", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
-    page
-}
-
 /// The meshes of this site.
 #[must_use]
 pub fn meshes(meshes: &[MeshView]) -> Page {
@@ -187,7 +153,12 @@ pub fn invited(invited: &Invited) -> Page {
     page.quiet = vec![invited.ticket.clone()];
     page.line([faint(format!(
         "{} may join {} as {} until {}, with this on the other machine:",
-        if invited.uses == 1 { "one site".to_owned() } else { format!("{} sites", invited.uses) },
+        match (invited.role, invited.uses) {
+            (Role::Host, 1) => "one machine".to_owned(),
+            (Role::Host, n) => format!("{n} machines"),
+            (Role::Site | Role::Submitter, 1) => "one site".to_owned(),
+            (Role::Site | Role::Submitter, n) => format!("{n} sites"),
+        },
         invited.mesh_name,
         role(invited.role),
         moment(invited.expires)

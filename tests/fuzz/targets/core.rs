@@ -12,7 +12,7 @@ use meshfarm_protocol::id::{
 use meshfarm_protocol::lease::{
     Assignment, Commit, Declined, Done, Grant, Offer, Outcome, Outputs, Phase, Status, Usage, Want,
 };
-use meshfarm_protocol::membership::Role;
+use meshfarm_protocol::membership::{Role, mesh_of_hosts};
 use meshfarm_protocol::message::{MAX_CONTROL_BYTES, Message};
 use meshfarm_protocol::profile::{
     Amount, AmountNeed, AttributeNeed, HostClass, Level, Profile, Requirement,
@@ -275,11 +275,12 @@ fn ask(mesh: &mut Mesh, act: Act) {
             (at, Ask::OperateSite(shut))
         }
         Act::Invite(at, secret, uses) => {
+            let host = secret % 2 == 1;
             let invite = Ask::Invite {
-                mesh: MeshId([1; 32]),
+                mesh: if host { mesh_of_hosts(id(site(at))) } else { MeshId([7; 32]) },
                 mesh_name: "consortium".into(),
                 secret_hash: [secret; 32],
-                role: Role::Site,
+                role: if host { Role::Host } else { Role::Site },
                 uses: uses.into(),
                 expires: mesh.now.plus(Millis::seconds(1000)),
             };

@@ -18,7 +18,7 @@ struct Rude {
     gossip: gossipsub::Behaviour,
 }
 
-struct Intruder {
+pub(super) struct Intruder {
     swarm: Swarm<Rude>,
     heard: usize,
     closed: bool,
@@ -31,7 +31,7 @@ fn topic() -> gossipsub::IdentTopic {
 }
 
 impl Intruder {
-    async fn into(target: &Node, as_key: u8) -> Self {
+    pub(super) async fn into(target: &Node, as_key: u8) -> Self {
         let key = key(as_key);
         let config = gossip::config(root().mesh());
         let anonymous = gossipsub::MessageAuthenticity::Anonymous;
@@ -81,7 +81,7 @@ impl Intruder {
         }
     }
 
-    async fn ask(&mut self, target: &Node, request: Request) -> Answer {
+    pub(super) async fn ask(&mut self, target: &Node, request: Request) -> Answer {
         let to = peer_of(&target.site()).unwrap();
         self.swarm.behaviour_mut().control.send_request(&to, request);
         within("an answer", async {
@@ -95,14 +95,14 @@ impl Intruder {
     }
 }
 
-fn shown(certificate: Certificate) -> Request {
+pub(super) fn shown(certificate: Certificate) -> Request {
     Request::Hello(Hello {
         versions: (WIRE_VERSION, WIRE_VERSION),
         certificates: vec![certificate],
     })
 }
 
-fn refused(answer: Answer) -> String {
+pub(super) fn refused(answer: Answer) -> String {
     match answer {
         Answer::Refused(why) => why,
         other => panic!("not refused: {other:?}"),

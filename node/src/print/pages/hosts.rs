@@ -1,0 +1,97 @@
+//! The pages of machines and slots.
+
+use meshfarm_core::{HostState, HostView, SlotsView};
+use meshfarm_protocol::id::Millis;
+use meshfarm_protocol::profile::VCPU;
+
+use super::{amount, memory, software};
+use crate::print::{Cell, Page, Tone, faint, plain, span, strong};
+
+/// The machines of a site.
+#[must_use]
+pub fn hosts(hosts: &[HostView], now: Millis) -> Page {
+    let mut page = Page::of(&hosts);
+    page.quiet = hosts.iter().map(|host| host.name.clone()).collect();
+    let rows = hosts.iter().map(|host| {
+        let offers = host.offers.as_ref();
+        vec![
+            if host.own { strong(&host.name) } else { plain(&host.name) },
+            state(host, now),
+            plain(host.slots.to_string()),
+            plain(host.used.to_string()),
+            plain(host.free.to_string()),
+            plain(host.running.to_string()),
+            plain(offers.map(|host| amount(host, VCPU)).unwrap_or_default()),
+            plain(offers.map(memory).unwrap_or_default()),
+            plain(offers.map(|host| host.level.to_string()).unwrap_or_default()),
+            // In thousandths of the reference core.
+            plain(offers.map_or_else(String::new, |host| {
+                format!("{}.{:02}", host.speed / 1000, host.speed % 1000 / 10)
+            })),
+            plain(offers.map(|host| software(std::slice::from_ref(host))).unwrap_or_default()),
+            faint(host.host.short()),
+        ]
+    });
+    let head = [
+        "HOST",
+        "STATE",
+        ">SLOTS",
+        ">USED",
+        ">FREE",
+        ">RUNNING",
+        ">CORES",
+        ">MEMORY",
+        "ISOLATION",
+        ">SPEED",
+        "SOFTWARE",
+        "ID",
+    ];
+    page.table(&head, rows);
+    page
+}
+
+fn state(host: &HostView, now: Millis) -> Cell {
+    match (host.state, host.heard) {
+        _ if host.own => Cell::new("this machine", Tone::Strong),
+        (HostState::Connected, _) => Cell::new("connected", Tone::Good),
+        (HostState::Away, Some(heard)) => {
+            Cell::new(format!("away, heard {} ago", span(now.since(heard))), Tone::Bad)
+        }
+        (HostState::Away, None) => Cell::new("away", Tone::Bad),
+        (HostState::Pausing, _) => Cell::new("pausing", Tone::Busy),
+        (HostState::Stopped, _) => Cell::new("stopped", Tone::Faint),
+        (HostState::Paused, _) => Cell::new("paused there", Tone::Faint),
+    }
+}
+
+/// Our slots and who holds them, and what our jobs have of the slots of our hosts.
+#[must_use]
+pub fn slots(slots: &SlotsView) -> Page {
+    let mut page = Page::of(slots);
+    page.quiet = vec![slots.free.to_string()];
+    let lends = if slots.lending { "lends to other sites" } else { "does not lend" };
+    let free = format!("{} of {} slots free;", slots.free, slots.host.slots);
+    page.line([strong(free), plain(format!("this site {lends}"))]);
+    let rows = slots.leases.iter().map(|lease| {
+        vec![
+            plain(lease.lease.short()),
+            plain(&lease.borrower),
+            plain(lease.slots.to_string()),
+            plain(lease.running.to_string()),
+            plain(lease.queued.to_string()),
+        ]
+    });
+    page.table(&["LEASE", "BORROWER", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
+    let rows = slots.hosts.iter().map(|lease| {
+        vec![
+            plain(lease.lease.short()),
+            plain(&lease.host),
+            plain(lease.job.short()),
+            plain(lease.slots.to_string()),
+            plain(lease.running.to_string()),
+            plain(lease.queued.to_string()),
+        ]
+    });
+    page.table(&["LEASE", "HOST", "JOB", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
+    page
+}

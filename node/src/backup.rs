@@ -375,7 +375,7 @@ fn unpack(home: &Home, file: &Path) -> Result<Counted, BackupError> {
         let Entry { kind, name, bytes } = take(&mut from).map_err(|what| broken(&what))?;
         match kind {
             Kind::Settings => {
-                let text = String::from_utf8(bytes).map_err(|_| broken("its settings"))?;
+                let text = String::from_utf8(bytes).map_err(|_text| broken("its settings"))?;
                 Config::parse(&home.config(), &text)?;
                 create(&home.config(), text.as_bytes())?;
                 has_settings = true;
@@ -398,7 +398,8 @@ fn unpack(home: &Home, file: &Path) -> Result<Counted, BackupError> {
                 }
             }
             Kind::Chunk => {
-                let cid = <[u8; 32]>::try_from(name).map_err(|_| broken("a chunk of no name"))?;
+                let cid =
+                    <[u8; 32]>::try_from(name).map_err(|_name| broken("a chunk of no name"))?;
                 chunks.put(&ChunkId(cid), &bytes)?;
                 counted.chunks += 1;
             }

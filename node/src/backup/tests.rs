@@ -17,7 +17,16 @@ struct Made {
 
 fn job(job: u8, phase: JobPhase, root: ChunkId) -> Record {
     let (job, submitted, ended) = (JobId([job; 16]), Millis(1), None);
-    Record::Job(JobRecord { job, submitted, ended, phase, root, bytes: 9, inputs: Vec::new(), steering: meshfarm_core::Steering::default() })
+    Record::Job(JobRecord {
+        job,
+        submitted,
+        ended,
+        phase,
+        root,
+        bytes: 9,
+        inputs: Vec::new(),
+        steering: meshfarm_core::Steering::default(),
+    })
 }
 
 fn chunk(bytes: &[u8]) -> ChunkId {

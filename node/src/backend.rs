@@ -422,6 +422,7 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
         place: submit.place,
         priority: submit.priority,
         retries: submit.retries,
+        max_failed_tasks: submit.max_failed_tasks,
         timeout: submit.timeout.map(job_bundle::Duration),
         ..PolicyChanges::default()
     };
@@ -429,11 +430,13 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
     Ok(SubmitRequest {
         source,
         cwd: submit.folder,
-        parameters: parameters.collect(),
+        parameters: parameters.chain(submit.arguments).collect(),
         frames: submit.frames,
         resolution: submit.resolution.map(|(width, height)| format!("{width}x{height}")),
         output: submit.output,
         inputs: submit.inputs,
+        environments: submit.environments,
+        path_mapping: submit.path_mapping,
         policy,
         user: submit.user,
     })

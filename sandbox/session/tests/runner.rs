@@ -57,6 +57,8 @@ impl Runner {
             format: TemplateFormat::Yaml,
             template: template.into(),
             parameters: values,
+            environments: vec![],
+            path_mapping: vec![],
         };
         let job_file = folder.path().join("job.json");
         fs::write(&job_file, serde_json::to_vec(&job).unwrap()).unwrap();

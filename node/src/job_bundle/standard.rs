@@ -78,7 +78,7 @@ pub struct Playable {
 }
 
 /// A path that the value of a parameter names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedPath {
     /// Where it is, absolute.
     pub path: PathBuf,

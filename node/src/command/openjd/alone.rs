@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Problem;
 use crate::cli::OpenjdRun;
-use crate::job_bundle::{NamedPath, Playable};
+use crate::job_bundle::Playable;
 use crate::session::{read_lines, read_some, stopped_words};
 
 use super::super::sandbox::{self, Surroundings};
@@ -62,10 +62,9 @@ fn jailed(
     let programs = sandbox::programs()?;
     let policy = sandbox::policy(&flags.jail)?;
     let template = std::path::absolute(&flags.path)?;
-    let mut named: Vec<NamedPath> = template.parent().map(beside).into_iter().collect();
-    named.extend(playable.paths.iter().cloned());
     let room = surroundings.room();
-    let plan = sandbox::for_session(&flags.jail, policy, &room, (&programs.session, &named))?;
+    let inside = (programs.session.as_path(), template.as_path(), playable.paths.as_slice());
+    let plan = sandbox::for_session(&flags.jail, policy, &room, inside)?;
     fs::write(plan.spec.work.join(JOB_FILE), &playable.job_json)?;
     let play = play(playable, SESSION_AT, flags.preserve);
     sandbox::within(desk, (&plan, flags.verbose), &programs, |jail| {
@@ -76,16 +75,6 @@ fn jailed(
         }
         Ok(ran)
     })
-}
-
-/// The template's own folder: what it needs may lie there.
-fn beside(folder: &Path) -> NamedPath {
-    NamedPath {
-        path: folder.to_owned(),
-        parameter: "the template's folder".to_owned(),
-        is_file: false,
-        writes: false,
-    }
 }
 
 fn talk_to(jail: &mut Jail, play: &Play, journal: &mut Journal) -> Result<Ran, Failure> {

@@ -9,6 +9,7 @@ use meshfarm_sandbox::{self as sandbox, Access, Level, Mount, Outputs, Spec, Win
 use crate::api::Problem;
 use crate::cli::{IsolationLevel, JailFlags, SandboxRun};
 use crate::job_bundle::NamedPath;
+use crate::sys;
 
 use super::super::Failure;
 
@@ -88,11 +89,16 @@ pub(in super::super) fn for_session(
     flags: &JailFlags,
     policy: Option<sandbox::Ready>,
     room: &Room<'_>,
-    (runner, named): (&Path, &[NamedPath]),
+    (runner, template, named): (&Path, &Path, &[NamedPath]),
 ) -> Result<Plan, Failure> {
     let (mut spec, _, _) = shown(flags, policy.as_ref(), room)?;
     spec.program = runner.to_owned();
     let mut notes = Vec::new();
+    if let Some(beside) = template.parent() {
+        // What the job needs may lie beside its template. Where that cannot be shown, it is read by us alone.
+        let folder = NamedPath { path: beside.to_owned(), ..NamedPath::default() };
+        drop(show_named(&mut spec, &folder));
+    }
     for named in named {
         if let Err(failure) = show_named(&mut spec, named) {
             notes.push(format!("{}: {}", named.parameter, failure.text()));
@@ -117,6 +123,10 @@ fn show_named(spec: &mut Spec, named: &NamedPath) -> Result<(), Failure> {
     let Ok(host) = at.canonicalize() else {
         return Ok(());
     };
+    if !named.writes && sys::is_root() && fs::metadata(&host)?.permissions().mode() & 0o4 == 0 {
+        let text = "only its owner may read it, and as root a job has a user of its own";
+        return Err(Problem::bad_input(format!("{}: {text}", at.display())).into());
+    }
     let access = if named.writes { Access::Write } else { Access::Read };
     if !named.writes && (is_shown(at, spec) || spec.mount_of(at).is_some()) {
         return Ok(());

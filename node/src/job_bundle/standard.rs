@@ -25,6 +25,9 @@ use super::{around, parameters, place, steps};
 /// A longer file is refused, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
 
+/// The extension under which the value of a path may be a URI.
+const URIS: &str = "EXPR";
+
 /// A job that is run whole.
 #[derive(Clone, Debug, Default)]
 pub struct PlayRequest {
@@ -126,10 +129,15 @@ pub fn prepare(request: &PlayRequest) -> Result<Playable, BundleError> {
     let (files, templates): (Vec<_>, Vec<_>) =
         around.iter().map(|around| (around.file.clone(), around.template.clone())).unzip();
 
+    let definitions = around::definitions(&template, &around);
+    let uris = template.extensions.iter().flatten().any(|name| name.as_str() == URIS);
     let mut given = std::collections::HashMap::new();
     for argument in &request.parameters {
         for value in argument_values(&request.cwd, argument)? {
-            given.insert(value.name, text_of(&value.value).as_str().into());
+            let definition = definitions.iter().find(|d| d.name() == value.name);
+            let kind = definition.map(JobParameterDefinition::job_param_type);
+            let text = value_text(&value.value, kind, (&request.cwd, uris));
+            given.insert(value.name, text.as_str().into());
         }
     }
     let folder = bundle.folder.canonicalize().unwrap_or_else(|_gone| bundle.folder.clone());
@@ -166,8 +174,28 @@ pub fn prepare(request: &PlayRequest) -> Result<Playable, BundleError> {
         name: job.name,
         job_json: serde_json::to_vec(&file).expect("texts always serialize into memory"),
         steps,
-        paths: paths(&around::definitions(&template, &around), &values),
+        paths: paths(&definitions, &values),
     })
+}
+
+/// The value of a parameter as the model takes it: text, with relative paths made absolute and without `..`.
+fn value_text(value: &Value, kind: Option<JobParameterType>, (cwd, uris): (&Path, bool)) -> String {
+    let absolute = |text: &str| {
+        if text.is_empty() || (uris && text.contains("://")) || text.starts_with('/') {
+            return text.to_owned();
+        }
+        clean(cwd, Path::new(text)).to_string_lossy().into_owned()
+    };
+    let text = text_of(value);
+    match kind {
+        Some(JobParameterType::Path) => absolute(&text),
+        Some(JobParameterType::ListPath) => match serde_json::from_str::<Vec<String>>(&text) {
+            Ok(list) => Value::from_iter(list.iter().map(|text| absolute(text))).to_string(),
+            // The model says what is wrong with it.
+            Err(_no_list) => text,
+        },
+        Some(_) | None => text,
+    }
 }
 
 fn text_of(value: &Value) -> String {

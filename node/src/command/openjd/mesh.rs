@@ -6,7 +6,7 @@ use meshfarm_core::{JobPhase, JobView};
 use meshfarm_protocol::id::{AttemptId, JobId};
 use tokio::time::{Instant, sleep};
 
-use crate::api;
+use crate::api::{self, DryRun, Problem};
 use crate::cli::OpenjdRun;
 use crate::client::ClientError;
 use crate::job_bundle::PlayRequest;
@@ -46,6 +46,7 @@ pub(super) async fn run(
         arguments: request.parameters.clone(),
         max_failed_tasks: Some(0),
     };
+    check_sites(&desk.client.dry_run(&submit).await?)?;
     let submitted = desk.client.submit(&submit, |_| {}).await?;
     journal.print([format!("Running job '{}' ({})", submitted.name, submitted.job).as_str()])?;
     let ended = tokio::select! {
@@ -73,6 +74,16 @@ pub(super) async fn run(
         JobPhase::Active => Some("it has not ended".to_owned()),
     };
     Ok(Ran { n_tasks, failed, preserved: None })
+}
+
+/// A queue waits for a host that serves; who waits for a result wants to hear that there is none.
+fn check_sites(plan: &DryRun) -> Result<(), Failure> {
+    if plan.sites.iter().any(|site| site.blocks.is_empty()) {
+        return Ok(());
+    }
+    let sites = plan.sites.iter().map(|site| format!("{}: {}", site.site, site.blocks.join(", ")));
+    let sites: Vec<_> = sites.collect();
+    Err(Problem::refused(format!("no site can run it now; {}", sites.join("; "))).into())
 }
 
 async fn wait(desk: &Desk, job: JobId) -> Result<JobView, Failure> {

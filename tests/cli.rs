@@ -7,9 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "init", "node", "doctor", "profile", "mesh", "invite", "join", "sites", "submit", "jobs",
-    "job", "watch", "logs", "cancel", "retry", "slots", "sandbox",
+    "job", "watch", "logs", "cancel", "retry", "slots", "sandbox", "openjd",
 ];
 
 #[test]

@@ -11,6 +11,7 @@ mod namespaces;
 mod outsource;
 mod render;
 mod restart;
+mod standard;
 mod store;
 
 mod tidy;

@@ -423,4 +423,44 @@ mod tests {
         assert!(plan.notes[0].contains("all of /srv/ada"), "{:?}", plan.notes);
         assert!(at("/srv/ada/show").notes.is_empty());
     }
+
+    #[test]
+    fn a_session_sees_what_its_job_names_and_writes_only_where_it_says() {
+        let room = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        let here = room.path().canonicalize().unwrap();
+        let open = |path: &Path| {
+            fs::create_dir_all(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        for folder in ["", "tex", "templates"] {
+            open(&here.join(folder));
+        }
+        let named = |path: &Path, is_file, writes| NamedPath {
+            path: path.to_owned(),
+            parameter: "Asset".to_owned(),
+            is_file,
+            writes,
+        };
+        let paths = [
+            named(&here.join("tex/wood.png"), true, false),
+            named(&here.join("out/frames"), false, true),
+            named(&here.join("gone"), false, false),
+            named(Path::new("/etc"), false, true),
+        ];
+        let flags = JailFlags { software: vec!["/opt".into()], ..JailFlags::default() };
+        let elsewhere = Path::new("/usr/share");
+        let temp = here.join("temp");
+        let room = Room { here: elsewhere, path: "", home: None, temp: &temp };
+        let template = here.join("templates/t.yaml");
+        let inside = (Path::new("/usr/bin/env"), template.as_path(), &paths[..]);
+        let plan = for_session(&flags, None, &room, inside);
+        let plan = plan.map_err(|failure| failure.text()).unwrap();
+        let at = |name: &str| here.join(name).display().to_string();
+        let wanted = [(at("templates"), false), (at("tex"), false), (at("out/frames"), true)];
+        let shown: Vec<_> = shown(&plan).into_iter().map(|(at, writes, _)| (at, writes)).collect();
+        assert_eq!(shown, wanted);
+        assert!(plan.notes.len() == 1 && plan.notes[0].starts_with("Asset: "), "{:?}", plan.notes);
+        assert!(plan.spec.env["PATH"].starts_with("/opt:/opt/bin:/usr"), "{:?}", plan.spec.env);
+        assert!(here.join("out/frames").is_dir() && !here.join("gone").exists());
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Ran, SOON, Running, finish, folder, programs, signal, wait_until, write};
+use crate::harness::{Ran, Running, SOON, finish, folder, programs, signal, wait_until, write};
 
 #[test]
 fn conformance_files_pass_alone_and_through_a_mesh_of_three_sites() {

@@ -394,10 +394,7 @@ fn job_file() -> JobFile {
 /// With what a submitter may put around a job.
 fn job_file_around() -> JobFile {
     JobFile {
-        environments: vec![EnvironmentFile {
-            format: TemplateFormat::Json,
-            template: "{}".into(),
-        }],
+        environments: vec![EnvironmentFile { format: TemplateFormat::Json, template: "{}".into() }],
         path_mapping: vec![MappingRule {
             source_path_format: MappedFormat::Uri,
             source_path: "s3://show".into(),

@@ -134,7 +134,8 @@ impl RunResult {
             let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
             return Ok(print::out(&format!("{text}\n"))?);
         }
-        let mut text = format!("\n--- Results of session ---\n\n{}\n\n", print::clean(&self.message));
+        let mut text =
+            format!("\n--- Results of session ---\n\n{}\n\n", print::clean(&self.message));
         let mut line = |name: &str, value: &str| {
             text.push_str(&format!("{name}: {}\n", print::clean(value)));
         };

@@ -44,9 +44,7 @@ fn run(desk: &Desk, flags: &SandboxRun) -> Done {
     let surroundings = Surroundings::find("meshfarm-sandbox-")?;
     let plan = plan::make(flags, policy, &surroundings.room())?;
     let interrupted = Arc::new(AtomicBool::new(false));
-    let exit = within(desk, (&plan, flags.report), &programs, |jail| {
-        connect(jail, &interrupted)
-    })?;
+    let exit = within(desk, (&plan, flags.report), &programs, |jail| connect(jail, &interrupted))?;
     finish(desk, exit, &plan.spec.limits, interrupted.load(Ordering::Acquire))
 }
 

@@ -117,7 +117,8 @@ pub(super) fn check_wrappers(job: &Job, around: &[Around]) -> Result<(), BundleE
         let script = around.template.environment.script.as_ref();
         script.is_some_and(|script| script.actions.has_any_wrap_hook())
     });
-    let mut names: Vec<&str> = outer.map(|around| around.template.environment.name.as_str()).collect();
+    let mut names: Vec<&str> =
+        outer.map(|around| around.template.environment.name.as_str()).collect();
     let inner = job.job_environments.iter().flatten();
     let inner = inner.chain(job.steps.iter().flat_map(|s| s.step_environments.iter().flatten()));
     let wraps = inner.filter(|environment| {

@@ -219,10 +219,8 @@ fn choose(request: &PlayRequest, job: &Job, path: &Path) -> Result<Vec<usize>, B
         None if names.len() == 1 => Some(0),
         None => None,
     };
-    let refused = |error| BundleError::Template {
-        path: path.to_owned(),
-        problem: place::plain(&error),
-    };
+    let refused =
+        |error| BundleError::Template { path: path.to_owned(), problem: place::plain(&error) };
     let sorted = StepDependencyGraph::new(job).and_then(|graph| graph.topo_sorted());
     let sorted = sorted.map_err(refused)?;
     let Some(wanted) = wanted else {
@@ -245,9 +243,8 @@ fn choose(request: &PlayRequest, job: &Job, path: &Path) -> Result<Vec<usize>, B
 
 fn needs(job: &Job, index: usize) -> Vec<usize> {
     let names = job.steps[index].dependencies.iter().flatten();
-    let found = names.filter_map(|needed| {
-        job.steps.iter().position(|step| step.name == needed.depends_on)
-    });
+    let found =
+        names.filter_map(|needed| job.steps.iter().position(|step| step.name == needed.depends_on));
     found.collect()
 }
 
@@ -271,20 +268,17 @@ fn played(
             let numbers = sets.iter().map(|values| number_of(step, values, "--tasks"));
             PlayedTasks::These(numbers.collect::<Result<_, _>>()?)
         }
-        WantedTasks::All
-        | WantedTasks::First(_)
-        | WantedTasks::One(_)
-        | WantedTasks::Listed(_) => all,
+        WantedTasks::All | WantedTasks::First(_) | WantedTasks::One(_) | WantedTasks::Listed(_) => {
+            all
+        }
     };
     Ok(PlayedStep { step: StepNo(u32::try_from(index).unwrap_or(u32::MAX)), tasks })
 }
 
 /// The values of tasks in a list.
 fn listed(cwd: &Path, list: &str) -> Result<Vec<BTreeMap<String, String>>, BundleError> {
-    let wrong = |problem: String| BundleError::Argument {
-        argument: format!("--tasks {list}"),
-        problem,
-    };
+    let wrong =
+        |problem: String| BundleError::Argument { argument: format!("--tasks {list}"), problem };
     let document: Value = match list.strip_prefix("file://") {
         Some(file) => {
             let path = clean(cwd, Path::new(file));

@@ -484,7 +484,8 @@ fn what_is_played_names_its_paths_and_what_stands_around_it() {
     assert_eq!(file.parameters["Queue"], "night");
     assert_eq!((file.environments.len(), file.path_mapping.len()), (1, 1));
     let real = studio.0.path().canonicalize().unwrap();
-    let paths = playable.paths.iter().map(|named| (named.path.clone(), named.is_file, named.writes));
+    let paths =
+        playable.paths.iter().map(|named| (named.path.clone(), named.is_file, named.writes));
     let (scene, out) = (real.join("in/a.scene"), studio.at("out"));
     assert_eq!(paths.collect::<Vec<_>>(), [(scene, true, false), (out, false, true)]);
     request.path_mapping = Some(rules("pathmapping-9.9"));
@@ -505,9 +506,8 @@ fn a_template_of_either_kind_is_checked_within_the_extensions_that_are_allowed()
     let studio = Studio::new(&[("t.yaml", PLAYED), ("c.yaml", &chunks), ("e.json", "{}")]);
     check(&studio.at("t.yaml"), Some("")).unwrap();
     check(&studio.at("c.yaml"), None).unwrap();
-    let refused = |name: &str, extensions| {
-        check(&studio.at(name), extensions).unwrap_err().to_string()
-    };
+    let refused =
+        |name: &str, extensions| check(&studio.at(name), extensions).unwrap_err().to_string();
     assert!(refused("c.yaml", Some("EXPR")).contains("TASK_CHUNKING"));
     assert!(refused("t.yaml", Some("MAGIC")).contains("there are TASK_CHUNKING"));
     assert!(refused("e.json", None).contains("specificationVersion"));

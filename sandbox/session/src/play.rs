@@ -29,7 +29,10 @@ pub(crate) async fn play(
     };
     let played = playing.job(play, &opened, commands).await;
     let left = playing.leave_down_to(0).await;
-    if !play.keep {
+    if play.keep {
+        // The session's folders go with it, whatever it is told of keeping them.
+        std::mem::forget(playing.session);
+    } else {
         playing.session.cleanup();
     }
     played.and(left)

@@ -11,8 +11,8 @@ use meshfarm_protocol::session::{
 use openjd_model::job::{Environment, Step};
 use openjd_model::{StepParameterSpaceIterator, TaskParameterSet};
 use openjd_sessions::{
-    ActionResult, ActionState, ActionStatus, PathFormat, PathMappingRule, Session, SessionConfig, SessionState,
-    StickyBitPolicy,
+    ActionResult, ActionState, ActionStatus, PathFormat, PathMappingRule, Session, SessionConfig,
+    SessionState, StickyBitPolicy,
 };
 
 use crate::commands::{Commands, Wish};

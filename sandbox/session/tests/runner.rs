@@ -57,7 +57,11 @@ impl Runner {
     }
 
     /// A runner that plays these tasks of these steps; `around` changes the job file.
-    fn play(template: &str, steps: &[(u32, PlayedTasks)], around: impl FnOnce(&mut JobFile)) -> Self {
+    fn play(
+        template: &str,
+        steps: &[(u32, PlayedTasks)],
+        around: impl FnOnce(&mut JobFile),
+    ) -> Self {
         let (mut runner, _) = Self::begin(template, &[], |_, _| vec![], around);
         let text = |name| runner.path(name).to_str().unwrap().to_owned();
         let steps = steps.iter().cloned();
@@ -353,7 +357,10 @@ fn a_job_is_played_whole_in_one_session_whose_environments_stand_around_all_step
         ["inner out", zero, "join /new/scene"],
         ["Process exited with code: 3", "outer out", zero],
     ];
-    assert_eq!((plain_log_of(&said), error), (wanted.as_flattened().iter().map(ToString::to_string).collect(), None));
+    assert_eq!(
+        (plain_log_of(&said), error),
+        (wanted.as_flattened().iter().map(ToString::to_string).collect(), None)
+    );
     let ended = said.iter().filter_map(|said| match said {
         FromRunner::TaskEnded { task, outcome, .. } => Some((task.0, outcome == &Outcome::Done)),
         _ => None,
@@ -378,7 +385,9 @@ fn nothing_is_played_after_an_environment_that_cannot_be_entered_and_all_are_lef
 fn a_job_that_is_played_is_stopped_on_request_and_leaves_its_environments() {
     let template = PLAYED.replace("echo frame {{Task.Param.Frame}}", "echo begun; sleep 600");
     let mut runner = Runner::play(&template, &[(0, PlayedTasks::First(2))], |_| {});
-    runner.until(|said| matches!(said, FromRunner::Log { lines, .. } if lines.contains(&"begun".into())));
+    runner.until(
+        |said| matches!(said, FromRunner::Log { lines, .. } if lines.contains(&"begun".into())),
+    );
     runner.tell(&ToRunner::Cancel);
     assert_eq!(runner.until_task_ended().1, Outcome::Canceled);
     let log = plain_log_of(&runner.until_ended().0);

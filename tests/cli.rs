@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 30] = [
     "init",
     "node",
     "doctor",
@@ -16,11 +16,13 @@ const COMMANDS: [&str; 25] = [
     "invite",
     "join",
     "sites",
+    "hosts",
     "submit",
     "jobs",
     "job",
     "watch",
     "logs",
+    "missing",
     "cancel",
     "hold",
     "release",
@@ -33,6 +35,9 @@ const COMMANDS: [&str; 25] = [
     "resume",
     "slots",
     "sandbox",
+    "openjd",
+    "backup",
+    "restore",
 ];
 
 #[test]

@@ -117,7 +117,7 @@ impl Running {
         self.0.id()
     }
 
-    fn has_ended(&mut self) -> Option<i32> {
+    pub(crate) fn has_ended(&mut self) -> Option<i32> {
         let ended = self.0.try_wait().expect("it is our own process")?;
         Some(ended.code().unwrap_or(-1))
     }

@@ -13,6 +13,7 @@ mod operate;
 mod outsource;
 mod render;
 mod restart;
+mod standard;
 mod store;
 
 mod tidy;

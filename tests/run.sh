@@ -6,7 +6,7 @@ cd "$root"
 # shellcheck source=tests/env.sh
 . tests/env.sh
 need_build_packages
-need_packages povray povray-examples iproute2 util-linux python3 binutils gcc musl-tools rsync
+need_packages povray povray-examples iproute2 util-linux python3 python3-yaml binutils gcc musl-tools rsync
 # Large, and not everywhere to be had: without it the tests of Blender do nothing, and say so.
 (need_packages blender) || printf 'Blender cannot be installed: it is not tested\n' >&2
 build_programs >&2

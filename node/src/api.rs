@@ -152,6 +152,18 @@ pub struct Submit {
     /// Whether nothing starts before the job is released.
     #[serde(default)]
     pub hold: bool,
+    /// Files of environment templates that stand around the job, the outermost first.
+    #[serde(default)]
+    pub environments: Vec<PathBuf>,
+    /// Path mapping rules of its own: `file://FILE` or JSON.
+    #[serde(default)]
+    pub path_mapping: Option<String>,
+    /// `NAME=VALUE`, `file://FILE` or a JSON object, each; behind `parameters`, later ones win.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// The job stops when more of its tasks than this have failed for good.
+    #[serde(default)]
+    pub max_failed_tasks: Option<u32>,
 }
 
 /// How far a submission is.

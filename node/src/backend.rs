@@ -300,13 +300,13 @@ impl NodeBackend {
     }
 
     async fn read_log(&self, attempt: AttemptId, offset: u64) -> Result<LogPart, Problem> {
-        let open = self.gate.look(move |site, _| site.is_open(attempt)).await?;
         let logs = Arc::clone(&self.logs);
-        let read = move || logs.read(attempt, offset, LOG_PIECE);
-        let bytes = self.means.machine.block(read).await.ok_or_else(panicked)?;
+        // Whether it is whole is looked at first: what comes in between is not missed.
+        let read = move || (logs.is_whole(attempt), logs.read(attempt, offset, LOG_PIECE));
+        let (whole, bytes) = self.means.machine.block(read).await.ok_or_else(panicked)?;
         let bytes = bytes.map_err(|error| Problem::broken(&error))?;
         let bytes = bytes.ok_or_else(|| Problem::not_found("this attempt has no log yet"))?;
-        Ok(LogPart { ended: bytes.is_empty() && !open, bytes })
+        Ok(LogPart { ended: bytes.is_empty() && whole, bytes })
     }
 
     async fn figures(&self) -> Result<Transfers, Problem> {
@@ -451,6 +451,7 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
         place: submit.place,
         priority: submit.priority,
         retries: submit.retries,
+        max_failed_tasks: submit.max_failed_tasks,
         timeout: submit.timeout.map(job_bundle::Duration),
         silence: submit.silence.map(job_bundle::Duration),
         order: submit.order,
@@ -460,11 +461,13 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
     Ok(SubmitRequest {
         source,
         cwd: submit.folder,
-        parameters: parameters.collect(),
+        parameters: parameters.chain(submit.arguments).collect(),
         frames: submit.frames,
         resolution: submit.resolution.map(|(width, height)| format!("{width}x{height}")),
         output: submit.output,
         inputs: submit.inputs,
+        environments: submit.environments,
+        path_mapping: submit.path_mapping,
         policy,
         user: submit.user,
     })

@@ -10,14 +10,18 @@ use meshfarm_protocol::membership::{Role, is_name};
 
 use crate::config::{LogFormat, MAX_SLOTS, bad_name};
 
+mod openjd;
 mod operate;
 mod sandbox;
 
+pub use openjd::{
+    Openjd, OpenjdCheck, OpenjdCommand, OpenjdRun, ResultFormat, StampFormat, spell_out,
+};
 pub use operate::{
     After, Hold, Jobs, Kill, Operate, Outsource, Pause, Priority, QueueName, Resume, Retry,
     Selection,
 };
-pub use sandbox::{IsolationLevel, Sandbox, SandboxCheck, SandboxCommand, SandboxRun};
+pub use sandbox::{IsolationLevel, JailFlags, Sandbox, SandboxCheck, SandboxCommand, SandboxRun};
 
 /// What the exit codes mean; printed beneath `meshfarm --help`.
 const EXIT_CODES: &str = "\
@@ -206,6 +210,13 @@ backup was written is rendered again.")]
 Example:
   meshfarm sandbox run --report -- povray scene.pov +O/session/frame.png")]
     Sandbox(Sandbox),
+
+    /// Check or run a template of Open Job Description, as the standard's own command line does
+    #[command(after_help = "\
+Examples:
+  meshfarm openjd check template.yaml
+  meshfarm openjd run template.yaml -p Frames=1-3")]
+    Openjd(Openjd),
 
     /// Decode frames: what the contact sheet starts in a jail
     #[command(hide = true, name = crate::sheet::SUBCOMMAND, after_help = "Example:\n  meshfarm decode-frames")]
@@ -619,8 +630,8 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, String> {
-        let words = line.split_whitespace();
-        Cli::try_parse_from(std::iter::once("meshfarm").chain(words)).map_err(|e| e.to_string())
+        let words = std::iter::once("meshfarm").chain(line.split_whitespace());
+        Cli::try_parse_from(spell_out(words.map(Into::into))).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -722,10 +733,29 @@ mod tests {
             ("sandbox run --windows S:show=/a -- true", ["--windows", "S:\\show=/srv/show"]),
             ("sandbox run --level S1 -- true", ["--level", "S3"]),
             ("sandbox run true", ["sandbox run", "true"]),
+            ("openjd run a --mesh --step b", ["--mesh", "--step"]),
+            ("openjd run a --where auto", ["--mesh", "--where"]),
+            ("openjd run a --tasks [] --maximum-tasks 2", ["--tasks", "--maximum-tasks"]),
         ] {
             let error = parse(line).expect_err(line);
             assert!(words.iter().all(|word| error.contains(word)), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_template_is_run_with_the_flags_of_the_standards_own_command_line() {
+        let line = "openjd run t.yaml -p A=1 -p file://v.json --env e.yaml --environment f.yaml --step S \
+                    -tp F=1 --task-param G=-2 --run-dependencies --extensions EXPR --preserve --output json";
+        let Command::Openjd(Openjd { command: OpenjdCommand::Run(run) }) =
+            parse(line).unwrap().command
+        else {
+            panic!("{line}");
+        };
+        assert_eq!(run.parameters, ["A=1", "file://v.json"]);
+        assert_eq!(run.task_params, [("F".into(), "1".into()), ("G".into(), "-2".into())]);
+        assert_eq!((run.environments.len(), run.output), (2, ResultFormat::Json));
+        assert!(run.run_dependencies && run.preserve && !run.mesh && !run.no_sandbox);
+        assert!(parse("openjd run t.yaml --maximum-tasks -1 --no-run-dependencies").is_ok());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::sheet::{self, Decode};
 mod hosts;
 mod logs;
 mod missing;
+mod openjd;
 mod operate;
 mod sandbox;
 mod store;
@@ -147,7 +148,7 @@ impl Desk {
 /// Parse the command line and do what it says; complain on standard error when that fails.
 #[must_use]
 pub fn main(rooms: &dyn Rooms) -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(cli::spell_out(std::env::args_os()));
     let home = match Home::find(cli.home) {
         Ok(home) => home,
         Err(error) => return fail(&error.into(), None),
@@ -188,12 +189,13 @@ fn dispatch(rooms: &dyn Rooms, desk: &Desk, command: Command) -> Done {
         Command::Sandbox(flags) => sandbox::sandbox(desk, flags.command),
         Command::Backup(flags) => hosts::backup(rooms, desk, &flags.file),
         Command::Restore(flags) => hosts::restore(rooms, desk, &flags.file),
+        Command::Openjd(flags) => openjd::openjd(desk, flags.command),
         Command::DecodeFrames => Ok(sheet::serve(io::stdin().lock(), io::stdout().lock())?),
         command => block_on(ask(desk, command)),
     }
 }
 
-fn block_on(future: impl Future<Output = Done>) -> Done {
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(future)
 }
@@ -240,6 +242,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         | Command::Sandbox(_)
         | Command::Backup(_)
         | Command::Restore(_)
+        | Command::Openjd(_)
         | Command::DecodeFrames
         | Command::Completions { .. } => {
             unreachable!("dispatch keeps what needs no node")
@@ -400,6 +403,10 @@ async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
         order: flags.order.map(Into::into),
         hold: flags.hold,
         folder,
+        environments: Vec::new(),
+        path_mapping: None,
+        arguments: Vec::new(),
+        max_failed_tasks: None,
     };
     if flags.dry_run {
         return desk.show(&pages::dry_run(&desk.client.dry_run(&submit).await?));

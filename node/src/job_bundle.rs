@@ -3,6 +3,7 @@
 //! The only room that knows the job format. Nothing here writes to a disk or runs a program, and a
 //! lender never comes here: a borrower's template is read again by the session runner, in the jail.
 
+mod around;
 mod catalog;
 mod error;
 mod files;
@@ -11,6 +12,7 @@ mod place;
 mod policy;
 mod scene;
 mod source;
+mod standard;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ pub use catalog::{About, Catalog, ParameterNames, Probe, Renderer, SceneKind, Se
 pub use error::BundleError;
 pub use files::InputFile;
 pub use policy::{Duration, PolicyChanges};
+pub use standard::{NamedPath, PlayRequest, Playable, WantedTasks, check, prepare};
 
 use files::clean;
 use source::Bundle;
@@ -61,6 +64,12 @@ pub struct SubmitRequest {
     /// Files and folders that travel too.
     #[serde(default)]
     pub inputs: Vec<PathBuf>,
+    /// Files of environment templates that stand around the job, the outermost first.
+    #[serde(default)]
+    pub environments: Vec<PathBuf>,
+    /// Path mapping rules of its own: `file://FILE` or JSON.
+    #[serde(default)]
+    pub path_mapping: Option<String>,
     /// What the flags say of the mesh policy.
     #[serde(default)]
     pub policy: PolicyChanges,
@@ -111,14 +120,19 @@ pub struct LoadedJob {
 pub fn load(request: &SubmitRequest, defaults: &Defaults<'_>) -> Result<LoadedJob, BundleError> {
     let mut bundle = open(request, defaults.catalog)?;
     let template = decode(&bundle)?;
-    let values = parameters::resolve(&mut bundle, &template, request)?;
+    let known = around::extensions(None)?;
+    let around = around::environments(&request.cwd, &request.environments, &known)?;
+    let path_mapping = around::rules(&request.cwd, request.path_mapping.as_deref())?;
+    let definitions = around::definitions(&template, &around);
+    let values = parameters::resolve(&mut bundle, &template, (&around, &definitions), request)?;
     let job = instantiate(&bundle, &template, &values)?;
-    let steps = steps::steps(&job).map_err(|error| match error {
+    around::check_wrappers(&job, &around)?;
+    let steps = steps::steps(&job, !around.is_empty()).map_err(|error| match error {
         StepsError::Bundle(error) => error,
         StepsError::Model(error) => refused(&bundle, &error),
     })?;
 
-    let mut wanted = parameters::wanted(&template, &values);
+    let mut wanted = parameters::wanted(&definitions, &values);
     add_assets(&mut wanted, &bundle, request);
     let plan = wanted.plan()?;
 
@@ -135,6 +149,8 @@ pub fn load(request: &SubmitRequest, defaults: &Defaults<'_>) -> Result<LoadedJo
         format: bundle.format,
         template: bundle.text,
         parameters: parameters::as_texts(&values),
+        environments: around.into_iter().map(|around| around.file).collect(),
+        path_mapping,
     };
     let mut warnings = bundle.warnings;
     warnings.extend(bundle.exported.warnings);

@@ -278,8 +278,8 @@ impl Lending {
                     Input::SessionSpoiled { session }
                 }
                 over => {
-                    for attempt in attempts.into_iter().filter(|_| !own) {
-                        this.logs.end_sending(attempt);
+                    for attempt in attempts {
+                        this.end_log(attempt, own);
                     }
                     match over {
                         Some(Over::TooEarly) => Input::SessionSpoiled { session },
@@ -291,6 +291,15 @@ impl Lending {
             tracing::debug!(session = session.0, "a session is over");
             this.means.tell(input).await;
         });
+    }
+
+    /// Nothing more comes of an attempt's log.
+    fn end_log(&self, attempt: AttemptId, own: bool) {
+        if !own {
+            self.logs.end_sending(attempt);
+        } else if let Err(error) = self.logs.end_here(attempt) {
+            tracing::warn!(%attempt, %error, "the end of a log is not noted");
+        }
     }
 
     /// The attempts of a spoiled session will run again, and their logs go on, unless the lease is over: then
@@ -435,8 +444,8 @@ impl Lending {
         entered.preparing.abort();
         if let Some(over) = &entered.lease {
             over.content.leave(lease);
-            for attempt in lock(&over.spoiled).iter().filter(|_| over.borrower != self.means.me) {
-                self.logs.end_sending(*attempt);
+            for attempt in lock(&over.spoiled).iter() {
+                self.end_log(*attempt, over.borrower == self.means.me);
             }
         }
         self.means.machine.blocking.run(Box::new(move || drop(entered)));

@@ -98,6 +98,24 @@ impl Logs {
         fs::write(folder.join(format!("{attempt}.json")), text)
     }
 
+    /// No more will be appended to the log of one of our own attempts on our own slots.
+    ///
+    /// # Errors
+    /// When that cannot be noted.
+    pub fn end_here(&self, attempt: AttemptId) -> io::Result<()> {
+        File::create(self.whole(attempt)).map(drop)
+    }
+
+    /// Whether everything of an attempt's log is here. Never so when its lender has gone before it had sent all.
+    #[must_use]
+    pub fn is_whole(&self, attempt: AttemptId) -> bool {
+        self.whole(attempt).exists()
+    }
+
+    fn whole(&self, attempt: AttemptId) -> PathBuf {
+        self.folder.join("here").join(format!("{attempt}.whole"))
+    }
+
     /// No more will be appended to a borrower's log.
     pub fn end_sending(&self, attempt: AttemptId) {
         let growth = self.growth(attempt);
@@ -110,7 +128,8 @@ impl Logs {
         Arc::clone(growing.entry(attempt).or_default())
     }
 
-    /// Take a part of a log from a lender. Returns how much of it is here now.
+    /// Take a part of a log from a lender. Returns how much of it is here now. A part without bytes says that the
+    /// log ends where it begins.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -118,6 +137,14 @@ impl Logs {
         let mut file =
             OpenOptions::new().create(true).append(true).open(self.here(part.attempt))?;
         let have = file.metadata()?.len();
+        if part.bytes.is_empty() {
+            // What is missing of a log that was cut is not asked for again.
+            if have < part.offset && part.offset <= MAX_RECEIVED {
+                return Ok(have);
+            }
+            self.end_here(part.attempt)?;
+            return Ok(part.offset);
+        }
         let Some(skip) = have.checked_sub(part.offset).and_then(|n| usize::try_from(n).ok()) else {
             return Ok(have);
         };
@@ -200,17 +227,16 @@ impl Logs {
         while tries < TRIES && refusals < REFUSALS {
             let whole = growth.whole.load(std::sync::atomic::Ordering::Acquire);
             let bytes = read(&file, sent, MAX_LOG_BYTES).ok().flatten().unwrap_or_default();
-            if bytes.is_empty() {
-                if whole {
-                    break;
-                }
+            if bytes.is_empty() && !whole {
                 growth.grown.notified().await;
                 // Lines that come together are sent together.
                 drop(timeout(SEND_EVERY, std::future::pending::<()>()).await);
                 continue;
             }
+            let is_last = bytes.is_empty();
             let part = LogPart { attempt, offset: sent, bytes };
             match net.request(to, Request::Log(part)).await {
+                Ok(Answer::LogHave(have)) if is_last && have == sent => break,
                 Ok(Answer::LogHave(have)) => {
                     sent = have;
                     (tries, refusals) = (0, 0);
@@ -278,5 +304,23 @@ mod tests {
         assert_eq!(logs.read(attempt, 6, 3).unwrap().unwrap(), b"wor");
         assert_eq!(logs.read(attempt, 99, 3).unwrap().unwrap(), b"");
         assert_eq!(logs.read(AttemptId([8; 16]), 0, 3).unwrap(), None);
+    }
+
+    #[test]
+    fn a_log_is_whole_when_its_end_is_said_and_everything_before_it_is_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::open(folder.path().join("logs")).unwrap();
+        let (attempt, silent) = (AttemptId([7; 16]), AttemptId([8; 16]));
+        let part = |offset, text: &str| LogPart { attempt, offset, bytes: text.into() };
+        logs.receive(&part(0, "hello ")).unwrap();
+        assert_eq!(logs.receive(&part(11, "")).unwrap(), 6, "the rest is asked for");
+        assert!(!logs.is_whole(attempt));
+        logs.receive(&part(6, "world")).unwrap();
+        assert_eq!(logs.receive(&part(11, "")).unwrap(), 11);
+        assert!(logs.is_whole(attempt));
+        let nothing = LogPart { attempt: silent, offset: 0, bytes: Vec::new() };
+        assert_eq!((logs.receive(&nothing).unwrap(), logs.is_whole(silent)), (0, true));
+        let cut = LogPart { attempt: AttemptId([9; 16]), offset: MAX_RECEIVED + 1, bytes: vec![] };
+        assert_eq!(logs.receive(&cut).unwrap(), MAX_RECEIVED + 1, "what is too long is let go");
     }
 }

@@ -593,7 +593,7 @@ fn say(stdin: &mut Option<io::PipeWriter>, message: &ToRunner) -> Result<(), Str
 }
 
 /// Read lines of bounded length until the end; a longer one ends it too.
-fn read_lines(from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
+pub(crate) fn read_lines(from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
     let mut reader = BufReader::new(from);
     loop {
         let mut line = Vec::new();
@@ -610,7 +610,7 @@ fn read_lines(from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
 }
 
 /// The beginning of what the runner complains about; the rest is read and dropped, so that it never blocks.
-fn read_some(mut from: ChildStderr) -> String {
+pub(crate) fn read_some(mut from: ChildStderr) -> String {
     let mut text = Vec::new();
     drop(from.by_ref().take(MAX_REASON as u64).read_to_end(&mut text));
     drop(io::copy(&mut from, &mut io::sink()));

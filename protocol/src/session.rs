@@ -6,6 +6,8 @@
 //! A session goes `Start` -> `Ready` -> any number of (`Run` -> `TaskStarted` -> `TaskEnded`) ->
 //! `Finish` or `Cancel` -> `Ended`. A task that does not end as `Done` ends its session too, as Open
 //! Job Description demands: the runner leaves the environments and says `Ended`.
+//!
+//! A whole job can also be played in one session: `Play` -> any number of (`TaskStarted` -> `TaskEnded`) -> `Ended`.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +35,8 @@ pub const JOB_FILE: &str = "job.json";
 pub enum ToRunner {
     /// First, and once: read the job and enter its environments.
     Start(Start),
+    /// First, and once, in place of `Start`: run these steps in one session, and end.
+    Play(Play),
     /// Run this task. One at a time, after `Ready` or the last `TaskEnded`.
     Run {
         /// Index into the step's parameter space.
@@ -62,6 +66,42 @@ pub struct Start {
     pub outputs: Vec<OutputRoot>,
     /// At most this many bytes of one task's log are sent on; the rest is counted.
     pub log_bytes: u64,
+}
+
+/// A job that is run whole, its steps one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Play {
+    /// [`SESSION_VERSION`].
+    pub version: u16,
+    /// Where the job's [`JobFile`] lies, as the runner sees it.
+    pub job_file: String,
+    /// A folder that may hold programs: working folder and embedded files are made beneath it.
+    pub session_dir: String,
+    /// What is run, in this order. Tasks are counted through from zero in what is said of them.
+    pub steps: Vec<PlayedStep>,
+    /// Whether the working folder stays when the session is over.
+    pub keep: bool,
+}
+
+/// Tasks of one step of a job that is run whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlayedStep {
+    /// Which step.
+    pub step: StepNo,
+    /// Which of its tasks.
+    pub tasks: PlayedTasks,
+}
+
+/// Which tasks of a step are run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlayedTasks {
+    /// All, but no more than so many.
+    First(u32),
+    /// These, in this order.
+    These(Vec<TaskNo>),
 }
 
 /// One path mapping rule.
@@ -215,6 +255,49 @@ pub struct JobFile {
     pub template: String,
     /// Every job parameter with its resolved value as text; lists as JSON arrays. Paths are absolute.
     pub parameters: BTreeMap<String, String>,
+    /// Environment templates whose environments stand around the job's own, the outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environments: Vec<EnvironmentFile>,
+    /// Path mapping rules that the submitter gave, beside those of the jail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path_mapping: Vec<MappingRule>,
+}
+
+/// An environment template as its author wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvironmentFile {
+    /// How `template` is written.
+    pub format: TemplateFormat,
+    /// The whole template.
+    pub template: String,
+}
+
+/// A path mapping rule in the words of the standard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MappingRule {
+    /// How `source_path` is written.
+    pub source_path_format: MappedFormat,
+    /// Paths at and beneath this one are mapped.
+    pub source_path: String,
+    /// What they become.
+    pub destination_path: String,
+}
+
+/// How a path that is mapped is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum MappedFormat {
+    /// With slashes.
+    #[serde(alias = "posix", alias = "Posix")]
+    Posix,
+    /// With a drive letter or a server's name.
+    #[serde(alias = "windows", alias = "Windows")]
+    Windows,
+    /// A scheme, a colon and two slashes in front.
+    #[serde(alias = "uri", alias = "Uri")]
+    Uri,
 }
 
 /// How a template is written.

@@ -31,7 +31,9 @@ use meshfarm_protocol::profile::{
 use meshfarm_protocol::seal::{
     self, Address, ChunkKey, Envelope, EnvelopeSeed, SealingSecret, SigningKey, TenantSecret,
 };
-use meshfarm_protocol::session::{JobFile, SESSION_VERSION, TemplateFormat};
+use meshfarm_protocol::session::{
+    EnvironmentFile, JobFile, MappedFormat, MappingRule, SESSION_VERSION, TemplateFormat,
+};
 
 /// Set to write the files that are missing. One that is there is never written again.
 const WRITE: &str = "MESHFARM_WRITE_GOLDEN";
@@ -394,6 +396,21 @@ fn job_file() -> JobFile {
         format: TemplateFormat::Yaml,
         template: "specificationVersion: jobtemplate-2023-09\n".into(),
         parameters: BTreeMap::from([("Frames".into(), "1-20".into())]),
+        environments: vec![],
+        path_mapping: vec![],
+    }
+}
+
+/// With what a submitter may put around a job.
+fn job_file_around() -> JobFile {
+    JobFile {
+        environments: vec![EnvironmentFile { format: TemplateFormat::Json, template: "{}".into() }],
+        path_mapping: vec![MappingRule {
+            source_path_format: MappedFormat::Uri,
+            source_path: "s3://show".into(),
+            destination_path: "/show".into(),
+        }],
+        ..job_file()
     }
 }
 
@@ -415,6 +432,7 @@ fn wire() -> Vec<(String, Vec<u8>)> {
         ("lane-ask".into(), encode(&Ask::of(&[ChunkId([10; 32]), ChunkId([13; 32])], 1 << 40))),
         ("ticket-text".into(), ticket().to_text().into()),
         ("job-file".into(), serde_json::to_vec(&job_file()).unwrap()),
+        ("job-file-around".into(), serde_json::to_vec(&job_file_around()).unwrap()),
         piece(PieceKind::Chunk),
         piece(PieceKind::Missing),
         piece(PieceKind::Have),
@@ -511,6 +529,8 @@ fn golden_bytes_still_mean_what_they_meant() {
     let text = String::from_utf8(read("ticket-text")).unwrap();
     assert_eq!(Ticket::from_text(&text), Ok(ticket()));
     assert_eq!(serde_json::from_slice::<JobFile>(&read("job-file")).unwrap(), job_file());
+    let around = serde_json::from_slice::<JobFile>(&read("job-file-around")).unwrap();
+    assert_eq!(around, job_file_around());
     for name in ["piece-chunk", "piece-missing", "piece-have"] {
         let header = PieceHeader::from_bytes(read(name).try_into().unwrap()).unwrap();
         assert_eq!((header.index, header.to_bytes().to_vec()), (258, read(name)));

@@ -470,13 +470,4 @@ impl Site {
     pub fn job_of(&self, lease: LeaseId) -> Option<JobId> {
         self.borrow.all().find(|(id, _)| *id == lease).map(|(_, borrowed)| borrowed.job)
     }
-
-    /// Whether an attempt of ours has not ended yet, so that its log may grow.
-    #[must_use]
-    pub fn is_open(&self, attempt: AttemptId) -> bool {
-        self.borrow.all().any(|(_, borrowed)| match &borrowed.state {
-            State::Held(held) => held.attempts.iter().any(|a| a.attempt == attempt),
-            State::Offered { .. } => false,
-        })
-    }
 }

@@ -56,6 +56,20 @@ pub struct SandboxCheck {
 /// Flags of `sandbox run`.
 #[derive(Debug, Args)]
 pub struct SandboxRun {
+    /// The jail
+    #[command(flatten)]
+    pub jail: JailFlags,
+    /// Say on standard error what is in force
+    #[arg(long)]
+    pub report: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<String>,
+}
+
+/// What a jail is to be, and what it shows.
+#[derive(Debug, Default, Args)]
+pub struct JailFlags {
     /// A policy in TOML: folders, limits, services, graphics cards, what must hold
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub policy: Option<PathBuf>,
@@ -74,12 +88,6 @@ pub struct SandboxRun {
     /// A folder outside of /usr whose programs may run; may be repeated
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub software: Vec<PathBuf>,
-    /// Say on standard error what is in force
-    #[arg(long)]
-    pub report: bool,
-    /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
-    pub command: Vec<String>,
 }
 
 /// A level of isolation that can be asked for.

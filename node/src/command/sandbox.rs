@@ -8,10 +8,12 @@ use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use meshfarm_sandbox::{self as sandbox, Exit, Jail, Killer, Limits, Policy, Report, Unmet};
+use meshfarm_sandbox::{
+    self as sandbox, Exit, Jail, Killer, Limits, Policy, Programs, Report, Unmet,
+};
 
 use crate::api::Problem;
-use crate::cli::{SandboxCommand, SandboxRun};
+use crate::cli::{JailFlags, SandboxCommand, SandboxRun};
 use crate::print::{self, pages};
 use crate::session::stopped_words;
 
@@ -21,7 +23,7 @@ mod check;
 mod folders;
 mod plan;
 
-use plan::{Plan, Room};
+pub(super) use plan::{Plan, Room, for_session};
 
 /// Exit code of a command that was ended for a limit: that of a command ended by signal 9, as shells give it.
 const ENDED: u8 = 137;
@@ -37,54 +39,87 @@ pub(super) fn sandbox(desk: &Desk, command: SandboxCommand) -> Done {
 }
 
 fn run(desk: &Desk, flags: &SandboxRun) -> Done {
-    let programs = sandbox::find_programs().map_err(|error| Problem::refused(error.to_string()))?;
-    let policy = match &flags.policy {
-        Some(file) => {
-            let ready = Policy::load(file).and_then(|policy| policy.ready(file));
-            Some(ready.map_err(|error| Problem::bad_input(error.to_string()))?)
-        }
-        None => None,
-    };
-    let here = std::env::current_dir()
-        .map_err(|error| Problem::bad_input(format!("the current folder: {error}")))?;
-    let path = std::env::var("PATH").unwrap_or_default();
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let temp = tempfile::Builder::new().prefix("meshfarm-sandbox-").tempdir()?;
-    let room = Room { here: &here, path: &path, home: home.as_deref(), temp: temp.path() };
-    let plan = plan::make(flags, policy, &room)?;
+    let programs = programs()?;
+    let policy = policy(&flags.jail)?;
+    let surroundings = Surroundings::find("meshfarm-sandbox-")?;
+    let plan = plan::make(flags, policy, &surroundings.room())?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let exit = within(desk, (&plan, flags.report), &programs, |jail| connect(jail, &interrupted))?;
+    finish(desk, exit, &plan.spec.limits, interrupted.load(Ordering::Acquire))
+}
+
+pub(super) fn programs() -> Result<Programs, Failure> {
+    Ok(sandbox::find_programs().map_err(|error| Problem::refused(error.to_string()))?)
+}
+
+/// The policy file that the flags name, understood.
+pub(super) fn policy(flags: &JailFlags) -> Result<Option<sandbox::Ready>, Failure> {
+    let ready = flags.policy.as_ref().map(|file| {
+        let ready = Policy::load(file).and_then(|policy| policy.ready(file));
+        ready.map_err(|error| Problem::bad_input(error.to_string()))
+    });
+    Ok(ready.transpose()?)
+}
+
+/// What of this process counts for a jail, and a folder that goes when this does.
+pub(super) struct Surroundings {
+    here: PathBuf,
+    path: String,
+    home: Option<PathBuf>,
+    pub(super) temp: tempfile::TempDir,
+}
+
+impl Surroundings {
+    pub(super) fn find(prefix: &str) -> Result<Self, Failure> {
+        let here = std::env::current_dir()
+            .map_err(|error| Problem::bad_input(format!("the current folder: {error}")))?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let temp = tempfile::Builder::new().prefix(prefix).tempdir()?;
+        Ok(Self { here, path, home, temp })
+    }
+
+    pub(super) fn room(&self) -> Room<'_> {
+        let home = self.home.as_deref();
+        Room { here: &self.here, path: &self.path, home, temp: self.temp.path() }
+    }
+}
+
+/// Build the jail, `work` with it until it is dead, and take what it has written. What is worth knowing is said
+/// before, and what is in force as well where `report` says so.
+pub(super) fn within<T>(
+    desk: &Desk,
+    (plan, report): (&Plan, bool),
+    programs: &Programs,
+    work: impl FnOnce(&mut Jail) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     for note in &plan.notes {
         say(desk, note);
     }
     let mut spec = plan.spec.clone();
-    spec.preload = programs.preload;
-    let lent = folders::lend(&plan)?;
-    let interrupted = Arc::new(AtomicBool::new(false));
+    spec.preload.clone_from(&programs.preload);
+    let lent = folders::lend(plan)?;
     let jail = sandbox::launch(&programs.launcher, &spec);
     let ended = jail.map_err(|error| refused(&error)).and_then(|mut jail| {
-        let ended = hold(desk, flags, &plan, (&mut jail, &interrupted))?;
-        folders::take(&plan, &jail)?;
+        admit(desk, report, plan, &mut jail)?;
+        let ended = work(&mut jail)?;
+        folders::take(plan, &jail)?;
         Ok(ended)
     });
     // Whatever came of it: what was lent belongs to whom it did before.
     lent.give_back()?;
-    let exit = ended?;
-    finish(desk, exit, &spec.limits, interrupted.load(Ordering::Acquire))
+    ended
 }
 
-fn refused(error: &sandbox::SandboxError) -> Failure {
+pub(super) fn refused(error: &sandbox::SandboxError) -> Failure {
     Problem::refused(error.to_string())
         .with_help("meshfarm doctor says what this machine lacks")
         .into()
 }
 
-/// Connect the jail with our own streams until it is over.
-fn hold(
-    desk: &Desk,
-    flags: &SandboxRun,
-    plan: &Plan,
-    (jail, interrupted): (&mut Jail, &Arc<AtomicBool>),
-) -> Result<Exit, Failure> {
-    if flags.report {
+/// Say what is in force, and end the jail when that is less than the policy requires.
+fn admit(desk: &Desk, report: bool, plan: &Plan, jail: &mut Jail) -> Done {
+    if report {
         let text = desk.printer.text(&pages::sandbox_report(&jail.report));
         drop(io::stderr().write_all(text.as_bytes()));
     }
@@ -99,6 +134,11 @@ fn hold(
             say(desk, &format!("required and not in force: {unmet}"));
         }
     }
+    Ok(())
+}
+
+/// Connect the jail with our own streams until it is over.
+fn connect(jail: &mut Jail, interrupted: &Arc<AtomicBool>) -> Result<Exit, Failure> {
     let killer = jail.killer().map_err(|error| refused(&error))?;
     end_on_signal(killer, Arc::clone(interrupted))?;
     if let Some(stdin) = jail.stdin.take() {
@@ -187,7 +227,7 @@ fn finish(desk: &Desk, exit: Exit, limits: &Limits, interrupted: bool) -> Done {
     Err(Failure::Exit(u8::try_from(code).unwrap_or(1)))
 }
 
-fn say(desk: &Desk, text: &str) {
+pub(super) fn say(desk: &Desk, text: &str) {
     if !desk.quiet {
         drop(io::stderr().write_all(format!("meshfarm: {}\n", print::clean(text)).as_bytes()));
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use meshfarm_protocol::session::TemplateFormat;
-use openjd_model::template::{JobParameterDefinition, JobTemplate};
+use openjd_model::template::{EnvironmentTemplate, JobParameterDefinition, JobTemplate};
 use openjd_model::{
     DataFlow, JobParameterType, JobParameterValues, ObjectType, PathParameterOptions,
     preprocess_job_parameters,
@@ -12,6 +12,7 @@ use openjd_model::{
 use serde_json::Value;
 
 use super::SubmitRequest;
+use super::around::Around;
 use super::catalog::ParameterNames;
 use super::error::{BundleError, hint};
 use super::files::{Wanted, clean};
@@ -25,14 +26,14 @@ const MAX_VALUES: u64 = 16 << 20;
 pub(super) fn resolve(
     bundle: &mut Bundle,
     template: &JobTemplate,
+    (around, definitions): (&[Around], &[JobParameterDefinition]),
     request: &SubmitRequest,
 ) -> Result<JobParameterValues, BundleError> {
-    let definitions = template.parameter_definitions_list();
     let names = flag_parameters(&bundle.names, definitions);
     let mut given = std::mem::take(&mut bundle.values);
     given.extend(flags(request, &names)?);
     for argument in &request.parameters {
-        given.extend(argument_values(request, argument)?);
+        given.extend(argument_values(&request.cwd, argument)?);
     }
     super::scene::fill_ends(&mut given, &names);
 
@@ -48,8 +49,13 @@ pub(super) fn resolve(
     let folder = bundle.folder.to_string_lossy();
     let cwd = request.cwd.to_string_lossy();
     // Defaults must stay within the template's folder, as the standard wants of templates that others wrote.
-    let options = PathParameterOptions::new(&folder, &cwd);
-    preprocess_job_parameters(template, &values, &[], &options).map_err(|error| {
+    let options = PathParameterOptions {
+        allow_uri_path_values: true,
+        ..PathParameterOptions::new(&folder, &cwd)
+    };
+    let around = around.iter().map(|around| around.template.clone());
+    let around: Vec<EnvironmentTemplate> = around.collect();
+    preprocess_job_parameters(template, &values, &around, &options).map_err(|error| {
         BundleError::Values { path: bundle.path.clone(), problem: super::place::plain(&error) }
     })
 }
@@ -150,11 +156,11 @@ fn flags(request: &SubmitRequest, names: &ParameterNames) -> Result<Vec<Given>, 
 }
 
 /// The values of one `-p`: `NAME=VALUE`, `file://FILE`, or an object in JSON.
-fn argument_values(request: &SubmitRequest, argument: &str) -> Result<Vec<Given>, BundleError> {
+pub(super) fn argument_values(cwd: &Path, argument: &str) -> Result<Vec<Given>, BundleError> {
     let given = |name: &str, value: Value, origin: String| Given {
         name: name.to_owned(),
         value,
-        base: request.cwd.clone(),
+        base: cwd.to_owned(),
         origin,
         must_exist: true,
     };
@@ -163,7 +169,7 @@ fn argument_values(request: &SubmitRequest, argument: &str) -> Result<Vec<Given>
         problem: problem.into(),
     };
     let document = if let Some(file) = argument.strip_prefix("file://") {
-        let path = clean(&request.cwd, Path::new(file));
+        let path = clean(cwd, Path::new(file));
         let format = format_of(&path).unwrap_or(TemplateFormat::Json);
         Some((parse(&path, &read_text(&path, MAX_VALUES)?, format)?, path.display().to_string()))
     } else if argument.trim_start().starts_with('{') {
@@ -244,9 +250,12 @@ pub(super) fn as_texts(values: &JobParameterValues) -> BTreeMap<String, String> 
 }
 
 /// The files and folders that the values of PATH parameters name.
-pub(super) fn wanted(template: &JobTemplate, values: &JobParameterValues) -> Wanted {
+pub(super) fn wanted(
+    definitions: &[JobParameterDefinition],
+    values: &JobParameterValues,
+) -> Wanted {
     let mut wanted = Wanted::default();
-    for definition in template.parameter_definitions_list() {
+    for definition in definitions {
         let Some(value) = values.get(definition.name()) else {
             continue;
         };
@@ -258,7 +267,7 @@ pub(super) fn wanted(template: &JobTemplate, values: &JobParameterValues) -> Wan
         };
         let (kind, flow) = definition.path_properties();
         let is_file = kind == Some(ObjectType::File);
-        for path in paths.iter().filter(|path| !path.is_empty()) {
+        for path in paths.iter().filter(|path| path.starts_with('/')) {
             let path = clean(Path::new("/"), Path::new(path));
             let who = format!("parameter {}", definition.name());
             wanted.add(path, who, is_file, flow.unwrap_or(DataFlow::None));

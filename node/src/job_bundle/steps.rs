@@ -27,8 +27,8 @@ impl From<ModelError> for StepsError {
     }
 }
 
-/// The steps of `job`, with a label for each task.
-pub(super) fn steps(job: &Job) -> Result<Vec<StepSpec>, StepsError> {
+/// The steps of `job`, with a label for each task. `around` says whether environments stand around all of them.
+pub(super) fn steps(job: &Job, around: bool) -> Result<Vec<StepSpec>, StepsError> {
     let too_many = |what, count, max| StepsError::Bundle(BundleError::TooMany { what, count, max });
     if job.steps.len() > MAX_STEPS {
         return Err(too_many("steps", job.steps.len(), MAX_STEPS));
@@ -49,7 +49,7 @@ pub(super) fn steps(job: &Job) -> Result<Vec<StepSpec>, StepsError> {
             requirement: requirement(step.host_requirements.as_ref()),
             labels: labels(step, tasks.as_ref()),
             needs: needs(job, step),
-            environments: inner.or(outer).is_some(),
+            environments: around || inner.or(outer).is_some(),
         });
     }
     Ok(steps)
@@ -59,7 +59,7 @@ pub(super) fn steps(job: &Job) -> Result<Vec<StepSpec>, StepsError> {
 ///
 /// An override pins the size of chunks, because the tasks of an adaptive space have no numbers. The
 /// session runner does the same: the numbers must mean the same tasks there.
-fn tasks_of(step: &Step) -> Result<Option<StepParameterSpaceIterator>, ModelError> {
+pub(super) fn tasks_of(step: &Step) -> Result<Option<StepParameterSpaceIterator>, ModelError> {
     let Some(space) = &step.parameter_space else {
         return Ok(None);
     };

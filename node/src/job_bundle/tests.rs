@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use meshfarm_protocol::id::{Millis, StepNo, TenantId};
+use meshfarm_protocol::id::{Millis, StepNo, TaskNo, TenantId};
 use meshfarm_protocol::job::{Access, MeshPolicy, Place};
 use meshfarm_protocol::profile::Amount;
+use meshfarm_protocol::session::PlayedTasks;
 
 use super::*;
 
@@ -406,4 +407,109 @@ fn a_default_cannot_reach_out_of_a_bundle() {
         assert!(studio.refusal(&request).contains("Scene"));
     }
     assert!(Path::new("/etc/passwd").exists());
+}
+
+const PLAYED: &str = "\
+specificationVersion: jobtemplate-2023-09
+name: Played
+parameterDefinitions:
+  - {name: Scene, type: PATH, objectType: FILE, dataFlow: IN, default: a.scene}
+  - {name: Frames, type: PATH, dataFlow: OUT, default: frames}
+steps:
+  - {name: Last, dependencies: [{dependsOn: Draw}], script: {actions: {onRun: {command: 'true'}}}}
+  - name: Draw
+    dependencies: [{dependsOn: Sim}]
+    parameterSpace:
+      taskParameterDefinitions: [{name: F, type: INT, range: 1-4}, {name: S, type: FLOAT, range: [1, 2.5]}]
+    script: {actions: {onRun: {command: 'true'}}}
+  - {name: Sim, script: {actions: {onRun: {command: 'true'}}}}
+  - {name: Alone, script: {actions: {onRun: {command: 'true'}}}}
+";
+
+fn play(studio: &Studio) -> PlayRequest {
+    PlayRequest {
+        template: "t.yaml".into(),
+        cwd: studio.0.path().to_owned(),
+        ..PlayRequest::default()
+    }
+}
+
+fn steps_of(request: &PlayRequest) -> Vec<(u32, PlayedTasks)> {
+    let steps = prepare(request).unwrap().steps;
+    steps.into_iter().map(|played| (played.step.0, played.tasks)).collect()
+}
+
+#[test]
+fn steps_are_played_in_the_order_of_their_dependencies_and_tasks_are_found_by_their_values() {
+    let studio = Studio::new(&[("t.yaml", PLAYED)]);
+    let mut request = play(&studio);
+    let all = || PlayedTasks::First(u32::MAX);
+    assert_eq!(steps_of(&request), [(2, all()), (1, all()), (0, all()), (3, all())]);
+    request.step = Some("Draw".into());
+    request.tasks = WantedTasks::One(vec![("S".into(), "2.50".into()), ("F".into(), "3".into())]);
+    let one = || PlayedTasks::These(vec![TaskNo(5)]);
+    assert_eq!(steps_of(&request), [(1, one())]);
+    request.dependencies = true;
+    assert_eq!(steps_of(&request), [(2, all()), (1, one())]);
+    request.tasks = WantedTasks::Listed(r#"[{"F": 1, "S": 1}, {"F": "4", "S": 1}]"#.into());
+    let two = PlayedTasks::These(vec![TaskNo(0), TaskNo(6)]);
+    assert_eq!(steps_of(&request), [(2, all()), (1, two)]);
+    for (tasks, said) in [
+        (WantedTasks::One(vec![("F".into(), "3".into())]), "one value for each of F, S"),
+        (WantedTasks::Listed(r#"[{"F": 9, "S": 1}]"#.into()), "F=9 S=1"),
+        (WantedTasks::Listed("{}".into()), "a list of objects"),
+    ] {
+        request.tasks = tasks;
+        let error = prepare(&request).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    request.step = Some("Drow".into());
+    assert!(prepare(&request).unwrap_err().to_string().contains("did you mean Draw?"));
+}
+
+#[test]
+fn what_is_played_names_its_paths_and_what_stands_around_it() {
+    let farm = "{specificationVersion: environment-2023-09, environment: {name: Farm, variables: {Q: '{{Param.Queue}}'}}, \
+                parameterDefinitions: [{name: Queue, type: STRING, default: day}]}";
+    let studio = Studio::new(&[("t.yaml", PLAYED), ("farm.yaml", farm), ("in/t.yaml", PLAYED)]);
+    let mut request = play(&studio);
+    request.template = "in/../in/t.yaml".into();
+    request.parameters = vec!["Frames=./a/../out".into(), r#"{"Queue": "night"}"#.into()];
+    request.environments = vec!["farm.yaml".into()];
+    let rule = r#"{"source_path_format":"URI","source_path":"s3://a","destination_path":"/a"}"#;
+    let rules = |version| format!(r#"{{"version":"{version}","path_mapping_rules":[{rule}]}}"#);
+    request.path_mapping = Some(rules("pathmapping-1.0"));
+    let playable = prepare(&request).unwrap();
+    let file: JobFile = serde_json::from_slice(&playable.job_json).unwrap();
+    assert_eq!(file.parameters["Queue"], "night");
+    assert_eq!((file.environments.len(), file.path_mapping.len()), (1, 1));
+    let real = studio.0.path().canonicalize().unwrap();
+    let paths =
+        playable.paths.iter().map(|named| (named.path.clone(), named.is_file, named.writes));
+    let (scene, out) = (real.join("in/a.scene"), studio.at("out"));
+    assert_eq!(paths.collect::<Vec<_>>(), [(scene, true, false), (out, false, true)]);
+    request.path_mapping = Some(rules("pathmapping-9.9"));
+    assert!(prepare(&request).unwrap_err().to_string().contains("pathmapping-9.9"));
+
+    let mut submitted = studio.request("t.yaml");
+    fs::write(studio.at("a.scene"), "x").unwrap();
+    submitted.environments = vec!["farm.yaml".into()];
+    submitted.parameters = vec!["Queue=night".into()];
+    let job = studio.load(&submitted).unwrap();
+    assert!(job.spec.steps.iter().all(|step| step.environments), "their tasks share sessions");
+    assert_eq!(parameters(&job)["Queue"], "night");
+}
+
+#[test]
+fn a_template_of_either_kind_is_checked_within_the_extensions_that_are_allowed() {
+    let chunks = "extensions: [TASK_CHUNKING]\n".to_owned() + PLAYED;
+    let studio = Studio::new(&[("t.yaml", PLAYED), ("c.yaml", &chunks), ("e.json", "{}")]);
+    check(&studio.at("t.yaml"), Some("")).unwrap();
+    check(&studio.at("c.yaml"), None).unwrap();
+    let refused =
+        |name: &str, extensions| check(&studio.at(name), extensions).unwrap_err().to_string();
+    assert!(refused("c.yaml", Some("EXPR")).contains("TASK_CHUNKING"));
+    assert!(refused("t.yaml", Some("MAGIC")).contains("there are TASK_CHUNKING"));
+    assert!(refused("e.json", None).contains("specificationVersion"));
+    assert!(refused("none.yaml", None).contains("none.yaml"));
 }

@@ -96,7 +96,7 @@ impl Commands {
         self.wish = match heard {
             Some(Ok(ToRunner::Finish)) => Wish::Finish,
             None | Some(Ok(ToRunner::Cancel)) => Wish::Cancel,
-            Some(Ok(ToRunner::Run { .. } | ToRunner::Start(_))) => {
+            Some(Ok(ToRunner::Run { .. } | ToRunner::Start(_) | ToRunner::Play(_))) => {
                 Wish::Broken("a command came while an action was running".into())
             }
             Some(Err(error)) => Wish::Broken(error),

@@ -5,6 +5,7 @@ mod commands;
 mod job;
 mod looked;
 mod outputs;
+mod play;
 mod session;
 mod speech;
 

@@ -11,8 +11,8 @@ use meshfarm_protocol::session::{
 use openjd_model::job::{Environment, Step};
 use openjd_model::{StepParameterSpaceIterator, TaskParameterSet};
 use openjd_sessions::{
-    ActionState, ActionStatus, PathFormat, PathMappingRule, Session, SessionConfig, SessionState,
-    StickyBitPolicy,
+    ActionResult, ActionState, ActionStatus, PathFormat, PathMappingRule, Session, SessionConfig,
+    SessionState, StickyBitPolicy,
 };
 
 use crate::commands::{Commands, Wish};
@@ -24,22 +24,38 @@ use crate::speech::{Speech, clip};
 /// Outputs are told in lines of about this many bytes.
 const OUTPUTS_PER_LINE: usize = 128 << 10;
 
-/// Runs one session from `Start` to its end.
+/// Runs one session from its first command to its end.
 pub(crate) async fn run(commands: &mut Commands, speech: &Speech) -> anyhow::Result<()> {
-    let start = match commands.next().await {
-        Some(Ok(ToRunner::Start(start))) => start,
-        Some(Ok(_)) => bail!("the first command must be start"),
+    match commands.next().await {
+        Some(Ok(ToRunner::Start(start))) => {
+            check_version(start.version)?;
+            serve(start, commands, speech).await
+        }
+        Some(Ok(ToRunner::Play(play))) => {
+            check_version(play.version)?;
+            crate::play::play(&play, commands, speech).await
+        }
+        Some(Ok(ToRunner::Run { .. } | ToRunner::Cancel | ToRunner::Finish)) => {
+            bail!("the first command must be start or play")
+        }
         Some(Err(error)) => bail!("the first command: {error}"),
-        None => return Ok(()),
-    };
+        None => Ok(()),
+    }
+}
+
+fn check_version(version: u16) -> anyhow::Result<()> {
     ensure!(
-        start.version == SESSION_VERSION,
-        "the node speaks session version {}, this runner {SESSION_VERSION}",
-        start.version
+        version == SESSION_VERSION,
+        "the node speaks session version {version}, this runner {SESSION_VERSION}",
     );
+    Ok(())
+}
+
+/// Runs tasks of one step as the node names them.
+async fn serve(start: Start, commands: &mut Commands, speech: &Speech) -> anyhow::Result<()> {
     speech.limit_logs(start.log_bytes);
     check_windows_paths(&start.path_mapping)?;
-    let opened = crate::job::open(&start.job_file)?;
+    let mut opened = crate::job::open(&start.job_file)?;
     let index = usize::try_from(start.step.0)?;
     let n_steps = opened.job.steps.len();
     let step = opened.job.steps.get(index).cloned();
@@ -51,10 +67,13 @@ pub(crate) async fn run(commands: &mut Commands, speech: &Speech) -> anyhow::Res
     {
         speech.line(line);
     }
-    let session = open_session(&start, &opened, speech)?;
+    opened.rules.extend(jail_rules(&start));
+    let session = open_session(&start.session_dir, &opened, speech, false)?;
+    let mut environments = opened.around;
+    environments.extend(opened.job.job_environments.unwrap_or_default());
     let mut running = Running {
         session,
-        environments: opened.job.job_environments.unwrap_or_default(),
+        environments,
         n_job_environments: 0,
         step,
         tasks,
@@ -75,7 +94,7 @@ pub(crate) async fn run(commands: &mut Commands, speech: &Speech) -> anyhow::Res
 ///
 /// The node counted the tasks the same way: an override pins the size of chunks, because the tasks of
 /// an adaptive space have no numbers.
-fn tasks_of(step: &Step) -> anyhow::Result<Option<StepParameterSpaceIterator>> {
+pub(crate) fn tasks_of(step: &Step) -> anyhow::Result<Option<StepParameterSpaceIterator>> {
     let Some(space) = &step.parameter_space else {
         return Ok(None);
     };
@@ -83,23 +102,33 @@ fn tasks_of(step: &Step) -> anyhow::Result<Option<StepParameterSpaceIterator>> {
     Ok(Some(StepParameterSpaceIterator::new_with_chunk_override(space, pinned)?))
 }
 
-fn open_session(start: &Start, opened: &OpenJob, speech: &Speech) -> anyhow::Result<Session> {
-    let rules = start.path_mapping.iter().map(|rule| PathMappingRule {
+/// The rules by which the jail shows the artist's paths.
+fn jail_rules(start: &Start) -> impl Iterator<Item = PathMappingRule> {
+    start.path_mapping.iter().map(|rule| PathMappingRule {
         source_path_format: match rule.format {
             Written::Posix => PathFormat::Posix,
             Written::Windows => PathFormat::Windows,
         },
         source_path: rule.source.clone(),
         destination_path: rule.destination.clone(),
-    });
-    let rules: Vec<_> = rules.collect();
+    })
+}
+
+/// A session of `opened` whose folders are made beneath `folder`, and stay when it is over if `keep` says so.
+pub(crate) fn open_session(
+    folder: &str,
+    opened: &OpenJob,
+    speech: &Speech,
+    keep: bool,
+) -> anyhow::Result<Session> {
+    let rules = opened.rules.clone();
     let heard = speech.clone();
     let told = std::sync::Mutex::new((None, None));
     let config = SessionConfig {
         session_id: "session".into(),
         job_parameter_values: opened.values.clone(),
         path_mapping_rules: (!rules.is_empty()).then_some(rules),
-        retain_working_dir: false,
+        retain_working_dir: keep,
         callback: Some(Box::new(move |_, status: &ActionStatus| {
             let now = (status.progress.map(permille), status.status_message.clone());
             let mut told = told.lock().expect("nothing panics while it is held");
@@ -111,7 +140,7 @@ fn open_session(start: &Start, opened: &OpenJob, speech: &Speech) -> anyhow::Res
             }
         })),
         os_env_vars: None,
-        session_root_directory: Some(PathBuf::from(&start.session_dir)),
+        session_root_directory: Some(PathBuf::from(folder)),
         user: None,
         profile: Some(opened.profile.clone()),
         cancel_token: None,
@@ -120,8 +149,7 @@ fn open_session(start: &Start, opened: &OpenJob, speech: &Speech) -> anyhow::Res
         debug_collect_stdout: false,
         echo_openjd_directives: true,
     };
-    Session::with_config(config)
-        .with_context(|| format!("making the session's folder in {}", start.session_dir))
+    Session::with_config(config).with_context(|| format!("making the session's folder in {folder}"))
 }
 
 #[expect(
@@ -160,7 +188,7 @@ impl Running {
                         break;
                     }
                 }
-                Some(Ok(ToRunner::Start(_))) => bail!("start came twice"),
+                Some(Ok(ToRunner::Start(_) | ToRunner::Play(_))) => bail!("start came twice"),
                 Some(Err(error)) => bail!("the node's command: {error}"),
                 None | Some(Ok(ToRunner::Finish | ToRunner::Cancel)) => break,
             }
@@ -186,6 +214,9 @@ impl Running {
             if matches!(commands.wish, Wish::Cancel | Wish::Broken(_)) {
                 return Ok(());
             }
+            if entered.is_err() {
+                say_exit(&self.session, &self.speech);
+            }
             entered.with_context(|| format!("entering the environment {}", environment.name))?;
         }
         Ok(())
@@ -203,6 +234,9 @@ impl Running {
             };
             let symbols = symbols.clone();
             let left = self.session.exit_environment(&id, symbols.as_ref(), false, None).await;
+            if left.is_err() {
+                say_exit(&self.session, &self.speech);
+            }
             if first_error.is_ok() {
                 let name = &self.environments[i].name;
                 first_error =
@@ -264,21 +298,10 @@ impl Running {
             Ok(ran) => ran,
             Err(error) => return Ok((failed(None, &error.to_string()), outputs)),
         };
-        let said = self.session.action_status();
-        let said = said.and_then(|status| status.fail_message);
-        let code = ran.exit_code;
-        let outcome = match ran.state {
-            ActionState::Success => Outcome::Done,
-            ActionState::Canceled => Outcome::Canceled,
-            ActionState::Timeout => failed(code, "the action ran longer than its timeout"),
-            ActionState::Failed | ActionState::Running => {
-                let plain = code.map_or_else(
-                    || "the action was killed".to_owned(),
-                    |code| format!("the action exited with code {code}"),
-                );
-                failed(code, &said.unwrap_or(plain))
-            }
-        };
+        let outcome = outcome_of(&self.session, &ran);
+        if outcome != Outcome::Done {
+            say_exit(&self.session, &self.speech);
+        }
         Ok((outcome, outputs))
     }
 
@@ -296,7 +319,32 @@ impl Running {
     }
 }
 
-fn failed(exit_code: Option<i32>, message: &str) -> Outcome {
+/// How the action that ran last has ended.
+pub(crate) fn outcome_of(session: &Session, ran: &ActionResult) -> Outcome {
+    let said = session.action_status().and_then(|status| status.fail_message);
+    let code = ran.exit_code;
+    match ran.state {
+        ActionState::Success => Outcome::Done,
+        ActionState::Canceled => Outcome::Canceled,
+        ActionState::Timeout => failed(code, "the action ran longer than its timeout"),
+        ActionState::Failed | ActionState::Running => {
+            let plain = code.map_or_else(
+                || "the action was killed".to_owned(),
+                |code| format!("the action exited with code {code}"),
+            );
+            failed(code, &said.unwrap_or(plain))
+        }
+    }
+}
+
+/// Puts the exit code of the action that ran last into the log, in the words of the standard's own runner.
+pub(crate) fn say_exit(session: &Session, speech: &Speech) {
+    if let Some(code) = session.action_status().and_then(|status| status.exit_code) {
+        speech.line(format!("Process exited with code: {code}"));
+    }
+}
+
+pub(crate) fn failed(exit_code: Option<i32>, message: &str) -> Outcome {
     Outcome::Failed { exit_code, message: clip(message) }
 }
 

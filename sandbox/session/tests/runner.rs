@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use meshfarm_protocol::id::{StepNo, TaskNo};
 use meshfarm_protocol::job::PathFormat;
 use meshfarm_protocol::session::{
-    FromRunner, JobFile, Outcome, OutputRoot, PathRule, SESSION_VERSION, Start, TemplateFormat,
-    ToRunner, from_line, to_line,
+    EnvironmentFile, FromRunner, JobFile, MappedFormat, MappingRule, Outcome, OutputRoot, PathRule,
+    Play, PlayedStep, PlayedTasks, SESSION_VERSION, Start, TemplateFormat, ToRunner, from_line,
+    to_line,
 };
 use tempfile::TempDir;
 
@@ -40,6 +41,47 @@ impl Runner {
         step: u32,
         prepare: impl FnOnce(&mut Command, &Path) -> Vec<PathRule>,
     ) -> Self {
+        let (mut runner, path_mapping) = Self::begin(template, parameters, prepare, |_| {});
+        let text = |name| runner.path(name).to_str().unwrap().to_owned();
+        let start = Start {
+            version: SESSION_VERSION,
+            job_file: text("job.json"),
+            session_dir: text("session"),
+            step: StepNo(step),
+            path_mapping,
+            outputs: vec![OutputRoot { id: "r1".into(), path: text("out") }],
+            log_bytes: 1 << 20,
+        };
+        runner.tell(&ToRunner::Start(start));
+        runner
+    }
+
+    /// A runner that plays these tasks of these steps; `around` changes the job file.
+    fn play(
+        template: &str,
+        steps: &[(u32, PlayedTasks)],
+        around: impl FnOnce(&mut JobFile),
+    ) -> Self {
+        let (mut runner, _) = Self::begin(template, &[], |_, _| vec![], around);
+        let text = |name| runner.path(name).to_str().unwrap().to_owned();
+        let steps = steps.iter().cloned();
+        let play = Play {
+            version: SESSION_VERSION,
+            job_file: text("job.json"),
+            session_dir: text("session"),
+            steps: steps.map(|(step, tasks)| PlayedStep { step: StepNo(step), tasks }).collect(),
+            keep: false,
+        };
+        runner.tell(&ToRunner::Play(play));
+        runner
+    }
+
+    fn begin(
+        template: &str,
+        parameters: &[(&str, &str)],
+        prepare: impl FnOnce(&mut Command, &Path) -> Vec<PathRule>,
+        around: impl FnOnce(&mut JobFile),
+    ) -> (Self, Vec<PathRule>) {
         let folder = tempfile::tempdir().unwrap();
         for name in ["session", "out"] {
             fs::create_dir(folder.path().join(name)).unwrap();
@@ -52,12 +94,15 @@ impl Runner {
         if template.contains("name: Out,") {
             values.insert("Out".into(), out.clone());
         }
-        let job = JobFile {
+        let mut job = JobFile {
             version: SESSION_VERSION,
             format: TemplateFormat::Yaml,
             template: template.into(),
             parameters: values,
+            environments: vec![],
+            path_mapping: vec![],
         };
+        around(&mut job);
         let job_file = folder.path().join("job.json");
         fs::write(&job_file, serde_json::to_vec(&job).unwrap()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_meshfarm-session"));
@@ -66,18 +111,7 @@ impl Runner {
         let mut child = command.spawn().unwrap();
         let said_rx = listen(child.stdout.take().unwrap());
         let input = child.stdin.take();
-        let mut runner = Self { child, input, said_rx, folder };
-        let session_dir = runner.path("session").to_str().unwrap().to_owned();
-        runner.tell(&ToRunner::Start(Start {
-            version: SESSION_VERSION,
-            job_file: job_file.to_str().unwrap().into(),
-            session_dir,
-            step: StepNo(step),
-            path_mapping,
-            outputs: vec![OutputRoot { id: "r1".into(), path: out }],
-            log_bytes: 1 << 20,
-        }));
-        runner
+        (Self { child, input, said_rx, folder }, path_mapping)
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -269,6 +303,97 @@ fn a_failing_task_says_why_and_ends_its_session() {
     }
 }
 
+const PLAYED: &str = r#"
+specificationVersion: jobtemplate-2023-09
+name: Played
+parameterDefinitions: [{name: Scene, type: PATH, default: /old/scene}]
+jobEnvironments:
+  - name: Outer
+    script:
+      actions:
+        onEnter: {command: sh, args: ["-c", "echo outer in $QUEUE; echo openjd_env: SEED=7"]}
+        onExit: {command: sh, args: ["-c", "echo outer out"]}
+steps:
+  - name: Draw
+    parameterSpace: {taskParameterDefinitions: [{name: Frame, type: INT, range: "1-9"}]}
+    stepEnvironments:
+      - name: Inner
+        script:
+          actions:
+            onEnter: {command: sh, args: ["-c", "echo inner in $SEED"]}
+            onExit: {command: sh, args: ["-c", "echo inner out"]}
+    script: {actions: {onRun: {command: sh, args: ["-c", "echo frame {{Task.Param.Frame}}"]}}}
+  - name: Join
+    script: {actions: {onRun: {command: sh, args: ["-c", "echo join {{Param.Scene}}; exit 3"]}}}
+"#;
+
+/// What was said that is no heading.
+fn plain_log_of(said: &[FromRunner]) -> Vec<String> {
+    log_of(said).into_iter().filter(|line| !line.starts_with("-----")).collect()
+}
+
+#[test]
+fn a_job_is_played_whole_in_one_session_whose_environments_stand_around_all_steps() {
+    let steps = [(0, PlayedTasks::These(vec![TaskNo(4), TaskNo(1)])), (1, PlayedTasks::First(9))];
+    let mut runner = Runner::play(PLAYED, &steps, |job| {
+        job.environments = vec![EnvironmentFile {
+            format: TemplateFormat::Yaml,
+            template: "{specificationVersion: environment-2023-09, \
+                environment: {name: Farm, variables: {QUEUE: night}}}"
+                .into(),
+        }];
+        job.path_mapping = vec![MappingRule {
+            source_path_format: MappedFormat::Posix,
+            source_path: "/old".into(),
+            destination_path: "/new".into(),
+        }];
+    });
+    let (said, error) = runner.until_ended();
+    let zero = "Process exited with code: 0";
+    let wanted = [
+        ["outer in night", "openjd_env: SEED=7", zero],
+        ["inner in 7", zero, "frame 5"],
+        [zero, "frame 2", zero],
+        ["inner out", zero, "join /new/scene"],
+        ["Process exited with code: 3", "outer out", zero],
+    ];
+    assert_eq!(
+        (plain_log_of(&said), error),
+        (wanted.as_flattened().iter().map(ToString::to_string).collect(), None)
+    );
+    let ended = said.iter().filter_map(|said| match said {
+        FromRunner::TaskEnded { task, outcome, .. } => Some((task.0, outcome == &Outcome::Done)),
+        _ => None,
+    });
+    assert_eq!(ended.collect::<Vec<_>>(), [(0, true), (1, true), (2, false)]);
+    assert_eq!(fs::read_dir(runner.path("session")).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn nothing_is_played_after_an_environment_that_cannot_be_entered_and_all_are_left() {
+    let template = PLAYED.replace("echo inner in $SEED", "exit 9");
+    let mut runner = Runner::play(&template, &[(0, PlayedTasks::First(2))], |_| {});
+    let (said, error) = runner.until_ended();
+    let log = plain_log_of(&said);
+    assert!(error.unwrap().contains("entering the environment Inner"));
+    assert!(!log.iter().any(|line| line.starts_with("frame")), "{log:?}");
+    let zero = "Process exited with code: 0";
+    assert_eq!(log[3..], ["Process exited with code: 9", "inner out", zero, "outer out", zero]);
+}
+
+#[test]
+fn a_job_that_is_played_is_stopped_on_request_and_leaves_its_environments() {
+    let template = PLAYED.replace("echo frame {{Task.Param.Frame}}", "echo begun; sleep 600");
+    let mut runner = Runner::play(&template, &[(0, PlayedTasks::First(2))], |_| {});
+    runner.until(
+        |said| matches!(said, FromRunner::Log { lines, .. } if lines.contains(&"begun".into())),
+    );
+    runner.tell(&ToRunner::Cancel);
+    assert_eq!(runner.until_task_ended().1, Outcome::Canceled);
+    let log = plain_log_of(&runner.until_ended().0);
+    assert!(log.contains(&"inner out".into()) && log.contains(&"outer out".into()), "{log:?}");
+}
+
 #[test]
 fn a_program_that_is_not_there_and_a_task_that_is_none_fail_and_say_so() {
     let template = FAILING.replace(
@@ -331,7 +456,7 @@ fn a_broken_job_or_environment_or_node_ends_the_session_with_the_reason() {
     let mut runner = Runner::start(&broken, &[("Command", "true")], 0);
     let (said, error) = runner.until_ended();
     assert!(error.unwrap().contains("entering the environment Outer"));
-    assert_eq!(log_of(&said), ["outer out"]);
+    assert_eq!(log_of(&said), ["Process exited with code: 1", "outer out"]);
 
     let mut runner = Runner::start(FAILING, &[("Command", "true")], 0);
     runner.until_ready();

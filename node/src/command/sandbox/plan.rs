@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use meshfarm_sandbox::{self as sandbox, Access, Level, Mount, Outputs, Spec, WindowsRule};
 
 use crate::api::Problem;
-use crate::cli::{IsolationLevel, SandboxRun};
+use crate::cli::{IsolationLevel, JailFlags, SandboxRun};
+use crate::job_bundle::NamedPath;
+use crate::sys;
 
 use super::super::Failure;
 
@@ -25,15 +27,15 @@ const CLOSED: [&str; 6] = ["etc", "proc", "sys", "dev", "run", "session"];
 
 /// What of this process's surroundings counts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room<'a> {
+pub(in super::super) struct Room<'a> {
     /// The current folder.
-    pub(super) here: &'a Path,
+    pub(in super::super) here: &'a Path,
     /// The variable PATH.
-    pub(super) path: &'a str,
+    pub(in super::super) path: &'a str,
     /// The person's home folder.
-    pub(super) home: Option<&'a Path>,
+    pub(in super::super) home: Option<&'a Path>,
     /// An empty folder of our own that goes when the command has ended.
-    pub(super) temp: &'a Path,
+    pub(in super::super) temp: &'a Path,
 }
 
 /// A writable folder of the jail.
@@ -47,15 +49,15 @@ pub(super) struct Target {
 
 /// Everything about a run before it starts.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(in super::super) struct Plan {
     /// The policy of the jail.
-    pub(super) spec: Spec,
+    pub(in super::super) spec: Spec,
     /// What the policy file asks beyond that.
     pub(super) policy: Option<sandbox::Ready>,
     /// Writable folders of the person.
     pub(super) targets: Vec<Target>,
     /// Worth knowing before the start.
-    pub(super) notes: Vec<String>,
+    pub(in super::super) notes: Vec<String>,
 }
 
 impl Plan {
@@ -67,15 +69,83 @@ impl Plan {
     }
 }
 
-/// Make the policy.
+/// Make the policy of a command's jail.
 pub(super) fn make(
     flags: &SandboxRun,
     policy: Option<sandbox::Ready>,
     room: &Room<'_>,
 ) -> Result<Plan, Failure> {
-    let mut spec =
-        policy.as_ref().map_or_else(|| Spec::new(SHELL, "/"), |policy| policy.spec.clone());
+    let (mut spec, begin, notes) = shown(&flags.jail, policy.as_ref(), room)?;
     spec.program = SHELL.into();
+    let command = command(&mut spec, flags, room)?;
+    let words = [START.to_owned(), "sh".to_owned(), begin, command];
+    spec.args = std::iter::once("-c".to_owned()).chain(words).collect();
+    spec.args.extend(flags.command[1..].iter().cloned());
+    finish(Plan { spec, policy, targets: Vec::new(), notes }, room)
+}
+
+/// Make the policy of a jail for one session of `runner`, which also sees what the job names and this machine has.
+pub(in super::super) fn for_session(
+    flags: &JailFlags,
+    policy: Option<sandbox::Ready>,
+    room: &Room<'_>,
+    (runner, template, named): (&Path, &Path, &[NamedPath]),
+) -> Result<Plan, Failure> {
+    let (mut spec, _, _) = shown(flags, policy.as_ref(), room)?;
+    spec.program = runner.to_owned();
+    let mut notes = Vec::new();
+    if let Some(beside) = template.parent() {
+        // What the job needs may lie beside its template. Where that cannot be shown, it is read by us alone.
+        let folder = NamedPath { path: beside.to_owned(), ..NamedPath::default() };
+        drop(show_named(&mut spec, &folder));
+    }
+    for named in named {
+        if let Err(failure) = show_named(&mut spec, named) {
+            notes.push(format!("{}: {}", named.parameter, failure.text()));
+        }
+    }
+    let folders = spec.software.iter().flat_map(|folder| [folder.clone(), folder.join("bin")]);
+    let folders = folders.filter_map(|folder| folder.to_str().map(str::to_owned));
+    let usual = spec.environment().remove("PATH");
+    let path: Vec<_> = folders.chain(usual).collect();
+    spec.env.insert("PATH".to_owned(), path.join(":"));
+    finish(Plan { spec, policy, targets: Vec::new(), notes }, room)
+}
+
+/// Show what the value of a parameter names. What is not there and only read is the job's affair.
+fn show_named(spec: &mut Spec, named: &NamedPath) -> Result<(), Failure> {
+    // In the jail's own /tmp only folders can be shown, and only a folder can take a file.
+    let folder = named.is_file && (named.writes || named.path.starts_with("/tmp"));
+    let at = named.path.parent().filter(|_| folder).unwrap_or(&named.path);
+    if named.writes {
+        fs::create_dir_all(at)?;
+    }
+    let Ok(host) = at.canonicalize() else {
+        return Ok(());
+    };
+    if !named.writes && sys::is_root() && fs::metadata(&host)?.permissions().mode() & 0o4 == 0 {
+        let text = "only its owner may read it, and as root a job has a user of its own";
+        return Err(Problem::bad_input(format!("{}: {text}", at.display())).into());
+    }
+    let access = if named.writes { Access::Write } else { Access::Read };
+    if !named.writes && (is_shown(at, spec) || spec.mount_of(at).is_some()) {
+        return Ok(());
+    }
+    let before = spec.clone();
+    let shown = show(spec, "its value", (&host, at), access);
+    if shown.is_err() {
+        *spec = before;
+    }
+    shown
+}
+
+/// What the flags and the policy show, where a command begins, and what is worth knowing.
+fn shown(
+    flags: &JailFlags,
+    policy: Option<&sandbox::Ready>,
+    room: &Room<'_>,
+) -> Result<(Spec, String, Vec<String>), Failure> {
+    let mut spec = policy.map_or_else(|| Spec::new(SHELL, "/"), |policy| policy.spec.clone());
     spec.work = room.temp.join("session");
     spec.base = Some(room.temp.join("jail"));
     for folder in [&spec.work, &room.temp.join("jail")] {
@@ -108,14 +178,14 @@ pub(super) fn make(
     for path in &flags.software {
         spec.software.push(found("--software", room.here, path)?);
     }
-    let command = command(&mut spec, flags, room)?;
-    let words = [START.to_owned(), "sh".to_owned(), begin, command];
-    spec.args = std::iter::once("-c".to_owned()).chain(words).collect();
-    spec.args.extend(flags.command[1..].iter().cloned());
-    let targets = spec.mounts.iter().filter(|mount| mount.access == Access::Write);
-    let targets =
+    Ok((spec, begin, notes))
+}
+
+/// The plan with its writable folders, when the jail would take it.
+fn finish(mut plan: Plan, room: &Room<'_>) -> Result<Plan, Failure> {
+    let targets = plan.spec.mounts.iter().filter(|mount| mount.access == Access::Write);
+    plan.targets =
         targets.map(|mount| Target { at: mount.at.clone(), folder: mount.host.clone() }).collect();
-    let mut plan = Plan { spec, policy, targets, notes };
     stage(&mut plan, room)?;
     let checked = plan.spec.check().map_err(|error| Problem::bad_input(error.to_string()));
     checked.map(|()| plan).map_err(Failure::from)
@@ -268,12 +338,7 @@ mod tests {
 
     fn flags(command: &[&str]) -> SandboxRun {
         SandboxRun {
-            policy: None,
-            level: None,
-            read: Vec::new(),
-            write: Vec::new(),
-            windows: Vec::new(),
-            software: Vec::new(),
+            jail: JailFlags::default(),
             report: false,
             command: command.iter().map(ToString::to_string).collect(),
         }
@@ -295,8 +360,8 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let here = room.path().canonicalize().unwrap();
         let mut flags = flags(&["env", "a b", "c"]);
-        flags.write = vec!["frames".into()];
-        flags.windows = vec![(r"S:\show".into(), here.clone())];
+        flags.jail.write = vec!["frames".into()];
+        flags.jail.windows = vec![(r"S:\show".into(), here.clone())];
         let plan = plan(&flags, &here).unwrap();
         let own = here.display().to_string();
         let all = [(own.clone(), false, false), (format!("{own}/frames"), true, false)];
@@ -322,14 +387,14 @@ mod tests {
         let error = plan(&flags(&["no-such-program"]), &here).unwrap_err();
         assert!(error.contains("no-such-program"), "{error}");
         let mut closed = flags(&["true"]);
-        closed.read = vec!["/etc".into()];
+        closed.jail.read = vec!["/etc".into()];
         let error = plan(&closed, &here).unwrap_err();
         assert!(error.contains("--read /etc"), "{error}");
         let mut whole = flags(&["true"]);
-        whole.write = vec![".".into()];
+        whole.jail.write = vec![".".into()];
         let own = here.display().to_string();
         assert_eq!(shown(&plan(&whole, &here).unwrap()), [(own, true, false)]);
-        closed.read = vec!["/usr/share".into()];
+        closed.jail.read = vec!["/usr/share".into()];
         assert_eq!(shown(&plan(&closed, &here).unwrap()).len(), 1);
     }
 
@@ -357,5 +422,45 @@ mod tests {
         let plan = at("/srv/ada");
         assert!(plan.notes[0].contains("all of /srv/ada"), "{:?}", plan.notes);
         assert!(at("/srv/ada/show").notes.is_empty());
+    }
+
+    #[test]
+    fn a_session_sees_what_its_job_names_and_writes_only_where_it_says() {
+        let room = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        let here = room.path().canonicalize().unwrap();
+        let open = |path: &Path| {
+            fs::create_dir_all(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        for folder in ["", "tex", "templates"] {
+            open(&here.join(folder));
+        }
+        let named = |path: &Path, is_file, writes| NamedPath {
+            path: path.to_owned(),
+            parameter: "Asset".to_owned(),
+            is_file,
+            writes,
+        };
+        let paths = [
+            named(&here.join("tex/wood.png"), true, false),
+            named(&here.join("out/frames"), false, true),
+            named(&here.join("gone"), false, false),
+            named(Path::new("/etc"), false, true),
+        ];
+        let flags = JailFlags { software: vec!["/opt".into()], ..JailFlags::default() };
+        let elsewhere = Path::new("/usr/share");
+        let temp = here.join("temp");
+        let room = Room { here: elsewhere, path: "", home: None, temp: &temp };
+        let template = here.join("templates/t.yaml");
+        let inside = (Path::new("/usr/bin/env"), template.as_path(), &paths[..]);
+        let plan = for_session(&flags, None, &room, inside);
+        let plan = plan.map_err(|failure| failure.text()).unwrap();
+        let at = |name: &str| here.join(name).display().to_string();
+        let wanted = [(at("templates"), false), (at("tex"), false), (at("out/frames"), true)];
+        let shown: Vec<_> = shown(&plan).into_iter().map(|(at, writes, _)| (at, writes)).collect();
+        assert_eq!(shown, wanted);
+        assert!(plan.notes.len() == 1 && plan.notes[0].starts_with("Asset: "), "{:?}", plan.notes);
+        assert!(plan.spec.env["PATH"].starts_with("/opt:/opt/bin:/usr"), "{:?}", plan.spec.env);
+        assert!(here.join("out/frames").is_dir() && !here.join("gone").exists());
     }
 }

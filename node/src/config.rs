@@ -17,7 +17,7 @@ mod limits;
 mod services;
 mod store;
 
-pub use limits::{IsolationConfig, LimitConfig};
+pub use limits::{IsolationConfig, LimitConfig, SessionLimits};
 pub use services::ServiceConfig;
 pub use store::StoreConfig;
 

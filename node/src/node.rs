@@ -324,7 +324,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     let (input_tx, input_rx) = mpsc::channel(INPUTS);
     let host = opened.host(home, &config, &input_tx);
     let memory = host.amounts.get(MEMORY).map_or(0, |mib| (mib.0 / 1000) << 20);
-    let limits = config.limits.limits(memory, config.n_slots());
+    let limits = config.limits.of_sessions(memory, config.n_slots());
     let (net, net_rx) = opened.start_net(&config)?;
     for (mesh, certificate) in opened.meshes.all() {
         net.add_mesh(mesh, certificate).await;

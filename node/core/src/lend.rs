@@ -1,6 +1,6 @@
 //! The lender's side: admission, slots, leases that we gave, sessions, finished work until it is accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::lease::{
@@ -9,12 +9,13 @@ use meshfarm_protocol::lease::{
 };
 use meshfarm_protocol::matching::fit;
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::{HostClass, Level};
+use meshfarm_protocol::profile::{GPU, HostClass, Level, Requirement};
 use meshfarm_protocol::seal::SealingKey;
 
-use crate::door::{Content, Ended, Event, Output, PrepareError, Ready, Session};
+use crate::capacity::{Budget, Share};
+use crate::door::{Content, Ended, Event, Hold, Output, PrepareError, Ready, Session};
 use crate::jobs::{put, put_delete};
-use crate::lent::{Finished, Lent, State};
+use crate::lent::{Finished, Lent, Run, State};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
 
 /// How often a finished attempt is told again until its borrower has it.
@@ -37,7 +38,9 @@ const MAX_LEASES_OF_ALL: usize = 4096;
 pub(crate) struct Lend {
     me: SiteId,
     sealing_key: SealingKey,
-    pub(crate) host: HostClass,
+    host: HostClass,
+    /// What was promised when the machine last turned out to be another: it may be more than this one has.
+    owed: Budget,
     pub(crate) lending: bool,
     floor: Level,
     pub(crate) full: bool,
@@ -51,14 +54,51 @@ impl Lend {
         host: HostClass,
         (lending, floor): (bool, Level),
     ) -> Self {
-        let leases = BTreeMap::new();
-        Self { me, sealing_key, host, lending, floor, full: false, leases, next_session: 1 }
+        let (owed, leases) = (Budget::default(), BTreeMap::new());
+        Self { me, sealing_key, host, owed, lending, floor, full: false, leases, next_session: 1 }
     }
 
-    /// Slots that nobody holds.
+    /// What the machine offers.
+    pub(crate) const fn host(&self) -> &HostClass {
+        &self.host
+    }
+
+    /// The machine offers something else. What was promised stays promised.
+    pub(crate) fn set_host(&mut self, host: HostClass) {
+        self.owed = self.held();
+        self.host = host;
+    }
+
+    /// Everything that leases hold.
+    fn held(&self) -> Budget {
+        let mut held = Budget::default();
+        for lent in self.leases.values() {
+            match lent.held() {
+                0 => {}
+                n => held.give(&lent.share, n),
+            }
+        }
+        held
+    }
+
+    /// Everything that nobody holds.
+    pub(crate) fn left(&self) -> Budget {
+        Budget::of(&self.host).less(&self.held())
+    }
+
+    /// What a session of such a step takes here.
+    pub(crate) fn share(&self, requirement: &Requirement) -> Share {
+        Share::of(requirement, &self.host)
+    }
+
+    /// How many sessions of this share an idle machine could hold.
+    pub(crate) fn at_once(&self, share: &Share) -> u32 {
+        Budget::of(&self.host).room(share)
+    }
+
+    /// Slots that a task which asks for nothing could have now.
     pub(crate) fn free(&self) -> u32 {
-        let held = self.leases.values().map(Lent::held).fold(0, u32::saturating_add);
-        self.host.slots.saturating_sub(held)
+        self.left().room(&self.share(&Requirement::default()))
     }
 
     /// Whether `borrower` may read our store: it holds a lease, or outputs of its attempts are here.
@@ -109,17 +149,19 @@ impl Lend {
         // A machine that falls short of our own floor renders for nobody else, whatever they would put up with.
         let weak = !own && self.host.level < self.floor;
         let fits = fit(&offer.requirement, offer.isolation, &self.host).is_empty();
-        if weak || !fits || self.host.slots == 0 {
+        let share = self.share(&offer.requirement);
+        if weak || !fits || self.at_once(&share) == 0 {
             return decline(Declined::Misfit, LONG_PAUSE);
         }
-        let free = self.free();
+        let free = self.left().room(&share);
         if free == 0 || (!own && self.has_too_many_of(from)) {
             return decline(Declined::Busy, BUSY_PAUSE);
         }
         let slots = free.min(offer.slots);
         let state = State::Reserved { until: now.plus(RESERVATION) };
         let isolation = self.isolation_for(offer.isolation);
-        let lent = Lent::new((from, offer.tenant), (slots, isolation), state, now);
+        let promise = (slots, share, isolation);
+        let lent = Lent::new((from, offer.tenant), promise, state, now);
         let granted = self.grant(lease, &lent);
         self.leases.insert(lease, lent);
         granted
@@ -182,10 +224,11 @@ impl Lend {
             let wanted = &lent.wanted;
             lent.queue.retain(|queued| wanted.contains(&queued.attempt));
             for (session, run) in &lent.running {
-                if !run.iter().any(|running| wanted.contains(&running.attempt)) {
+                if !run.tasks.iter().any(|running| wanted.contains(&running.attempt)) {
                     out.push(Output::Stop(*session));
                     // Said to run no more, so that nobody asks again to stop it.
-                    let stops = |started: &AttemptId| run.iter().any(|run| run.attempt == *started);
+                    let stops =
+                        |started: &AttemptId| run.tasks.iter().any(|run| run.attempt == *started);
                     lent.started.retain(|started| !stops(started));
                 }
             }
@@ -207,7 +250,7 @@ impl Lend {
         result: Result<Ready, PrepareError>,
         out: &mut Vec<Output>,
     ) {
-        let free = self.free();
+        let left = self.left();
         let Some(lent) = self.leases.get_mut(&lease) else {
             return;
         };
@@ -218,7 +261,7 @@ impl Lend {
         match result {
             Ok(ready) => {
                 lent.state = State::Active(ready);
-                lent.regain(free);
+                lent.regain(left.room(&lent.share));
             }
             Err(error) => {
                 if let PrepareError::Bad(what) = error {
@@ -234,7 +277,8 @@ impl Lend {
 
     /// Start what can start. A lease that has given up its last slot and finds none gives its tasks back.
     pub(crate) fn fill(&mut self, out: &mut Vec<Output>) {
-        let mut free = self.free();
+        let mut left = self.left();
+        let mut gpus = self.free_gpus();
         for (lease, lent) in &mut self.leases {
             let State::Active(Ready { shared_sessions, .. }) = lent.state else {
                 continue;
@@ -243,7 +287,8 @@ impl Lend {
             if lent.queue.is_empty() || lent.finished.len() >= MAX_ATTEMPTS {
                 continue;
             }
-            free -= lent.grow(free);
+            let grown = lent.grow(left.room(&lent.share));
+            left.take(&lent.share, grown);
             if lent.slots == 0 {
                 lent.stop(out);
                 let message = Message::Status(lent.status(*lease));
@@ -256,15 +301,26 @@ impl Lend {
                 let run: Vec<_> = lent.queue.drain(..n).collect();
                 let session = Session(self.next_session);
                 self.next_session += 1;
-                lent.running.insert(session, run.clone());
+                let n_gpus = usize::try_from(lent.share.get(GPU).0 / 1000).unwrap_or(usize::MAX);
+                let gpus: Vec<_> = gpus.by_ref().take(n_gpus).collect();
+                let (amounts, tasks) = (lent.share.amounts(), run.clone());
+                let holds = Hold { amounts, gpus: gpus.clone() };
+                lent.running.insert(session, Run { tasks, gpus });
                 let (lease, borrower, isolation) = (*lease, lent.borrower, lent.isolation);
-                out.push(Output::Start { session, lease, borrower, isolation, run });
+                out.push(Output::Start { session, lease, borrower, isolation, holds, run });
             }
         }
     }
 
+    /// Graphics cards that no session has, by their numbers.
+    fn free_gpus(&self) -> impl Iterator<Item = u32> + use<> {
+        let runs = self.leases.values().flat_map(|lent| lent.running.values());
+        let taken: BTreeSet<u32> = runs.flat_map(|run| run.gpus.iter().copied()).collect();
+        (0..).filter(move |gpu| !taken.contains(gpu))
+    }
+
     pub(crate) fn on_started(&mut self, attempt: AttemptId, out: &mut Vec<Output>) {
-        let runs = |lent: &Lent| lent.running.values().flatten().any(|run| run.attempt == attempt);
+        let runs = |lent: &Lent| lent.in_sessions().any(|run| run.attempt == attempt);
         if let Some((lease, lent)) = self.leases.iter_mut().find(|(_, lent)| runs(lent)) {
             // The word comes from the jail, which may repeat itself.
             if lent.started.contains(&attempt) {
@@ -286,7 +342,7 @@ impl Lend {
     ) {
         let found = self.leases.iter_mut().find(|(_, lent)| lent.running.contains_key(&session));
         let Some((lease, lent)) = found else { return };
-        let run = lent.running.remove(&session).unwrap_or_default();
+        let run = lent.running.remove(&session).map_or_else(Vec::new, |run| run.tasks);
         lent.shrink();
         let stopped = lent.state == State::Ended;
         for Assignment { attempt, .. } in run {
@@ -430,7 +486,8 @@ impl Lend {
     /// A lease from before a restart: its sessions are dead, so it is over but for what is finished.
     pub(crate) fn restore_lease(&mut self, record: &LentRecord) {
         let whose = (record.borrower, record.tenant);
-        let lent = Lent::new(whose, (0, self.floor), State::Ended, Millis(0));
+        let promise = (0, Share::default(), self.floor);
+        let lent = Lent::new(whose, promise, State::Ended, Millis(0));
         self.leases.insert(record.lease, lent);
     }
 
@@ -441,19 +498,20 @@ impl Lend {
         }
     }
 
-    /// What runs now: lease, borrower, attempts that have started and attempts in all.
-    pub(crate) fn running(&self) -> impl Iterator<Item = (LeaseId, SiteId, u32, usize, usize)> {
-        self.leases.iter().map(|(lease, lent)| {
-            (*lease, lent.borrower, lent.held(), lent.running.len(), lent.queue.len())
-        })
+    /// Every lease that we gave and of which something is left.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (LeaseId, &Lent)> {
+        self.leases.iter().map(|(lease, lent)| (*lease, lent))
     }
 
     pub(crate) fn check(&self) {
-        let running: usize = self.leases.values().map(|lent| lent.running.len()).sum();
-        assert!(running <= self.host.slots as usize, "more sessions than slots");
+        let most = Budget::of(&self.host).or(&self.owed);
+        assert!(most.covers(&self.held()), "more is promised than the machine has");
+        let runs = self.leases.values().flat_map(|lent| lent.running.values());
+        let gpus: Vec<_> = runs.flat_map(|run| &run.gpus).collect();
+        let distinct: BTreeSet<_> = gpus.iter().collect();
+        assert_eq!(distinct.len(), gpus.len(), "two sessions have the same graphics card");
         for lent in self.leases.values() {
-            let mut ids: Vec<_> =
-                lent.queue.iter().chain(lent.running.values().flatten()).collect();
+            let mut ids: Vec<_> = lent.queue.iter().chain(lent.in_sessions()).collect();
             let n = ids.len();
             ids.sort();
             ids.dedup();

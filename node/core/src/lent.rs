@@ -6,6 +6,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantI
 use meshfarm_protocol::lease::{Assignment, Done, Phase, Status};
 use meshfarm_protocol::profile::Level;
 
+use crate::capacity::Share;
 use crate::door::{Output, Ready, Session};
 use crate::jobs::put_delete;
 use crate::record::Key;
@@ -25,6 +26,8 @@ pub(crate) struct Lent {
     pub(crate) granted: u32,
     /// Slots that it has of them now.
     pub(crate) slots: u32,
+    /// What each of its sessions takes of the machine.
+    pub(crate) share: Share,
     pub(crate) state: State,
     /// What its jails have at least.
     pub(crate) isolation: Level,
@@ -37,12 +40,20 @@ pub(crate) struct Lent {
     /// The attempts of the last `Want` that counted.
     pub(crate) wanted: BTreeSet<AttemptId>,
     pub(crate) queue: VecDeque<Assignment>,
-    pub(crate) running: BTreeMap<Session, Vec<Assignment>>,
+    pub(crate) running: BTreeMap<Session, Run>,
     /// Attempts whose runner in the jail has begun with them.
     pub(crate) started: Vec<AttemptId>,
     pub(crate) finished: BTreeMap<AttemptId, Finished>,
     /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
     pub(crate) accepted: VecDeque<AttemptId>,
+}
+
+/// A session that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) tasks: Vec<Assignment>,
+    /// The graphics cards that are its own, by their numbers on this machine.
+    pub(crate) gpus: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +99,7 @@ impl Lent {
 
     pub(crate) fn new(
         (borrower, tenant): (SiteId, TenantId),
-        (slots, isolation): (u32, Level),
+        (slots, share, isolation): (u32, Share, Level),
         state: State,
         now: Millis,
     ) -> Self {
@@ -97,6 +108,7 @@ impl Lent {
             tenant,
             granted: slots,
             slots,
+            share,
             state,
             isolation,
             root: None,
@@ -149,8 +161,13 @@ impl Lent {
         Status { lease, phase, running: self.started.clone(), finished }
     }
 
+    /// The attempts of all its sessions.
+    pub(crate) fn in_sessions(&self) -> impl Iterator<Item = &Assignment> {
+        self.running.values().flat_map(|run| &run.tasks)
+    }
+
     pub(crate) fn knows(&self, attempt: AttemptId) -> bool {
-        let mut open = self.queue.iter().chain(self.running.values().flatten());
+        let mut open = self.queue.iter().chain(self.in_sessions());
         self.finished.contains_key(&attempt)
             || self.accepted.contains(&attempt)
             || open.any(|known| known.attempt == attempt)
@@ -159,7 +176,7 @@ impl Lent {
     /// A session has read what was not there yet: what it ran waits again, unless it is wanted no more, and
     /// nothing starts before everything is there.
     pub(crate) fn spoil(&mut self, session: Session, now: Millis) {
-        let run = self.running.remove(&session).unwrap_or_default();
+        let run = self.running.remove(&session).map_or_else(Vec::new, |run| run.tasks);
         self.started.retain(|started| !run.iter().any(|run| run.attempt == *started));
         match self.state {
             State::Ended => return,

@@ -7,6 +7,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod borrow;
+mod capacity;
 mod door;
 mod job;
 mod jobs;
@@ -25,8 +26,8 @@ pub mod transfer;
 mod view;
 
 pub use door::{
-    Ask, CollectError, Content, Ended, Event, Input, Output, PrepareError, Ready, Reply, Request,
-    Session, TaskRef, Tasks,
+    Ask, CollectError, Content, Ended, Event, Hold, Input, Output, PrepareError, Ready, Reply,
+    Request, Session, TaskRef, Tasks,
 };
 pub use job::{JobPhase, Task};
 pub use record::{

@@ -49,7 +49,8 @@ pub(crate) struct Supply<'a> {
     pub(crate) me: SiteId,
     pub(crate) my_name: &'a str,
     pub(crate) host: &'a HostClass,
-    pub(crate) free: u32,
+    /// How many tasks of the step our own machine could begin now, and how many it could hold if it were idle.
+    pub(crate) room: (u32, u32),
     pub(crate) sites: &'a Sites,
     /// Sites that are not asked now: they have an open offer of this step, or somebody more urgent waits there.
     pub(crate) engaged: &'a BTreeSet<SiteId>,
@@ -135,7 +136,7 @@ pub(crate) fn place(
         left > 0
     };
     let own = own_fits(demand.job, demand.step, supply) && takes(supply.me);
-    if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.free) {
+    if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.room.0) {
         return asked;
     }
     let local = own.then(|| local_finish(demand, supply));
@@ -164,10 +165,10 @@ fn task_time(demand: &Demand<'_>) -> u64 {
 /// When our own slots alone would be through with the step, in milliseconds from now: what runs there already,
 /// of whomever, comes first.
 fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
-    let slots = usize::try_from(supply.host.slots).unwrap_or(usize::MAX).max(1);
-    let busy = supply.host.slots.saturating_sub(supply.free) as usize;
+    let (free, at_once) = supply.room;
+    let busy = at_once.saturating_sub(free) as usize;
     let tasks = demand.fresh + demand.again.len() + busy;
-    let rounds = tasks.div_ceil(slots) as u64;
+    let rounds = tasks.div_ceil(at_once.max(1) as usize) as u64;
     rounds.saturating_mul(at_speed(task_time(demand), supply.host.speed))
 }
 

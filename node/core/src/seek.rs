@@ -40,13 +40,16 @@ impl Site {
         waits
     }
 
-    pub(crate) fn supply<'a>(&'a self, engaged: &'a BTreeSet<SiteId>, now: Millis) -> Supply<'a> {
-        let pauses = self.own_pause > now;
+    pub(crate) fn supply<'a>(
+        &'a self,
+        engaged: &'a BTreeSet<SiteId>,
+        room: (u32, u32),
+    ) -> Supply<'a> {
         Supply {
             me: self.config.me,
             my_name: &self.config.name,
-            host: &self.lend.host,
-            free: if pauses { 0 } else { self.lend.free() },
+            host: self.lend.host(),
+            room,
             sites: &self.sites,
             engaged,
         }
@@ -68,7 +71,7 @@ impl Site {
         };
         if lender == self.config.me {
             let none = BTreeSet::new();
-            let own = place::own_fits(job, step, &self.supply(&none, now));
+            let own = place::own_fits(job, step, &self.supply(&none, (0, 0)));
             if !own || self.own_pause > now {
                 return false;
             }
@@ -80,7 +83,7 @@ impl Site {
         if again.peek().is_none() {
             return false;
         }
-        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now);
+        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new(), (0, 0)), now);
         again.any(|failed_on| place::eligible(failed_on, lender, &fitting))
     }
 
@@ -107,7 +110,7 @@ impl Site {
         let batch = batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
         let again = job.ready(step).is_some_and(|r| r.again(now).next().is_some());
         let fitting = if again {
-            place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now)
+            place::fitting(job, step, &self.supply(&BTreeSet::new(), (0, 0)), now)
         } else {
             Vec::new()
         };
@@ -188,7 +191,11 @@ impl Site {
         let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
-        let asked = place::place(&demand, &self.supply(&engaged, now), now, &mut rng);
+        let share = self.lend.share(&spec.requirement);
+        let pauses = self.own_pause > now;
+        let free = if pauses { 0 } else { self.lend.left().room(&share) };
+        let supply = self.supply(&engaged, (free, self.lend.at_once(&share)));
+        let asked = place::place(&demand, &supply, now, &mut rng);
         if asked.is_empty() {
             return;
         }

@@ -194,7 +194,7 @@ impl Site {
                 self.jobs.inputs_ready((job, step), result, now, out);
             }
             Input::Host(host) => {
-                self.lend.host = *host;
+                self.lend.set_host(*host);
                 self.published = None;
             }
             Input::WrongChunk { site, lease, chunk, came } => {
@@ -402,7 +402,7 @@ impl Site {
             sequence: self.sequence,
             issued: now,
             ttl: PUBLISH_EVERY.times(3),
-            hosts: vec![self.lend.host.clone()],
+            hosts: vec![self.lend.host().clone()],
             free: self.offered(),
             lending: self.lend.lending,
             sealing_key: self.config.sealing_key,

@@ -1,6 +1,6 @@
 //! What people see of a site: jobs, tasks, sites and slots as plain data, made from the state on demand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, 
 use meshfarm_protocol::job::Layout;
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
-use meshfarm_protocol::profile::{HostClass, Level, Profile};
+use meshfarm_protocol::profile::{Amount, HostClass, Level, Profile};
 
 use crate::borrow::State;
 use crate::door::TaskRef;
@@ -123,8 +123,11 @@ pub struct SiteView {
 pub struct SlotsView {
     /// What our machine offers.
     pub host: HostClass,
-    /// Slots that nobody holds.
+    /// Slots that a task which asks for nothing could have now.
     pub free: u32,
+    /// What is left of the machine's amounts beside what leases hold.
+    #[serde(default)]
+    pub left: BTreeMap<String, Amount>,
     /// Whether we take tasks of other sites.
     pub lending: bool,
     /// Leases that hold slots.
@@ -140,6 +143,9 @@ pub struct LeaseView {
     pub borrower: String,
     /// Slots that it holds.
     pub slots: u32,
+    /// What it holds with each of them.
+    #[serde(default)]
+    pub each: BTreeMap<String, Amount>,
     /// Sessions that run.
     pub running: usize,
     /// Tasks that wait.
@@ -286,8 +292,8 @@ impl Site {
         let forbidden = || Some("the job's policy does not allow this site".to_owned());
         let mut why = Vec::new();
         let own_misfits =
-            place::misfits(need, place::floor(job, true), std::slice::from_ref(&self.lend.host));
-        let own_reason = match (job.allows(&self.config.name, true), self.lend.host.slots) {
+            place::misfits(need, place::floor(job, true), std::slice::from_ref(self.lend.host()));
+        let own_reason = match (job.allows(&self.config.name, true), self.lend.host().slots) {
             (false, _) => forbidden(),
             (true, 0) => Some("has no slots".to_owned()),
             (true, _) if self.lend.free() == 0 => Some("every slot is taken".to_owned()),
@@ -343,13 +349,18 @@ impl Site {
     /// Our slots and who holds them.
     #[must_use]
     pub fn slots(&self) -> SlotsView {
-        let leases = self.lend.running().map(|(lease, borrower, slots, running, queued)| {
-            let borrower = self.name_of(borrower);
-            LeaseView { lease, borrower, slots, running, queued }
+        let leases = self.lend.all().map(|(lease, lent)| LeaseView {
+            lease,
+            borrower: self.name_of(lent.borrower),
+            slots: lent.held(),
+            each: lent.share.amounts(),
+            running: lent.running.len(),
+            queued: lent.queue.len(),
         });
         SlotsView {
-            host: self.lend.host.clone(),
+            host: self.lend.host().clone(),
             free: self.lend.free(),
+            left: self.lend.left().amounts(),
             lending: self.lend.lending,
             leases: leases.collect(),
         }

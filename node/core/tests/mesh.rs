@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_core::{
-    Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Output,
+    Ask, Change, CollectError, Config, Ended, Event, Hold, Input, JobPhase, JobView, Key, Output,
     PrepareError, Ready, Record, Reply, Request, Session, Site, Task, TaskRef,
 };
 use meshfarm_protocol::codec::{decode, encode};
@@ -11,7 +11,9 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, 
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Outputs, Usage};
 use meshfarm_protocol::message::{Message, Pass, PassBody};
-use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
+use meshfarm_protocol::profile::{
+    Amount, AmountNeed, HostClass, Level, Profile, Requirement, VCPU,
+};
 use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
 
 /// Where the clock stands when a test begins: late enough that nothing lies before zero.
@@ -25,6 +27,8 @@ pub(crate) struct Running {
     pub(crate) run: Vec<Assignment>,
     /// What its jail has at least.
     pub(crate) isolation: Level,
+    /// What of the machine is its own.
+    pub(crate) holds: Hold,
 }
 
 pub(crate) struct Peer {
@@ -96,6 +100,27 @@ pub(crate) fn host(slots: u32) -> HostClass {
         speed: 1000,
         level: Level::S2,
     }
+}
+
+/// A host with so many slots, and so much of some amounts in whole units.
+pub(crate) fn having(slots: u32, amounts: &[(&str, u64)]) -> HostClass {
+    let amounts = amounts.iter().map(|(name, n)| ((*name).to_owned(), Amount::whole(*n)));
+    HostClass { amounts: amounts.collect(), ..host(slots) }
+}
+
+/// A job of one step whose tasks ask for at least so much of an amount.
+pub(crate) fn asking(n: u32, amounts: &[(&str, u64)]) -> JobSpec {
+    let mut job = frames(n);
+    for (name, n) in amounts {
+        let need = AmountNeed { min: Amount::whole(*n), max: None };
+        job.steps[0].requirement.amounts.insert((*name).to_owned(), need);
+    }
+    job
+}
+
+/// A job whose tasks ask for so many processors.
+pub(crate) fn cores(n: u32, vcpu: u64) -> JobSpec {
+    asking(n, &[(VCPU, vcpu)])
 }
 
 pub(crate) fn step(n: u32, needs: &[u32]) -> StepSpec {
@@ -325,10 +350,10 @@ impl Mesh {
                     self.answer(at, Input::Prepared { lease, result });
                 }
             }
-            Output::Start { session, lease, run, isolation, .. } => {
+            Output::Start { session, lease, run, isolation, holds, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
                 let attempt = run[0].attempt;
-                peer.running.push(Running { session, lease, run, isolation });
+                peer.running.push(Running { session, lease, run, isolation, holds });
                 self.answer(at, Input::AttemptStarted { attempt });
             }
             Output::Stop(session) => {

@@ -1,6 +1,7 @@
 //! Tests of the core through its one door, room by room.
 #![expect(clippy::unwrap_used, reason = "a test that finds nothing there has failed")]
 
+mod capacity;
 mod early;
 mod gossip;
 mod membership;

@@ -1,9 +1,11 @@
 //! The pages that commands print: what people see of jobs, sites, slots, meshes and the node.
 
+use std::collections::BTreeMap;
+
 use meshfarm_core::{SiteView, SlotsView};
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::membership::Role;
-use meshfarm_protocol::profile::{HostClass, MEMORY, Profile, VCPU};
+use meshfarm_protocol::profile::{Amount, HostClass, MEMORY, Profile, VCPU};
 
 use crate::api::{Check, CheckState, Examination, Invited, MeshView};
 
@@ -129,17 +131,31 @@ pub fn slots(slots: &SlotsView) -> Page {
     let lends = if slots.lending { "lends to other sites" } else { "does not lend" };
     let free = format!("{} of {} slots free;", slots.free, slots.host.slots);
     page.line([strong(free), plain(format!("this site {lends}"))]);
+    if !slots.left.is_empty() {
+        page.line([faint(format!("left: {}", amounts(&slots.left)))]);
+    }
     let rows = slots.leases.iter().map(|lease| {
         vec![
             plain(lease.lease.short()),
             plain(&lease.borrower),
             plain(lease.slots.to_string()),
+            plain(amounts(&lease.each)),
             plain(lease.running.to_string()),
             plain(lease.queued.to_string()),
         ]
     });
-    page.table(&["LEASE", "BORROWER", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
+    page.table(&["LEASE", "BORROWER", ">SLOTS", "EACH", ">RUNNING", ">QUEUED"], rows);
     page
+}
+
+/// Amounts in words: `vcpu 4, memory 8192`.
+fn amounts(amounts: &BTreeMap<String, Amount>) -> String {
+    let short = |name: &String| {
+        let plain = name.strip_prefix("amount.worker.");
+        plain.or_else(|| name.strip_prefix("meshfarm:amount.")).unwrap_or(name).to_owned()
+    };
+    let words = amounts.iter().map(|(name, amount)| format!("{} {amount}", short(name)));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// The meshes of this site.

@@ -9,6 +9,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo,
 use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
 use meshfarm_protocol::profile::Level;
 
+use crate::fair::Account;
 use crate::record::JobRecord;
 use crate::step::{Counts, Inputs, Step};
 
@@ -105,12 +106,14 @@ pub(crate) struct Job {
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) record: JobRecord,
     pub(crate) steps: Vec<Step>,
+    /// Who pays for it.
+    pub(crate) account: Account,
 }
 
 impl Job {
-    pub(crate) fn new(spec: JobSpec, record: JobRecord) -> Self {
+    pub(crate) fn new(spec: JobSpec, record: JobRecord, account: Account) -> Self {
         let steps = spec.steps.iter().map(|step| Step::new(step, spec.policy.order)).collect();
-        let mut job = Self { spec: Arc::new(spec), record, steps };
+        let mut job = Self { spec: Arc::new(spec), record, steps, account };
         for n in 0..job.steps.len() {
             if job.spec.steps[n].needs.is_empty() {
                 let (root, bytes) = (job.record.root, job.record.bytes);

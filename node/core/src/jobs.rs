@@ -1,12 +1,13 @@
 //! All jobs of this site: what their tasks go through, when they are tried again, when a job is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::profile::Level;
 
 use crate::door::{Event, Output, TaskRef};
+use crate::fair::{Account, Fair};
 use crate::job::{Job, JobPhase, Task};
 use crate::record::{Change, JobRecord, Key, Record};
 use crate::step::{Counts, Inputs, Step};
@@ -30,6 +31,20 @@ pub(crate) struct Failure {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Jobs {
     jobs: BTreeMap<JobId, Job>,
+    /// Those that have tasks to run, so that no decision walks through those that have ended.
+    active: BTreeSet<JobId>,
+    fair: Fair,
+}
+
+/// How urgent a job is: its priority, what its project has used lately, how old it is. Less comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    /// 0 is most urgent.
+    pub(crate) level: u8,
+    /// Core-milliseconds that count against the project.
+    pub(crate) used: u64,
+    pub(crate) submitted: Millis,
+    pub(crate) job: JobId,
 }
 
 impl Jobs {
@@ -41,18 +56,33 @@ impl Jobs {
         self.jobs.values()
     }
 
-    /// Active jobs, the most urgent first, then the oldest.
-    pub(crate) fn by_urgency(&self) -> Vec<JobId> {
-        let mut jobs: Vec<_> = self.jobs.values().filter(|job| job.is_active()).collect();
-        jobs.sort_by_key(|job| {
-            let priority = job.spec.policy.priority;
-            (u8::MAX - priority, job.record.submitted, job.record.job)
-        });
-        jobs.into_iter().map(|job| job.record.job).collect()
+    /// Active jobs in the order in which they get slots.
+    pub(crate) fn by_urgency(&self) -> Vec<Rank> {
+        let mut used: BTreeMap<Account, u64> = BTreeMap::new();
+        let mut ranks: Vec<_> = self
+            .active()
+            .map(|job| Rank {
+                level: u8::MAX - job.spec.policy.priority,
+                used: *used.entry(job.account).or_insert_with(|| self.fair.used(job.account)),
+                submitted: job.record.submitted,
+                job: job.record.job,
+            })
+            .collect();
+        ranks.sort_unstable();
+        ranks
+    }
+
+    fn active(&self) -> impl Iterator<Item = &Job> {
+        self.active.iter().filter_map(|job| self.jobs.get(job))
+    }
+
+    /// Time passes.
+    pub(crate) fn set_now(&mut self, now: Millis) {
+        self.fair.set_now(now);
     }
 
     pub(crate) fn wake_at(&self, now: Millis) -> Option<Millis> {
-        self.jobs.values().filter(|job| job.is_active()).filter_map(|job| job.wake_at(now)).min()
+        self.active().filter_map(|job| job.wake_at(now)).min()
     }
 
     pub(crate) fn submit(&mut self, spec: JobSpec, record: JobRecord, out: &mut Vec<Output>) {
@@ -60,21 +90,31 @@ impl Jobs {
         put(out, Record::Spec(id, Box::new(spec.clone())));
         put(out, Record::Job(record.clone()));
         out.push(Output::Tell(Event::JobSubmitted { job: id }));
-        self.jobs.insert(id, Job::new(spec, record));
+        self.add(spec, record);
     }
 
     pub(crate) fn restore(&mut self, spec: JobSpec, record: JobRecord) {
-        self.jobs.insert(record.job, Job::new(spec, record));
+        self.add(spec, record);
+    }
+
+    fn add(&mut self, spec: JobSpec, record: JobRecord) {
+        let account = self.fair.account(spec.tenant, &spec.project);
+        let job = Job::new(spec, record, account);
+        if job.is_active() {
+            self.active.insert(job.record.job);
+        }
+        self.jobs.insert(job.record.job, job);
     }
 
     /// How a task stood. A job that had ended has no open tasks, even if the node died while it said so.
     pub(crate) fn restore_task(&mut self, at: TaskRef, task: Task) {
-        if let Task::Done { wall, .. } = task {
+        if let Task::Done { wall, at: when, .. } = task {
             self.learn(at, wall);
+            if let Some((account, cores)) = self.pays(at) {
+                self.fair.recall(account, cores, (when, wall));
+            }
         }
-        if let Some(step) = self.step_mut(at) {
-            step.set(at.task, task);
-        }
+        self.change(at, task);
     }
 
     /// Every record was restored: what an ended job had left open is canceled.
@@ -104,9 +144,26 @@ impl Jobs {
 
     fn set(&mut self, at: TaskRef, task: Task, out: &mut Vec<Output>) {
         put(out, Record::Task(at, task.clone()));
+        self.change(at, task);
+    }
+
+    /// A task stands otherwise than before. Whoever has tasks under way pays for them.
+    fn change(&mut self, at: TaskRef, task: Task) {
+        let leased = |task: Option<&Task>| matches!(task, Some(Task::Leased { .. }));
+        let (was, is) = (leased(self.task(at)), leased(Some(&task)));
+        if let Some((account, cores)) = self.pays(at).filter(|_| was != is) {
+            if is { self.fair.begin(account, cores) } else { self.fair.end(account, cores) }
+        }
         if let Some(step) = self.step_mut(at) {
             step.set(at.task, task);
         }
+    }
+
+    /// Who pays for a task, and for how many cores in thousandths; none when there is no such task.
+    fn pays(&self, at: TaskRef) -> Option<(Account, u64)> {
+        self.task(at)?;
+        let job = self.get(at.job)?;
+        Some((job.account, job.step(at.step)?.cores))
     }
 
     fn learn(&mut self, at: TaskRef, wall: Millis) {
@@ -248,6 +305,7 @@ impl Jobs {
         };
         job.record.phase = phase.clone();
         job.record.ended = Some(now);
+        self.active.remove(&id);
         put(out, Record::Job(job.record.clone()));
         for at in refs(id, job, is_open) {
             self.set(at, Task::Canceled, out);
@@ -300,20 +358,26 @@ impl Jobs {
         again.retain(|at| self.task(*at).is_some_and(|task| wanted(*at, task)));
         if let Some(job) = self.jobs.get_mut(&id).filter(|_| !again.is_empty()) {
             job.reopen(&again.iter().map(|at| at.step).collect());
+            self.active.insert(id);
             // First the job, then its tasks: an ended job with tasks that wait would never run them.
             put(out, Record::Job(job.record.clone()));
         }
         for at in &again {
             put_delete(out, Key::Task(*at));
-            if let Some(step) = self.step_mut(*at) {
-                step.set(at.task, Task::new());
-            }
+            self.change(*at, Task::new());
         }
         u32::try_from(again.len()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn check(&self) {
+        let mut running: BTreeMap<Account, u64> = BTreeMap::new();
         for job in self.jobs.values() {
+            let listed = self.active.contains(&job.record.job);
+            assert_eq!(listed, job.is_active(), "a job would never run, or run after its end");
+            for step in &job.steps {
+                let leased = step.tasks().iter().filter(|t| matches!(t, Task::Leased { .. }));
+                *running.entry(job.account).or_default() += step.cores * leased.count() as u64;
+            }
             let open = job.counts().open;
             assert!(job.is_active() || open == 0, "an ended job has open tasks");
             for (step, spec) in job.steps.iter().zip(&job.spec.steps) {
@@ -321,6 +385,7 @@ impl Jobs {
                 step.check();
             }
         }
+        self.fair.check(&running);
     }
 }
 

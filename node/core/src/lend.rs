@@ -12,11 +12,12 @@ use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::{GPU, HostClass, Level, Requirement};
 use meshfarm_protocol::seal::SealingKey;
 
-use crate::capacity::{Budget, Share};
+use crate::capacity::{Budget, Capacity, Share};
 use crate::door::{Content, Ended, Event, Hold, Output, PrepareError, Ready, Session};
 use crate::jobs::{put, put_delete};
 use crate::lent::{Finished, Lent, Run, State};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
+use crate::reserve::Reservation;
 
 /// How often a finished attempt is told again until its borrower has it.
 const TELL_AGAIN: Millis = Millis::seconds(5);
@@ -39,11 +40,14 @@ pub(crate) struct Lend {
     me: SiteId,
     sealing_key: SealingKey,
     host: HostClass,
+    capacity: Capacity,
     /// What was promised when the machine last turned out to be another: it may be more than this one has.
     owed: Budget,
     pub(crate) lending: bool,
     floor: Level,
     pub(crate) full: bool,
+    /// What is kept for the first of our own tasks in line.
+    pub(crate) reserved: Option<Reservation>,
     leases: BTreeMap<LeaseId, Lent>,
     next_session: u64,
 }
@@ -55,7 +59,22 @@ impl Lend {
         (lending, floor): (bool, Level),
     ) -> Self {
         let (owed, leases) = (Budget::default(), BTreeMap::new());
-        Self { me, sealing_key, host, owed, lending, floor, full: false, leases, next_session: 1 }
+        let (full, reserved, next_session) = (false, None, 1);
+        let mut capacity = Capacity::default();
+        capacity.set(&host);
+        Self {
+            me,
+            sealing_key,
+            host,
+            capacity,
+            owed,
+            lending,
+            floor,
+            full,
+            reserved,
+            leases,
+            next_session,
+        }
     }
 
     /// What the machine offers.
@@ -66,6 +85,7 @@ impl Lend {
     /// The machine offers something else. What was promised stays promised.
     pub(crate) fn set_host(&mut self, host: HostClass) {
         self.owed = self.held();
+        self.capacity.set(&host);
         self.host = host;
     }
 
@@ -83,17 +103,41 @@ impl Lend {
 
     /// Everything that nobody holds.
     pub(crate) fn left(&self) -> Budget {
-        Budget::of(&self.host).less(&self.held())
+        self.capacity.whole().less(&self.held())
     }
 
     /// What a session of such a step takes here.
     pub(crate) fn share(&self, requirement: &Requirement) -> Share {
-        Share::of(requirement, &self.host)
+        self.capacity.share(requirement)
     }
 
     /// How many sessions of this share an idle machine could hold.
     pub(crate) fn at_once(&self, share: &Share) -> u32 {
-        Budget::of(&self.host).room(share)
+        self.capacity.whole().room(share)
+    }
+
+    /// How many sessions of another site's there is room for now, beside what is kept for our own.
+    fn spare(&self, share: &Share) -> u32 {
+        let kept = self.reserved.as_ref().map_or(u32::MAX, |kept| kept.spare(share));
+        self.left().room(share).min(kept)
+    }
+
+    /// Slots that a task of another site's which asks for nothing could have now.
+    pub(crate) fn offered(&self) -> u32 {
+        self.spare(&self.share(&Requirement::default()))
+    }
+
+    /// How many further tasks of our own a lease could begin with, when it has `under_way` already.
+    pub(crate) fn room_in(&self, lease: LeaseId, under_way: usize) -> usize {
+        self.leases.get(&lease).map_or(0, |lent| {
+            let room = lent.slots.saturating_add(self.left().room(&lent.share)) as usize;
+            room.saturating_sub(under_way)
+        })
+    }
+
+    /// What the machine has to share out.
+    pub(crate) const fn capacity(&self) -> &Capacity {
+        &self.capacity
     }
 
     /// Slots that a task which asks for nothing could have now.
@@ -153,7 +197,7 @@ impl Lend {
         if weak || !fits || self.at_once(&share) == 0 {
             return decline(Declined::Misfit, LONG_PAUSE);
         }
-        let free = self.left().room(&share);
+        let free = if own { self.left().room(&share) } else { self.spare(&share) };
         if free == 0 || (!own && self.has_too_many_of(from)) {
             return decline(Declined::Busy, BUSY_PAUSE);
         }
@@ -276,7 +320,7 @@ impl Lend {
     }
 
     /// Start what can start. A lease that has given up its last slot and finds none gives its tasks back.
-    pub(crate) fn fill(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn fill(&mut self, now: Millis, out: &mut Vec<Output>) {
         let mut left = self.left();
         let mut gpus = self.free_gpus();
         for (lease, lent) in &mut self.leases {
@@ -287,8 +331,25 @@ impl Lend {
             if lent.queue.is_empty() || lent.finished.len() >= MAX_ATTEMPTS {
                 continue;
             }
-            let grown = lent.grow(left.room(&lent.share));
-            left.take(&lent.share, grown);
+            let busy = u32::try_from(lent.running.len()).unwrap_or(u32::MAX);
+            let kept = self
+                .reserved
+                .as_mut()
+                .filter(|kept| lent.borrower != self.me && kept.share.is_wider(&lent.share));
+            if let Some(kept) = kept {
+                let ends = lent.task_time().map_or(Millis(u64::MAX), |time| now.plus(time));
+                let wants = lent.granted.min(lent.busy()).saturating_sub(busy);
+                let may = busy.saturating_add(kept.admit(&lent.share, wants, ends));
+                if lent.slots > may {
+                    left.give(&lent.share, lent.slots - may);
+                    lent.slots = may;
+                }
+                let grown = lent.grow(left.room(&lent.share).min(may - lent.slots));
+                left.take(&lent.share, grown);
+            } else {
+                let grown = lent.grow(left.room(&lent.share));
+                left.take(&lent.share, grown);
+            }
             if lent.slots == 0 {
                 lent.stop(out);
                 let message = Message::Status(lent.status(*lease));
@@ -301,11 +362,12 @@ impl Lend {
                 let run: Vec<_> = lent.queue.drain(..n).collect();
                 let session = Session(self.next_session);
                 self.next_session += 1;
-                let n_gpus = usize::try_from(lent.share.get(GPU).0 / 1000).unwrap_or(usize::MAX);
+                let n_gpus = usize::try_from(self.capacity.amount(&lent.share, GPU).0 / 1000)
+                    .unwrap_or(usize::MAX);
                 let gpus: Vec<_> = gpus.by_ref().take(n_gpus).collect();
-                let (amounts, tasks) = (lent.share.amounts(), run.clone());
+                let (amounts, tasks) = (self.capacity.of_share(&lent.share), run.clone());
                 let holds = Hold { amounts, gpus: gpus.clone() };
-                lent.running.insert(session, Run { tasks, gpus });
+                lent.running.insert(session, Run { tasks, since: now, gpus });
                 let (lease, borrower, isolation) = (*lease, lent.borrower, lent.isolation);
                 out.push(Output::Start { session, lease, borrower, isolation, holds, run });
             }
@@ -342,10 +404,11 @@ impl Lend {
     ) {
         let found = self.leases.iter_mut().find(|(_, lent)| lent.running.contains_key(&session));
         let Some((lease, lent)) = found else { return };
-        let run = lent.running.remove(&session).map_or_else(Vec::new, |run| run.tasks);
+        let Some(run) = lent.running.remove(&session) else { return };
+        lent.learn(&run, now);
         lent.shrink();
         let stopped = lent.state == State::Ended;
-        for Assignment { attempt, .. } in run {
+        for Assignment { attempt, .. } in run.tasks {
             lent.started.retain(|started| *started != attempt);
             let result = results.iter().find(|ended| ended.attempt == attempt);
             let made = result.is_some_and(|ended| ended.outcome == Outcome::Done);
@@ -504,7 +567,7 @@ impl Lend {
     }
 
     pub(crate) fn check(&self) {
-        let most = Budget::of(&self.host).or(&self.owed);
+        let most = self.capacity.whole().clone().or(&self.owed);
         assert!(most.covers(&self.held()), "more is promised than the machine has");
         let runs = self.leases.values().flat_map(|lent| lent.running.values());
         let gpus: Vec<_> = runs.flat_map(|run| &run.gpus).collect();

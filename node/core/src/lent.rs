@@ -46,12 +46,15 @@ pub(crate) struct Lent {
     pub(crate) finished: BTreeMap<AttemptId, Finished>,
     /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
     pub(crate) accepted: VecDeque<AttemptId>,
+    /// Sum and count of how long tasks ran here.
+    took: (u64, u64),
 }
 
 /// A session that runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) tasks: Vec<Assignment>,
+    pub(crate) since: Millis,
     /// The graphics cards that are its own, by their numbers on this machine.
     pub(crate) gpus: Vec<u32>,
 }
@@ -121,6 +124,7 @@ impl Lent {
             started: Vec::new(),
             finished: BTreeMap::new(),
             accepted: VecDeque::new(),
+            took: (0, 0),
         }
     }
 
@@ -145,6 +149,29 @@ impl Lent {
         if self.more {
             self.slots += self.granted.saturating_sub(self.slots).min(free);
         }
+    }
+
+    /// Give up the slots in which nothing runs: somebody else is first in line for them.
+    pub(crate) fn give_way(&mut self) {
+        self.slots = self.slots.min(u32::try_from(self.running.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Whether its slots in which nothing runs have nothing to wait for.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Active(_)) && self.queue.is_empty()
+    }
+
+    /// A session has run so long.
+    pub(crate) fn learn(&mut self, run: &Run, now: Millis) {
+        let (sum, n) = self.took;
+        let ran = now.since(run.since).0;
+        self.took = (sum.saturating_add(ran), n.saturating_add(run.tasks.len() as u64));
+    }
+
+    /// How long its tasks run, as far as it was seen here.
+    pub(crate) fn task_time(&self) -> Option<Millis> {
+        let (sum, n) = self.took;
+        sum.checked_div(n).map(Millis)
     }
 
     pub(crate) fn busy(&self) -> u32 {
@@ -198,7 +225,7 @@ impl Lent {
         if let State::Preparing { since } = self.state
             && now.since(since) >= PATIENCE
         {
-            self.slots = self.slots.min(u32::try_from(self.running.len()).unwrap_or(u32::MAX));
+            self.give_way();
         }
     }
 

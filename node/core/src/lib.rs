@@ -9,6 +9,7 @@
 mod borrow;
 mod capacity;
 mod door;
+mod fair;
 mod job;
 mod jobs;
 mod lend;
@@ -16,8 +17,10 @@ mod lent;
 mod membership;
 mod outsource;
 mod place;
+mod queue;
 pub mod rate;
 mod record;
+mod reserve;
 mod seek;
 mod site;
 mod sites;

@@ -10,6 +10,7 @@ use crate::door::{CollectError, Content, Event, Output, TaskRef};
 use crate::job::{Job, Task};
 use crate::jobs::{Failure, put, put_delete};
 use crate::place;
+use crate::queue::Turn;
 use crate::record::{BorrowedRecord, Key, Record};
 use crate::site::Site;
 
@@ -46,7 +47,7 @@ impl Site {
         let floor = self.jobs.get(job).map(|job| place::floor(job, own));
         if grant.slots > 0 && floor.is_some_and(|floor| grant.isolation >= floor) {
             self.sites.granted(from, grant.slots);
-            self.top_up((job, step), false, now, out);
+            self.top_up((job, step), (Some(lease), Turn::Open), now, out);
         } else {
             // It promises less than its profile says: no use in asking again at once.
             self.sites.declined(from, None, now);

@@ -23,7 +23,7 @@ const SAMPLE: usize = 8;
 const ASSUMED_RATE: u64 = 20_000;
 
 /// What we assume of a task's length before the first one is done.
-const ASSUMED_TASK: Millis = Millis::seconds(30);
+pub(crate) const ASSUMED_TASK: Millis = Millis::seconds(30);
 
 /// Speed of the reference core, in the profile's unit.
 const REFERENCE_SPEED: u64 = 1000;
@@ -172,7 +172,8 @@ fn local_finish(demand: &Demand<'_>, supply: &Supply<'_>) -> u64 {
     rounds.saturating_mul(at_speed(task_time(demand), supply.host.speed))
 }
 
-fn at_speed(reference: u64, speed: u32) -> u64 {
+/// How long on our machine what takes `reference` on the reference core.
+pub(crate) fn at_speed(reference: u64, speed: u32) -> u64 {
     reference.saturating_mul(REFERENCE_SPEED) / u64::from(speed.max(1))
 }
 

@@ -10,6 +10,7 @@ use crate::borrow::State;
 use crate::door::{Output, TaskRef};
 use crate::job::Job;
 use crate::place::{self, Demand, Supply};
+use crate::queue::Turn;
 use crate::site::Site;
 
 /// More leases and offers than this at a time are not sought for one step.
@@ -17,13 +18,14 @@ const MAX_LEASES_OF_A_STEP: usize = 64;
 
 impl Site {
     /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough. Returns
-    /// whether tasks of it wait for one of our own slots.
+    /// whether tasks of it wait until one of our own slots is free.
     ///
     /// With `yields`, somebody more urgent waits for our own slots: this job gives them up as its tasks end.
     pub(crate) fn seek(
         &mut self,
         id: JobId,
         yields: bool,
+        passed: &mut Vec<(JobId, StepNo)>,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> bool {
@@ -32,10 +34,20 @@ impl Site {
         };
         let mut waits = false;
         for step in job.step_numbers() {
-            self.top_up((id, step), yields, now, out);
-            self.ask((id, step), yields, now, out);
+            let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
+            let Some(share) = spec.map(|spec| self.lend.share(&spec.requirement)) else {
+                continue;
+            };
+            let turn = self.turn(&share, yields);
+            self.top_up((id, step), (None, turn), now, out);
+            self.ask((id, step), turn, now, out);
             self.hear_ourselves(now, out);
-            waits |= self.waits_for_own((id, step), now);
+            let blocked = self.waits_for_own((id, step), now) && self.lend.left().room(&share) == 0;
+            if blocked && self.lend.reserved.is_none() {
+                self.reserve((id, step), share, passed, now);
+            }
+            passed.push((id, step));
+            waits |= blocked;
         }
         waits
     }
@@ -91,7 +103,7 @@ impl Site {
     pub(crate) fn top_up(
         &mut self,
         (id, step): (JobId, StepNo),
-        yields: bool,
+        (only, turn): (Option<LeaseId>, Turn),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -99,7 +111,9 @@ impl Site {
         let mut spare = 0;
         for (lease, borrowed) in self.borrow.of_step(id, step) {
             if let State::Held(h) = &borrowed.state {
-                held.push((lease, borrowed.lender));
+                if only.is_none_or(|only| only == lease) {
+                    held.push((lease, borrowed.lender));
+                }
                 spare += if h.is_slow(now) { 0 } else { h.slots as usize };
             }
         }
@@ -116,8 +130,7 @@ impl Site {
         };
         for (lease, lender) in held {
             let Some(job) = self.jobs.get(id) else { return };
-            let left_alone =
-                self.sites.is_shunned(lender, now) || (yields && lender == self.config.me);
+            let left_alone = self.sites.is_shunned(lender, now);
             let takes = |failed_on: &[SiteId]| {
                 !left_alone
                     && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
@@ -133,8 +146,19 @@ impl Site {
                 continue;
             };
             let isolation = held.isolation;
-            let room = held.room(waiting, (spare, ahead), now).min(batch);
-            held.set_more(waiting > room);
+            let mut room = held.room(waiting, (spare, ahead), now).min(batch);
+            let under_way = held.attempts.len();
+            if own && !ahead {
+                room = room.min(self.lend.room_in(lease, under_way));
+            }
+            let behind = own && matches!(turn, Turn::Behind);
+            if behind {
+                room = self.admit((id, step), room.min(waiting), now);
+            }
+            if let Some(held) = self.borrow.held_mut(lease) {
+                held.set_more(waiting > room && !behind);
+            }
+            let Some(job) = self.jobs.get(id) else { return };
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
             for task in tasks {
@@ -148,21 +172,51 @@ impl Site {
         }
     }
 
-    /// Ask for slots for the tasks that no lease and no open offer covers.
-    fn ask(
+    /// Of `n` tasks of a step that would start on our own machine now, how many do not delay the first in line. A step
+    /// that has to wait gives up our slots as its tasks end.
+    fn admit(&mut self, (id, step): (JobId, StepNo), n: usize, now: Millis) -> usize {
+        let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
+        let share = spec.map(|spec| self.lend.share(&spec.requirement)).unwrap_or_default();
+        let ends = self.would_end(id, step, now);
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        let admitted = match &mut self.lend.reserved {
+            Some(kept) => kept.admit(&share, n, ends),
+            None => n,
+        };
+        if admitted < n {
+            self.yields.insert((id, step));
+        }
+        admitted as usize
+    }
+
+    /// How many tasks of a step could start on our own machine now without delaying the first in line.
+    fn own_room(
         &mut self,
         (id, step): (JobId, StepNo),
-        yields: bool,
+        turn: Turn,
+        most: u32,
         now: Millis,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let (Some((root, bytes)), Some(ready)) = (job.content(step), job.ready(step)) else {
-            return;
-        };
-        let again: Vec<_> = ready.again(now).collect();
-        let fresh = ready.n_fresh();
-        let waiting = u32::try_from(fresh + again.len()).unwrap_or(u32::MAX);
+    ) -> (u32, u32) {
+        let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
+        let share = spec.map(|spec| self.lend.share(&spec.requirement)).unwrap_or_default();
+        let at_once = self.lend.at_once(&share);
+        let free = self.lend.left().room(&share).min(most);
+        let own = |job| place::own_fits(job, step, &self.supply(&BTreeSet::new(), (0, 0)));
+        if free == 0 || self.own_pause > now || !self.jobs.get(id).is_some_and(own) {
+            return (0, at_once);
+        }
+        match turn {
+            Turn::Open => (free, at_once),
+            Turn::Behind => {
+                let may = self.admit((id, step), free as usize, now);
+                (u32::try_from(may).unwrap_or(u32::MAX), at_once)
+            }
+        }
+    }
+
+    /// Ask for slots for the tasks that no lease and no open offer covers.
+    fn ask(&mut self, (id, step): (JobId, StepNo), turn: Turn, now: Millis, out: &mut Vec<Output>) {
+        let waiting = self.waiting(id, step, now);
         let mut engaged = BTreeSet::new();
         let (mut covered, mut leases) = (0u32, 0);
         for (_, borrowed) in self.borrow.of_step(id, step) {
@@ -178,24 +232,24 @@ impl Site {
             }
         }
         let uncovered = waiting.saturating_sub(covered);
-        let Some(spec) = job.step_spec(step) else {
-            return;
-        };
         if uncovered == 0 || leases >= MAX_LEASES_OF_A_STEP {
             return;
         }
-        if yields {
-            engaged.insert(self.config.me);
-        }
+        let own = !engaged.contains(&self.config.me);
+        let room = self.own_room((id, step), turn, if own { uncovered } else { 0 }, now);
+        let Some(job) = self.jobs.get(id) else { return };
+        let (Some((root, bytes)), Some(ready), Some(spec)) =
+            (job.content(step), job.ready(step), job.step_spec(step))
+        else {
+            return;
+        };
+        let again: Vec<_> = ready.again(now).collect();
+        let fresh = ready.n_fresh();
         let (tenant, priority) = (job.spec.tenant, job.spec.policy.priority);
         let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
-        let share = self.lend.share(&spec.requirement);
-        let pauses = self.own_pause > now;
-        let free = if pauses { 0 } else { self.lend.left().room(&share) };
-        let supply = self.supply(&engaged, (free, self.lend.at_once(&share)));
-        let asked = place::place(&demand, &supply, now, &mut rng);
+        let asked = place::place(&demand, &self.supply(&engaged, room), now, &mut rng);
         if asked.is_empty() {
             return;
         }
@@ -230,7 +284,7 @@ impl Site {
             return false;
         }
         let left_alone = self.sites.is_shunned(lender, now)
-            || (lender == self.config.me && self.yields.contains(&job));
+            || (lender == self.config.me && self.yields.contains(&(job, step)));
         let job = self.jobs.get(job).filter(|_| !left_alone);
         job.is_some_and(|job| self.runs(job, step, lender, now))
     }

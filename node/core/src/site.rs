@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId};
+use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::message::{Message, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, PROFILE_VERSION, Profile};
@@ -67,8 +67,8 @@ pub struct Site {
     pub(crate) lend: Lend,
     pub(crate) sites: Sites,
     membership: Membership,
-    /// Jobs that give up our own slots as their tasks end, because somebody more urgent waits.
-    pub(crate) yields: BTreeSet<JobId>,
+    /// Steps that give up our own slots as their tasks end, because somebody more urgent waits.
+    pub(crate) yields: BTreeSet<(JobId, StepNo)>,
     /// Our own slots are left alone until then, because a session could not be prepared.
     pub(crate) own_pause: Millis,
     sequence: u64,
@@ -102,6 +102,7 @@ impl Site {
     }
 
     fn restore(&mut self, now: Millis, mut records: Vec<Record>) {
+        self.jobs.set_now(now);
         // What others refer to comes first.
         records.sort_by_key(|record| match record {
             Record::Spec(..) => 0,
@@ -154,6 +155,7 @@ impl Site {
     /// Apply one input. Pushes what must now happen, in the order in which it must happen.
     pub fn handle(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
         let mut fresh = Vec::new();
+        self.jobs.set_now(now);
         self.route(now, input, &mut fresh);
         self.upkeep(now, &mut fresh);
         out.append(&mut fresh);
@@ -312,38 +314,21 @@ impl Site {
         let (sites, me) = (&self.sites, self.config.me);
         self.lend.tick(now, |site| site == me || sites.is_connected(site), out);
         self.borrow_upkeep(now, out);
-        self.place_jobs(now, out);
-        loop {
-            self.say_wishes(now, out);
-            self.introduce(now, out);
-            self.lend.fill(out);
-            if !self.hear_ourselves(now, out) {
+        for _ in 0..Self::rounds() {
+            self.place_jobs(now, out);
+            loop {
+                self.say_wishes(now, out);
+                self.introduce(now, out);
+                self.lend.fill(now, out);
+                if !self.hear_ourselves(now, out) {
+                    break;
+                }
+            }
+            if !self.could_start() {
                 break;
             }
         }
         self.publish(now, out);
-    }
-
-    /// Find lenders for the tasks of all jobs. What is more urgent gets our own slots first, and those of
-    /// less urgent jobs as their tasks end.
-    fn place_jobs(&mut self, now: Millis, out: &mut Vec<Output>) {
-        let (mut waits, mut waits_above) = (false, false);
-        let mut level = u8::MAX;
-        self.yields.clear();
-        for id in self.jobs.by_urgency() {
-            self.jobs.settle(id, now, out);
-            let Some(job) = self.jobs.get(id) else {
-                continue;
-            };
-            let priority = job.spec.policy.priority;
-            if priority < level {
-                (level, waits_above) = (priority, waits);
-            }
-            if waits_above {
-                self.yields.insert(id);
-            }
-            waits |= self.seek(id, waits_above, now, out);
-        }
     }
 
     /// Take what we have said to ourselves out of `out` and hear it. Returns whether there was anything.
@@ -368,7 +353,7 @@ impl Site {
 
     /// Slots that could take a task of another site now.
     fn offered(&self) -> u32 {
-        if self.lend.lending && !self.lend.full { self.lend.free() } else { 0 }
+        if self.lend.lending && !self.lend.full { self.lend.offered() } else { 0 }
     }
 
     /// When our profile is to be told again.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, TaskNo};
 use meshfarm_protocol::job::{Order, StepSpec};
 
+use crate::fair;
 use crate::job::Task;
 
 /// The content of a step.
@@ -31,6 +32,8 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) inputs: Inputs,
+    /// Cores that each task counts for, in thousandths.
+    pub(crate) cores: u64,
     tasks: Vec<Task>,
     /// Task numbers in the order in which they start.
     order: Vec<TaskNo>,
@@ -57,6 +60,7 @@ impl Step {
         let n = order.len();
         Self {
             inputs: Inputs::NotYet,
+            cores: fair::cores(spec),
             tasks: vec![Task::new(); n],
             order,
             places,

@@ -353,14 +353,14 @@ impl Site {
             lease,
             borrower: self.name_of(lent.borrower),
             slots: lent.held(),
-            each: lent.share.amounts(),
+            each: self.lend.capacity().of_share(&lent.share),
             running: lent.running.len(),
             queued: lent.queue.len(),
         });
         SlotsView {
             host: self.lend.host().clone(),
             free: self.lend.free(),
-            left: self.lend.left().amounts(),
+            left: self.lend.capacity().of_budget(&self.lend.left()),
             lending: self.lend.lending,
             leases: leases.collect(),
         }

@@ -472,6 +472,13 @@ impl Mesh {
         }
     }
 
+    /// The machine turns out to have so many slots.
+    pub(crate) fn set_slots(&mut self, at: usize, slots: u32) {
+        let host = HostClass { slots, ..self.peers[at].host.clone() };
+        self.give(at, Input::Host(Box::new(host)));
+        self.settle();
+    }
+
     /// Everything that is on its way has come.
     pub(crate) fn complete(&mut self) {
         for (at, lease) in std::mem::take(&mut self.coming) {

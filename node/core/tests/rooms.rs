@@ -7,6 +7,7 @@ mod gossip;
 mod membership;
 mod mesh;
 mod outsource;
+mod queue;
 mod random_walk;
 mod restart;
 mod scheduler;

@@ -9,6 +9,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo,
 use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
 use meshfarm_protocol::profile::Level;
 
+use crate::door::TaskRef;
 use crate::fair::Account;
 use crate::record::JobRecord;
 use crate::step::{Counts, Inputs, Step};
@@ -212,8 +213,16 @@ impl Job {
         all
     }
 
-    /// Active again. Steps that read the outputs of a repeated step get new content when it is done again.
-    pub(crate) fn reopen(&mut self, repeated: &BTreeSet<StepNo>) {
+    /// Active again, for these tasks. Steps that read the outputs of a repeated step get new content when it is done
+    /// again.
+    pub(crate) fn reopen(&mut self, again: &[TaskRef]) {
+        let repeated: BTreeSet<StepNo> = again.iter().map(|at| at.step).collect();
+        self.record.canceled.clear();
+        for (step, run) in self.step_numbers().zip(&self.steps) {
+            let not = again.iter().filter(|at| at.step == step).map(|at| at.task).collect();
+            let canceled = run.canceled(&not).into_iter();
+            self.record.canceled.extend(canceled.map(|(first, last)| (step, first, last)));
+        }
         for n in 0..self.steps.len() {
             let needs = &self.spec.steps[n].needs;
             if needs.iter().any(|need| repeated.contains(need)) {

@@ -117,14 +117,16 @@ impl Jobs {
         self.change(at, task);
     }
 
-    /// Every record was restored: what an ended job had left open is canceled.
+    /// Every record was restored: what an ended job had left open is canceled, and what its record says.
     pub(crate) fn restored(&mut self) {
-        for (id, job) in &mut self.jobs {
-            if job.is_active() || job.counts().open == 0 {
-                continue;
+        for job in self.jobs.values_mut() {
+            if !job.is_active() {
+                job.steps.iter_mut().for_each(|step| step.cancel_waiting(None));
             }
-            for at in refs(*id, job, is_open) {
-                job.steps[at.step.0 as usize].set(at.task, Task::Canceled);
+            for (step, first, last) in &job.record.canceled {
+                if let Some(step) = job.steps.get_mut(step.0 as usize) {
+                    step.cancel_waiting(Some((*first, *last)));
+                }
             }
         }
     }
@@ -307,6 +309,8 @@ impl Jobs {
         job.record.ended = Some(now);
         self.active.remove(&id);
         put(out, Record::Job(job.record.clone()));
+        // Its record says that what waits is canceled: a record of each of a million tasks would say no more.
+        job.steps.iter_mut().for_each(|step| step.cancel_waiting(None));
         for at in refs(id, job, is_open) {
             self.set(at, Task::Canceled, out);
         }
@@ -357,13 +361,17 @@ impl Jobs {
         let mut again = refs(id, job, |_| true);
         again.retain(|at| self.task(*at).is_some_and(|task| wanted(*at, task)));
         if let Some(job) = self.jobs.get_mut(&id).filter(|_| !again.is_empty()) {
-            job.reopen(&again.iter().map(|at| at.step).collect());
+            job.reopen(&again);
             self.active.insert(id);
             // First the job, then its tasks: an ended job with tasks that wait would never run them.
             put(out, Record::Job(job.record.clone()));
         }
+        out.reserve(again.len());
         for at in &again {
-            put_delete(out, Key::Task(*at));
+            if self.get(id).and_then(|job| job.step(at.step)).is_some_and(|s| s.has_record(at.task))
+            {
+                put_delete(out, Key::Task(*at));
+            }
             self.change(*at, Task::new());
         }
         u32::try_from(again.len()).unwrap_or(u32::MAX)

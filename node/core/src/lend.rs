@@ -331,24 +331,15 @@ impl Lend {
             if lent.queue.is_empty() || lent.finished.len() >= MAX_ATTEMPTS {
                 continue;
             }
-            let busy = u32::try_from(lent.running.len()).unwrap_or(u32::MAX);
-            let kept = self
-                .reserved
-                .as_mut()
-                .filter(|kept| lent.borrower != self.me && kept.share.is_wider(&lent.share));
-            if let Some(kept) = kept {
-                let ends = lent.task_time().map_or(Millis(u64::MAX), |time| now.plus(time));
-                let wants = lent.granted.min(lent.busy()).saturating_sub(busy);
-                let may = busy.saturating_add(kept.admit(&lent.share, wants, ends));
-                if lent.slots > may {
-                    left.give(&lent.share, lent.slots - may);
-                    lent.slots = may;
+            let others = lent.borrower != self.me;
+            match self.reserved.as_mut().filter(|_| others) {
+                Some(kept) if kept.share.is_wider(&lent.share) => {
+                    lent.give_way_to(kept, &mut left, now);
                 }
-                let grown = lent.grow(left.room(&lent.share).min(may - lent.slots));
-                left.take(&lent.share, grown);
-            } else {
-                let grown = lent.grow(left.room(&lent.share));
-                left.take(&lent.share, grown);
+                Some(_) | None => {
+                    let grown = lent.grow(left.room(&lent.share));
+                    left.take(&lent.share, grown);
+                }
             }
             if lent.slots == 0 {
                 lent.stop(out);

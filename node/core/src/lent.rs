@@ -6,10 +6,11 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantI
 use meshfarm_protocol::lease::{Assignment, Done, Phase, Status};
 use meshfarm_protocol::profile::Level;
 
-use crate::capacity::Share;
+use crate::capacity::{Budget, Share};
 use crate::door::{Output, Ready, Session};
 use crate::jobs::put_delete;
 use crate::record::Key;
+use crate::reserve::Reservation;
 
 /// How long slots stay idle for a lease whose content is on its way.
 ///
@@ -154,6 +155,18 @@ impl Lent {
     /// Give up the slots in which nothing runs: somebody else is first in line for them.
     pub(crate) fn give_way(&mut self) {
         self.slots = self.slots.min(u32::try_from(self.running.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Keep and take back only slots whose next tasks do not delay the first in line, of what is left of the machine.
+    pub(crate) fn give_way_to(&mut self, kept: &mut Reservation, left: &mut Budget, now: Millis) {
+        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        let ends = self.task_time().map_or(Millis(u64::MAX), |time| now.plus(time));
+        let wants = self.granted.min(self.busy()).saturating_sub(running);
+        let may = running.saturating_add(kept.admit(&self.share, wants, ends));
+        left.give(&self.share, self.slots.saturating_sub(may));
+        self.slots = self.slots.min(may);
+        let grown = self.grow(left.room(&self.share).min(may - self.slots));
+        left.take(&self.share, grown);
     }
 
     /// Whether its slots in which nothing runs have nothing to wait for.

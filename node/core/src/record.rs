@@ -34,7 +34,7 @@ pub enum Record {
     Spec(JobId, Box<JobSpec>),
     /// How a job stands.
     Job(JobRecord),
-    /// How a task stands. A task without a record waits and has never been tried.
+    /// How a task stands. A task without a record waits and has never been tried, unless its job says that it is canceled.
     Task(TaskRef, Task),
     /// A lease that we hold.
     Borrowed(BorrowedRecord),
@@ -120,6 +120,10 @@ pub struct JobRecord {
     pub bytes: u64,
     /// Content of the steps that read outputs of others, once assembled.
     pub inputs: Vec<(StepNo, ChunkId, u64)>,
+    /// Tasks that stay canceled, from the first to the last of each run, in a job that was canceled and of which a part
+    /// is rendered after all. In a job that has ended every open task is canceled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canceled: Vec<(StepNo, TaskNo, TaskNo)>,
 }
 
 /// A lease that we hold. Its attempts stand in the task records.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId, StepNo};
+use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::message::{Message, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, PROFILE_VERSION, Profile};
@@ -214,9 +214,10 @@ impl Site {
             Ask::Submit { spec, root, bytes } => {
                 let job = JobId(self.random());
                 let phase = JobPhase::Active;
-                let inputs = Vec::new();
+                let (submitted, ended) = (now, None);
+                let (inputs, canceled) = (Vec::new(), Vec::new());
                 let record =
-                    JobRecord { job, submitted: now, ended: None, phase, root, bytes, inputs };
+                    JobRecord { job, submitted, ended, phase, root, bytes, inputs, canceled };
                 self.jobs.submit(*spec, record, out);
                 Reply::Submitted(job)
             }
@@ -260,14 +261,16 @@ impl Site {
             Task::Done { .. } | Task::Failed { .. } | Task::Canceled => true,
             Task::Waiting { .. } | Task::Leased { .. } => false,
         };
+        let these: BTreeSet<TaskNo> = match tasks {
+            Tasks::These(_, these) => these.iter().copied().collect(),
+            Tasks::Failed | Tasks::All => BTreeSet::new(),
+        };
         let n = self.jobs.retry(
             job,
             |at, task| match tasks {
                 Tasks::Failed => matches!(task, Task::Failed { .. } | Task::Canceled),
                 Tasks::All => over(task),
-                Tasks::These(step, these) => {
-                    over(task) && at.step == *step && these.contains(&at.task)
-                }
+                Tasks::These(step, _) => over(task) && at.step == *step && these.contains(&at.task),
             },
             out,
         );

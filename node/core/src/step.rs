@@ -46,6 +46,8 @@ pub(crate) struct Step {
     /// When tasks that pause after a failure may start.
     pauses: BTreeSet<(Millis, usize)>,
     counts: Counts,
+    /// Tasks that are canceled and of which a record says something.
+    written: BTreeSet<TaskNo>,
     /// Sum and count of the wall times of done tasks, to learn how long one takes.
     wall: (u64, u64),
 }
@@ -68,6 +70,7 @@ impl Step {
             again: BTreeSet::new(),
             pauses: BTreeSet::new(),
             counts: Counts { open: n, ..Counts::default() },
+            written: BTreeSet::new(),
             wall: (0, 0),
         }
     }
@@ -90,6 +93,15 @@ impl Step {
             return;
         };
         let old = std::mem::replace(slot, state.clone());
+        match state {
+            Task::Canceled => drop(self.written.insert(task)),
+            Task::Waiting { .. }
+            | Task::Leased { .. }
+            | Task::Done { .. }
+            | Task::Failed { .. } => {
+                self.written.remove(&task);
+            }
+        }
         let place = self.places[index(task)];
         if let Task::Waiting { after, .. } = old {
             self.fresh.remove(&place);
@@ -106,6 +118,52 @@ impl Step {
                 self.pauses.insert((after, place));
             }
         }
+    }
+
+    /// Cancel the tasks that wait, all of them or those between two. Nothing needs to be written for that: the job's
+    /// record says it.
+    pub(crate) fn cancel_waiting(&mut self, between: Option<(TaskNo, TaskNo)>) {
+        let (from, to) = between.unwrap_or((TaskNo(0), TaskNo(u32::MAX)));
+        let numbered = (0..).map(TaskNo).zip(&mut self.tasks);
+        for (task, slot) in numbered.filter(|(task, _)| (from..=to).contains(task)) {
+            if let Task::Waiting { .. } = slot {
+                if *slot != Task::new() {
+                    self.written.insert(task);
+                }
+                *slot = Task::Canceled;
+                self.counts.open -= 1;
+                self.counts.canceled += 1;
+            }
+        }
+        let (tasks, order) = (&self.tasks, &self.order);
+        let waits = |place: &usize| matches!(tasks[index(order[*place])], Task::Waiting { .. });
+        self.fresh.retain(waits);
+        self.again.retain(waits);
+        self.pauses.retain(|(_, place)| waits(place));
+    }
+
+    /// Whether a record says something of a task that does not stand as new.
+    pub(crate) fn has_record(&self, task: TaskNo) -> bool {
+        match self.tasks.get(index(task)) {
+            Some(Task::Canceled) => self.written.contains(&task),
+            Some(state) => *state != Task::new(),
+            None => false,
+        }
+    }
+
+    /// Runs of canceled tasks, but those in `not`.
+    pub(crate) fn canceled(&self, not: &BTreeSet<TaskNo>) -> Vec<(TaskNo, TaskNo)> {
+        let mut runs: Vec<(TaskNo, TaskNo)> = Vec::new();
+        for (n, state) in (0..).zip(&self.tasks) {
+            if *state != Task::Canceled || not.contains(&TaskNo(n)) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((_, last)) if last.0 + 1 == n => *last = TaskNo(n),
+                Some(_) | None => runs.push((TaskNo(n), TaskNo(n))),
+            }
+        }
+        runs
     }
 
     fn counter(&mut self, task: &Task) -> &mut usize {

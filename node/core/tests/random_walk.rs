@@ -226,7 +226,8 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         }
         Act::Retry(at, n) => {
             if let Some(job) = jobs(mesh, at).get(n).copied() {
-                let tasks = Tasks::All;
+                let part = Tasks::These(StepNo(0), vec![TaskNo(1)]);
+                let tasks = if n % 2 == 0 { Tasks::All } else { part };
                 mesh.give(at, Input::Asked(Request(1), Ask::Retry { job, tasks }));
             }
         }

@@ -128,7 +128,8 @@ fn prepare(lease: u8, root: ChunkId) -> Output {
 
 fn job(phase: JobPhase, root: ChunkId) -> JobRecord {
     let job = JobId([7; 16]);
-    JobRecord { job, submitted: NOW, ended: None, phase, root, bytes: 1, inputs: Vec::new() }
+    let (inputs, canceled) = (Vec::new(), Vec::new());
+    JobRecord { job, submitted: NOW, ended: None, phase, root, bytes: 1, inputs, canceled }
 }
 
 fn put(record: Record) -> Output {

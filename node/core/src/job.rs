@@ -213,14 +213,14 @@ impl Job {
         all
     }
 
-    /// Active again, for these tasks. Steps that read the outputs of a repeated step get new content when it is done
+    /// Active again, for these tasks in their order. Steps that read the outputs of a repeated step get new content when it is done
     /// again.
     pub(crate) fn reopen(&mut self, again: &[TaskRef]) {
         let repeated: BTreeSet<StepNo> = again.iter().map(|at| at.step).collect();
         self.record.canceled.clear();
         for (step, run) in self.step_numbers().zip(&self.steps) {
-            let not = again.iter().filter(|at| at.step == step).map(|at| at.task).collect();
-            let canceled = run.canceled(&not).into_iter();
+            let not = again.iter().filter(|at| at.step == step).map(|at| at.task);
+            let canceled = run.canceled(not).into_iter();
             self.record.canceled.extend(canceled.map(|(first, last)| (step, first, last)));
         }
         for n in 0..self.steps.len() {

@@ -355,24 +355,34 @@ impl Jobs {
         wanted: impl Fn(TaskRef, &Task) -> bool,
         out: &mut Vec<Output>,
     ) -> u32 {
-        let Some(job) = self.jobs.get(&id) else {
+        let Some(job) = self.jobs.get_mut(&id) else {
             return 0;
         };
-        let mut again = refs(id, job, |_| true);
-        again.retain(|at| self.task(*at).is_some_and(|task| wanted(*at, task)));
-        if let Some(job) = self.jobs.get_mut(&id).filter(|_| !again.is_empty()) {
-            job.reopen(&again);
-            self.active.insert(id);
-            // First the job, then its tasks: an ended job with tasks that wait would never run them.
-            put(out, Record::Job(job.record.clone()));
+        let mut again = Vec::new();
+        for step in job.step_numbers() {
+            let numbered = (0..).map(|n| TaskRef { job: id, step, task: TaskNo(n) });
+            let tasks = numbered.zip(job.tasks(step)).filter(|(at, task)| wanted(*at, task));
+            again.extend(tasks.map(|(at, _)| at));
         }
+        if again.is_empty() {
+            return 0;
+        }
+        job.reopen(&again);
+        self.active.insert(id);
+        // First the job, then its tasks: an ended job with tasks that wait would never run them.
+        put(out, Record::Job(job.record.clone()));
         out.reserve(again.len());
         for at in &again {
-            if self.get(id).and_then(|job| job.step(at.step)).is_some_and(|s| s.has_record(at.task))
-            {
+            let Some(step) = job.steps.get_mut(at.step.0 as usize) else {
+                continue;
+            };
+            if step.has_record(at.task) {
                 put_delete(out, Key::Task(*at));
             }
-            self.change(*at, Task::new());
+            if let Some(Task::Leased { .. }) = step.tasks().get(at.task.0 as usize) {
+                self.fair.end(job.account, step.cores);
+            }
+            step.set(at.task, Task::new());
         }
         u32::try_from(again.len()).unwrap_or(u32::MAX)
     }

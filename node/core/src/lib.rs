@@ -10,6 +10,7 @@ mod borrow;
 mod capacity;
 mod door;
 mod fair;
+mod index;
 mod job;
 mod jobs;
 mod lend;
@@ -32,6 +33,7 @@ pub use door::{
     Ask, CollectError, Content, Ended, Event, Hold, Input, Output, PrepareError, Ready, Reply,
     Request, Session, TaskRef, Tasks,
 };
+pub use index::Index;
 pub use job::{JobPhase, Task};
 pub use record::{
     BorrowedRecord, Change, EvidenceRecord, FinishedRecord, InviteRecord, JobRecord, Key,

@@ -10,7 +10,7 @@ use rand_core::Rng;
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::StepSpec;
-use meshfarm_protocol::matching::{Misfit, fit};
+use meshfarm_protocol::matching::{Misfit, fit, fits};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
 use crate::job::Job;
@@ -80,26 +80,23 @@ pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>, now: Millis)
         return Vec::new();
     };
     let own = own_fits(job, step, supply);
-    let others = supply.sites.all();
-    let others = others.filter(|(_, known)| !known.shunned(now) && fits(job, spec, known));
+    let others = supply.sites.fitting(&spec.requirement, floor(job, false));
+    let others = others.filter(|(_, known)| !known.shunned(now) && takes_work(job, known));
     own.then_some(supply.me).into_iter().chain(others.map(|(site, _)| site)).collect()
 }
 
 /// Whether our own machine could run the step at all.
 pub(crate) fn own_fits(job: &Job, step: StepNo, supply: &Supply<'_>) -> bool {
-    let fits = |spec: &StepSpec| fit(&spec.requirement, floor(job, true), supply.host).is_empty();
+    let fits = |spec: &StepSpec| fits(&spec.requirement, floor(job, true), supply.host);
     supply.host.slots > 0
         && job.allows(supply.my_name, true)
         && job.step_spec(step).is_some_and(fits)
 }
 
-fn fits(job: &Job, spec: &StepSpec, known: &Known) -> bool {
-    let Some(profile) = known.profile.as_ref().filter(|_| known.connected) else {
-        return false;
-    };
-    let level = floor(job, false);
-    let fits = |host: &HostClass| fit(&spec.requirement, level, host).is_empty();
-    profile.lending && job.allows(&known.name, false) && profile.hosts.iter().any(fits)
+/// Whether a site would take tasks of the job now that its hosts fit.
+fn takes_work(job: &Job, known: &Known) -> bool {
+    let lends = known.profile.as_ref().is_some_and(|profile| profile.lending);
+    known.connected && lends && job.allows(&known.name, false)
 }
 
 /// Whether a task that failed on `failed_on` may go to `site`: not where it failed before, unless it has
@@ -140,12 +137,12 @@ pub(crate) fn place(
         return asked;
     }
     let local = own.then(|| local_finish(demand, supply));
-    let others = supply.sites.all();
+    let others = supply.sites.fitting(&spec.requirement, floor(demand.job, false));
     let mut candidates: Vec<_> = others
         .filter(|(site, _)| !supply.engaged.contains(site) && takes(*site))
         .filter_map(|(site, known)| Some((known, candidate(site, known, demand, now)?)))
         .filter(|(_, candidate)| local.is_none_or(|local| candidate.done_after < local))
-        .filter(|(known, _)| fits(demand.job, spec, known))
+        .filter(|(known, _)| takes_work(demand.job, known))
         .map(|(_, candidate)| candidate)
         .collect();
     sample(&mut candidates, rng);

@@ -4,7 +4,7 @@
 use meshfarm_protocol::id::{JobId, LeaseId, Millis, StepNo};
 
 use crate::borrow::State;
-use crate::capacity::Share;
+use crate::capacity::{Budget, Share};
 use crate::door::Output;
 use crate::fair::HYSTERESIS;
 use crate::jobs::Rank;
@@ -38,6 +38,17 @@ impl Line {
     }
 }
 
+/// One look at all jobs.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    /// What is left of our own machine.
+    pub(crate) left: Budget,
+    /// Whether no other site could be asked now.
+    pub(crate) alone: bool,
+    /// Steps with leases that have had their turn.
+    pub(crate) passed: Vec<(JobId, StepNo)>,
+}
+
 /// A step's turn in the line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Turn {
@@ -53,11 +64,12 @@ impl Site {
         self.yields.clear();
         self.lend.reserved = None;
         let mut line = Line::default();
-        let mut passed = Vec::new();
+        let (left, alone) = (self.lend.left(), !self.sites.any_to_ask(now));
+        let mut pass = Pass { left, alone, passed: Vec::new() };
         for rank in self.jobs.by_urgency() {
             self.jobs.settle(rank.job, now, out);
             let yields = line.yields(&rank);
-            if self.seek(rank.job, yields, &mut passed, now, out) {
+            if self.seek(rank.job, yields, &mut pass, now, out) {
                 line.first.get_or_insert(rank.used);
             }
         }

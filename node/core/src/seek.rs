@@ -10,7 +10,7 @@ use crate::borrow::State;
 use crate::door::{Output, TaskRef};
 use crate::job::Job;
 use crate::place::{self, Demand, Supply};
-use crate::queue::Turn;
+use crate::queue::{Pass, Turn};
 use crate::site::Site;
 
 /// More leases and offers than this at a time are not sought for one step.
@@ -25,7 +25,7 @@ impl Site {
         &mut self,
         id: JobId,
         yields: bool,
-        passed: &mut Vec<(JobId, StepNo)>,
+        pass: &mut Pass,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> bool {
@@ -38,15 +38,23 @@ impl Site {
             let Some(share) = spec.map(|spec| self.lend.share(&spec.requirement)) else {
                 continue;
             };
-            let turn = self.turn(&share, yields);
-            self.top_up((id, step), (None, turn), now, out);
-            self.ask((id, step), turn, now, out);
-            self.hear_ourselves(now, out);
-            let blocked = self.waits_for_own((id, step), now) && self.lend.left().room(&share) == 0;
-            if blocked && self.lend.reserved.is_none() {
-                self.reserve((id, step), share, passed, now);
+            let holds = self.borrow.of_step(id, step).next().is_some();
+            let full = pass.left.room(&share) == 0;
+            // Behind somebody who waits, most jobs wait too.
+            if holds || !pass.alone || !full || self.lend.reserved.is_none() {
+                let turn = self.turn(&share, yields);
+                self.top_up((id, step), (None, turn), now, out);
+                self.ask((id, step), turn, now, out);
+                self.hear_ourselves(now, out);
+                pass.left = self.lend.left();
             }
-            passed.push((id, step));
+            let blocked = pass.left.room(&share) == 0 && self.waits_for_own((id, step), now);
+            if blocked && self.lend.reserved.is_none() {
+                self.reserve((id, step), share, &pass.passed, now);
+            }
+            if holds {
+                pass.passed.push((id, step));
+            }
             waits |= blocked;
         }
         waits

@@ -151,16 +151,18 @@ impl Step {
         }
     }
 
-    /// Runs of canceled tasks, but those in `not`.
-    pub(crate) fn canceled(&self, not: &BTreeSet<TaskNo>) -> Vec<(TaskNo, TaskNo)> {
+    /// Runs of canceled tasks, but those in `not`, which is in order.
+    pub(crate) fn canceled(&self, not: impl Iterator<Item = TaskNo>) -> Vec<(TaskNo, TaskNo)> {
+        let mut not = not.peekable();
         let mut runs: Vec<(TaskNo, TaskNo)> = Vec::new();
-        for (n, state) in (0..).zip(&self.tasks) {
-            if *state != Task::Canceled || not.contains(&TaskNo(n)) {
+        for (task, state) in (0..).map(TaskNo).zip(&self.tasks) {
+            while not.next_if(|no| *no < task).is_some() {}
+            if *state != Task::Canceled || not.peek() == Some(&task) {
                 continue;
             }
             match runs.last_mut() {
-                Some((_, last)) if last.0 + 1 == n => *last = TaskNo(n),
-                Some(_) | None => runs.push((TaskNo(n), TaskNo(n))),
+                Some((_, last)) if last.0 + 1 == task.0 => *last = task,
+                Some(_) | None => runs.push((task, task)),
             }
         }
         runs

@@ -106,11 +106,7 @@ fn a_task_whose_lease_is_not_on_disk_waits_and_still_knows_where_it_failed() {
 fn a_node_that_died_while_it_ended_a_job_finds_no_open_task_in_it() {
     let mut mesh = Mesh::new([("oslo", 2)]);
     let job = mesh.submit(0, frames(3));
-    let at = |task| meshfarm_core::TaskRef {
-        job,
-        step: StepNo(0),
-        task: TaskNo(task),
-    };
+    let at = |task| meshfarm_core::TaskRef { job, step: StepNo(0), task: TaskNo(task) };
     assert!(matches!(mesh.peers[0].disk[&Key::Task(at(0))], Record::Task(_, Task::Leased { .. })));
     if let Some(Record::Job(record)) = mesh.peers[0].disk.get_mut(&Key::Job(job)) {
         record.phase = JobPhase::Canceled;

@@ -17,6 +17,7 @@ use crate::doctor::{self, Found};
 use crate::print::{self, Page, Printer, pages};
 use crate::sheet::{self, Decode};
 
+mod explain;
 mod logs;
 mod sandbox;
 mod store;
@@ -212,6 +213,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Job(flags) => job(desk, &flags).await,
         Command::Watch(flags) => watch::watch(desk, &flags.job).await,
         Command::Logs(flags) => logs::logs(desk, &flags).await,
+        Command::Explain(flags) => explain::explain(desk, &flags).await,
         Command::Cancel(flags) => {
             let job = client.job(&flags.job, true).await?;
             client.cancel(job.job).await?;

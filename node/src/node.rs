@@ -18,7 +18,7 @@ use crate::api::{Problem, Status, causes};
 use crate::backend::NodeBackend;
 use crate::chunks::{Chunks, Settings as ChunkSettings};
 use crate::command;
-use crate::config::{Config, Home};
+use crate::config::{Config, Home, kept_licences, with_licences};
 use crate::daemon::{Daemon, INPUTS, Inlets, Rooms};
 use crate::doctor::{Found, Mechanism};
 use crate::gate::Gate;
@@ -198,6 +198,7 @@ impl Opened {
         let (catalog, store) = (Arc::clone(&self.catalog), Arc::clone(&self.store));
         let (scratch, level) = (home.root().to_owned(), level_of(self.level));
         let (slots, speed) = (config.n_slots(), remembered.as_ref().map(|host| host.speed));
+        let licences = config.licences.clone();
         let look = move || {
             let (catalog, scratch) = (&*catalog, scratch.as_path());
             let host =
@@ -207,7 +208,7 @@ impl Opened {
             if let Err(error) = store.commit(batch) {
                 tracing::warn!(%error, "the probe of this machine is not remembered");
             }
-            host
+            with_licences(host, &licences)
         };
         match remembered {
             None => look(),
@@ -216,7 +217,7 @@ impl Opened {
                 self.machine.blocking.run(Box::new(move || {
                     drop(input_tx.blocking_send(Input::Host(Box::new(look()))));
                 }));
-                HostClass { slots, level, ..host }
+                with_licences(HostClass { slots, level, ..host }, &config.licences)
             }
         }
     }
@@ -235,6 +236,7 @@ impl Opened {
             addresses: Vec::new(),
             lending: config.lend,
             floor: config.isolation.floor,
+            kept: kept_licences(&config.licences),
             seed: self.machine.random(),
         };
         Site::new(config, started, records)

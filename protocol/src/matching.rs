@@ -42,34 +42,37 @@ impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Amount { name, need, have } => {
-                match (need.min, need.max) {
-                    (Amount(0), Some(max)) => write!(f, "{name}: asks at most {max}")?,
-                    (min, Some(max)) => write!(f, "{name}: asks at least {min} and at most {max}")?,
-                    (min, None) => write!(f, "{name}: asks at least {min}")?,
-                }
-                write!(f, ", has {have}")
+                write!(f, "{name}: asks {}, has {have}", amount_words(need))
             }
             Self::Attribute { name, need, have } => {
-                write!(f, "{name}: asks")?;
-                if !need.any_of.is_empty() {
-                    write!(f, " one of {}", list(&need.any_of))?;
-                }
-                if !need.any_of.is_empty() && !need.all_of.is_empty() {
-                    write!(f, " and")?;
-                }
-                if !need.all_of.is_empty() {
-                    write!(f, " all of {}", list(&need.all_of))?;
-                }
-                match have.as_slice() {
-                    [] => write!(f, ", has none"),
-                    have => write!(f, ", has {}", list(have)),
-                }
+                let words = list(have);
+                let have = if have.is_empty() { "none" } else { &words };
+                write!(f, "{name}: asks {}, has {have}", attribute_words(need))
             }
             Self::Isolation { need, have } => {
                 write!(f, "isolation: asks {need} or stronger, reaches {have}")
             }
         }
     }
+}
+
+fn amount_words(need: &AmountNeed) -> String {
+    match (need.min, need.max) {
+        (Amount(0), Some(max)) => format!("at most {max}"),
+        (min, Some(max)) => format!("at least {min} and at most {max}"),
+        (min, None) => format!("at least {min}"),
+    }
+}
+
+fn attribute_words(need: &AttributeNeed) -> String {
+    let mut words = Vec::new();
+    if !need.any_of.is_empty() {
+        words.push(format!("one of {}", list(&need.any_of)));
+    }
+    if !need.all_of.is_empty() {
+        words.push(format!("all of {}", list(&need.all_of)));
+    }
+    words.join(" and ")
 }
 
 fn list<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
@@ -100,6 +103,42 @@ pub fn fit(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Mis
         misfits.push(Misfit::Isolation { need: floor, have: host.level });
     }
     misfits
+}
+
+/// One thing that a step asks, and what a host has of it, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// The capability's name.
+    pub name: String,
+    /// What was asked.
+    pub asks: String,
+    /// What is there.
+    pub has: String,
+    /// Whether that will do.
+    pub fits: bool,
+}
+
+/// Everything that a step asks, and what `host` has of it: [`fit`] is what of it does not fit.
+#[must_use]
+pub fn look(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Look> {
+    let amounts = requirement.amounts.iter().map(|(name, need)| {
+        let have = amount_of(host, name);
+        let (asks, has) = (amount_words(need), have.to_string());
+        Look { name: name.clone(), asks, has, fits: within(need, have) }
+    });
+    let attributes = requirement.attributes.iter().map(|(name, need)| {
+        let have = values_of(host, name);
+        let words = have.map(list).filter(|words| !words.is_empty());
+        let has = words.unwrap_or_else(|| "none".to_owned());
+        Look { name: name.clone(), asks: attribute_words(need), has, fits: answers(need, have) }
+    });
+    let isolation = Look {
+        name: "isolation".to_owned(),
+        asks: format!("{floor} or stronger"),
+        has: host.level.to_string(),
+        fits: host.level >= floor,
+    };
+    amounts.chain(attributes).chain([isolation]).collect()
 }
 
 /// Whether [`fit`] finds nothing that `host` lacks. Quicker, because it gives no reasons.
@@ -247,6 +286,9 @@ mod tests {
             let misfits = fit(&requirement, Level::S0, &host());
             assert_eq!(misfits.first().map(ToString::to_string), said, "{requirement:?}");
             assert_eq!(fits(&requirement, Level::S0, &host()), misfits.is_empty());
+            let looks = look(&requirement, Level::S0, &host());
+            assert_eq!(looks.iter().filter(|look| !look.fits).count(), misfits.len());
+            assert_eq!(looks.len(), 2, "what was asked, and isolation");
         }
         assert!(!fits(&Requirement::default(), Level::S3, &host()));
     }

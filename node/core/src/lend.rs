@@ -7,9 +7,9 @@ use meshfarm_protocol::lease::{
     Assignment, BORROWER_GRACE, Declined, Done, Grant, KEEP_FINISHED, MAX_ATTEMPTS, Offer, Outcome,
     Phase, RESERVATION, Status, Usage, Want,
 };
-use meshfarm_protocol::matching::fit;
+use meshfarm_protocol::matching::fits;
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::{GPU, HostClass, Level, Requirement};
+use meshfarm_protocol::profile::{Amount, GPU, HostClass, Level, Requirement};
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::capacity::{Budget, Capacity, Share};
@@ -40,6 +40,8 @@ pub(crate) struct Lend {
     me: SiteId,
     sealing_key: SealingKey,
     host: HostClass,
+    /// Names of amounts that only our own jobs may have.
+    kept: BTreeSet<String>,
     capacity: Capacity,
     /// What was promised when the machine last turned out to be another: it may be more than this one has.
     owed: Budget,
@@ -55,7 +57,7 @@ pub(crate) struct Lend {
 impl Lend {
     pub(crate) fn new(
         (me, sealing_key): (SiteId, SealingKey),
-        host: HostClass,
+        (host, kept): (HostClass, BTreeSet<String>),
         (lending, floor): (bool, Level),
     ) -> Self {
         let (owed, leases) = (Budget::default(), BTreeMap::new());
@@ -66,6 +68,7 @@ impl Lend {
             me,
             sealing_key,
             host,
+            kept,
             capacity,
             owed,
             lending,
@@ -80,6 +83,17 @@ impl Lend {
     /// What the machine offers.
     pub(crate) const fn host(&self) -> &HostClass {
         &self.host
+    }
+
+    /// What the machine offers to other sites.
+    pub(crate) fn lent_host(&self) -> HostClass {
+        let mut host = self.host.clone();
+        host.amounts.retain(|name, _| !self.keeps(name));
+        host
+    }
+
+    fn keeps(&self, amount: &str) -> bool {
+        self.kept.iter().any(|kept| kept.eq_ignore_ascii_case(amount))
     }
 
     /// The machine offers something else. What was promised stays promised.
@@ -192,7 +206,9 @@ impl Lend {
         }
         // A machine that falls short of our own floor renders for nobody else, whatever they would put up with.
         let weak = !own && self.host.level < self.floor;
-        let fits = fit(&offer.requirement, offer.isolation, &self.host).is_empty();
+        let mut asked = offer.requirement.amounts.iter();
+        let kept = !own && asked.any(|(name, need)| need.min > Amount(0) && self.keeps(name));
+        let fits = !kept && fits(&offer.requirement, offer.isolation, &self.host);
         let share = self.share(&offer.requirement);
         if weak || !fits || self.at_once(&share) == 0 {
             return decline(Declined::Misfit, LONG_PAUSE);

@@ -9,6 +9,7 @@
 mod borrow;
 mod capacity;
 mod door;
+mod explain;
 mod fair;
 mod index;
 mod job;
@@ -33,6 +34,7 @@ pub use door::{
     Ask, CollectError, Content, Ended, Event, Hold, Input, Output, PrepareError, Ready, Reply,
     Request, Session, TaskRef, Tasks,
 };
+pub use explain::{Explained, ExplainedSite, ExplainedStep, ExplainedTask};
 pub use index::Index;
 pub use job::{JobPhase, Task};
 pub use record::{

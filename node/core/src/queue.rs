@@ -116,7 +116,7 @@ impl Site {
         let n = waiting.min(self.lend.at_once(&share)).max(1);
         let mut ends = Vec::new();
         for (lease, lent) in self.lend.all().filter(|(_, lent)| lent.held() > 0) {
-            self.ends((lease, lent), passed, now, &mut ends);
+            self.ends((lease, lent), ((job, step), passed), now, &mut ends);
         }
         self.lend.reserved = Reservation::new((job, step), (share, n), self.lend.left(), ends);
     }
@@ -132,7 +132,7 @@ impl Site {
     fn ends(
         &self,
         (lease, lent): (LeaseId, &Lent),
-        passed: &[(JobId, StepNo)],
+        (first, passed): ((JobId, StepNo), &[(JobId, StepNo)]),
         now: Millis,
         ends: &mut Vec<End>,
     ) {
@@ -150,28 +150,30 @@ impl Site {
                 let left = u64::from(left) + under_way as u64;
                 let rounds = left.div_ceil(u64::from(lent.slots.max(1)));
                 let lasts = (left > under_way as u64).then(|| time.times(rounds));
-                (known, goes_on, lasts)
+                (known, goes_on || (own.job, own.step) == first, lasts)
             }
             None => (lent.task_time(), false, None),
         };
         let (time, sure) = (time.unwrap_or(ASSUMED_TASK), before || time.is_some());
-        let mut end = |at: Millis, n: u32| {
+        let mut end = |at: Millis, n: u32, sure: bool| {
             let share = lent.share.clone();
             // What is late can be over at any moment, and never is by now.
             ends.push(End { at: at.max(now.plus(Millis(1))), share, n, sure });
         };
         if let Some(lasts) = lasts {
-            return end(now.plus(lasts), lent.held());
+            return end(now.plus(lasts), lent.held(), true);
         }
         for run in lent.running.values() {
-            end(run.since.plus(time.times(run.tasks.len() as u64)), 1);
+            end(run.since.plus(time.times(run.tasks.len() as u64)), 1, sure);
         }
-        let idle =
-            lent.held().saturating_sub(u32::try_from(lent.running.len()).unwrap_or(u32::MAX));
+        let running = u32::try_from(lent.running.len()).unwrap_or(u32::MAX);
+        let idle = lent.held().saturating_sub(running);
         if idle > 0 {
             // What waits at another site's lease starts only if the first in line lets it.
-            let free = own.is_none() || lent.is_idle();
-            end(if free { now } else { now.plus(time) }, idle);
+            match own.is_none() || lent.is_idle() {
+                true => end(now, idle, true),
+                false => end(now.plus(time), idle, sure),
+            }
         }
     }
 }

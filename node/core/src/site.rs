@@ -46,6 +46,8 @@ pub struct Config {
     pub lending: bool,
     /// The weakest isolation that it gives a job, own ones too, as far as its machine reaches it.
     pub floor: Level,
+    /// Names of amounts that only its own jobs may have, such as licences that must not leave the house.
+    pub kept: BTreeSet<String>,
     /// Seed of every random choice and of every id. Must never repeat on one site.
     pub seed: [u8; 32],
 }
@@ -86,7 +88,11 @@ impl Site {
             rng: ChaCha8Rng::from_seed(config.seed),
             jobs: Jobs::default(),
             borrow: Borrow::default(),
-            lend: Lend::new((me, key), config.host.clone(), (config.lending, config.floor)),
+            lend: Lend::new(
+                (me, key),
+                (config.host.clone(), config.kept.clone()),
+                (config.lending, config.floor),
+            ),
             sites: Sites::default(),
             membership: Membership::new(config.name.clone()),
             yields: BTreeSet::new(),
@@ -390,7 +396,7 @@ impl Site {
             sequence: self.sequence,
             issued: now,
             ttl: PUBLISH_EVERY.times(3),
-            hosts: vec![self.lend.host().clone()],
+            hosts: vec![self.lend.lent_host()],
             free: self.offered(),
             lending: self.lend.lending,
             sealing_key: self.config.sealing_key,

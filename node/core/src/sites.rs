@@ -64,6 +64,11 @@ impl Known {
         };
         self.ask_after > now && (refuses || self.failures >= FAILURES_IN_A_ROW)
     }
+
+    /// How many tasks in a row have failed there, when they are so many that it is left alone for that.
+    pub(crate) fn failing(&self) -> Option<u32> {
+        (self.failures >= FAILURES_IN_A_ROW).then_some(self.failures)
+    }
 }
 
 /// All other sites.

@@ -130,3 +130,35 @@ fn what_was_promised_stays_promised_when_the_machine_turns_out_smaller() {
     mesh.finish_all();
     assert_eq!(mesh.phase(0, job), JobPhase::Done);
 }
+
+#[test]
+fn licences_are_counted_over_everybody_and_those_that_are_kept_are_for_own_jobs() {
+    let (nuke, katana) = ("meshfarm:amount.licence.nuke", "meshfarm:amount.licence.katana");
+    let oslo = having(8, &[(VCPU, 8), (nuke, 3), (katana, 1)]);
+    let mut mesh = Mesh::with_hosts([("oslo", oslo), ("lyon", having(0, &[]))]);
+    mesh.peers[0].kept.insert(katana.to_owned());
+    mesh.restart(0);
+    mesh.advance(5_000);
+    let own =
+        mesh.submit(0, with(asking(2, &[(nuke, 1), (katana, 1)]), |p| p.place = Place::Local));
+    let theirs = mesh.submit(1, asking(5, &[(nuke, 1)]));
+    assert_eq!((mesh.job(0, own).running, mesh.job(1, theirs).running), (1, 2));
+    let offered = mesh.peers[0].profile.clone().unwrap().hosts[0].amounts.clone();
+    assert_eq!((offered.get(nuke), offered.get(katana)), (Some(&Amount::whole(3)), None));
+    let job = mesh.submit(1, asking(1, &[(katana, 1)]));
+    let why = mesh.job(1, job).steps[0].why.clone();
+    let misfits: Vec<_> = why.iter().flat_map(|w| &w.misfits).map(ToString::to_string).collect();
+    assert!(misfits.contains(&format!("{katana}: asks at least 1, has 0")), "{misfits:?}");
+
+    // Whoever asks all the same is told that it never fits.
+    let mut lie = mesh.peers[0].profile.clone().unwrap();
+    lie.sequence = u64::MAX;
+    lie.hosts[0].amounts.insert(katana.to_owned(), Amount::whole(9));
+    mesh.peers[1].told.clear();
+    mesh.give(1, Input::Profile(lie));
+    mesh.advance(4_000);
+    assert!(declined(&mesh, 1).contains(&Declined::Misfit));
+    mesh.finish(0, None);
+    mesh.advance(10_000);
+    assert_eq!(mesh.job(0, own).running, 1, "the next one gets them");
+}

@@ -50,6 +50,8 @@ pub(crate) struct Peer {
     host: HostClass,
     /// The weakest isolation that it gives.
     pub(crate) floor: Level,
+    /// Amounts that it does not lend.
+    pub(crate) kept: BTreeSet<String>,
     lives: u8,
 }
 
@@ -194,6 +196,7 @@ impl Mesh {
             profile: None,
             host,
             floor: Level::S2,
+            kept: BTreeSet::new(),
             lives: 0,
         });
         let mut mesh = Self {
@@ -231,6 +234,7 @@ impl Mesh {
             addresses: Vec::new(),
             lending: true,
             floor: peer.floor,
+            kept: peer.kept.clone(),
             seed,
         };
         let records = peer.disk.values().cloned().collect();

@@ -3,6 +3,7 @@
 
 mod capacity;
 mod early;
+mod explain;
 mod gossip;
 mod membership;
 mod mesh;

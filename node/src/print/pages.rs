@@ -11,10 +11,12 @@ use crate::api::{Check, CheckState, Examination, Invited, MeshView};
 
 use super::{Cell, Page, Tone, bytes, faint, moment, plain, span, strong};
 
+mod explain;
 mod jobs;
 mod sandbox;
 mod store;
 
+pub use explain::explain;
 pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, speed, submitted, summary};
 pub use sandbox::{Attacked, attacked, sandbox_report};
 pub use store::{collected, store, verified};

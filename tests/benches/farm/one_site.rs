@@ -1,6 +1,6 @@
 //! One site's core by hand: it runs what it is asked to run, whose sessions end when the measurement says so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use meshfarm_core::{Ask, Config, Ended, Input, Output, Ready, Reply, Request, Session, Site};
@@ -69,6 +69,7 @@ impl OneSite {
             addresses: Vec::new(),
             lending: true,
             floor: Level::S2,
+            kept: BTreeSet::new(),
             seed: [7; 32],
         };
         let now = Millis::seconds(1_000_000);

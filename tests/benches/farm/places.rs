@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 
-use anyhow::{Result, ensure};
-use meshfarm_core::{Index, Input};
+use anyhow::{Context, Result, ensure};
+use meshfarm_core::{Ask, Index, Input};
 use meshfarm_protocol::id::{Millis, SiteId};
 use meshfarm_protocol::matching::fits;
 use meshfarm_protocol::profile::{
@@ -25,8 +25,12 @@ const RUNS: usize = 9;
 
 /// A number below `of` that says nothing of the others of this host.
 fn draw(n: u64, what: u64, of: u64) -> u64 {
-    let mixed = (n ^ (what << 40)).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) % of
+    let mut mixed =
+        n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ what.wrapping_mul(0xd1b5_4a32_d192_ed03);
+    for (shift, factor) in [(30, 0xbf58_476d_1ce4_e5b9), (27, 0x94d0_49bb_1331_11eb)] {
+        mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
+    }
+    (mixed ^ (mixed >> 31)) % of
 }
 
 /// A host like those of a render farm, unlike its neighbours.
@@ -165,11 +169,19 @@ fn place(table: &mut Table) -> Result<()> {
     let mut each = Vec::new();
     for _ in 0..RUNS {
         let mut spec = job(100, "film");
-        spec.steps[0].requirement = requirement();
+        // A fifth of them fit.
+        let need = &mut spec.steps[0].requirement;
+        need.attributes = requirement().attributes;
+        need.attributes.values_mut().for_each(|need| {
+            need.any_of.extend(["v3".to_owned(), "v4".to_owned()]);
+        });
+        need.amounts.insert(VCPU.to_owned(), AmountNeed { min: Amount::whole(32), max: None });
         site.slowest.clear();
         let before = site.offers;
-        ensure!(site.submit(spec).is_some() && site.offers > before, "nobody was asked");
+        let job = site.submit(spec).context("it was not taken")?;
+        ensure!(site.offers > before, "nobody was asked");
         each.push(ms(site.slowest["submit"]));
+        site.ask("cancel", Ask::Cancel(job));
         // The next one is placed among sites that owe no answer.
         site.now = site.now.plus(Millis::seconds(60));
         site.give("tick", Input::Tick);

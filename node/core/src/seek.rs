@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::lease::{Assignment, Offer, Phase};
 use meshfarm_protocol::message::Message;
+use meshfarm_protocol::profile::Level;
 
 use crate::borrow::State;
 use crate::door::{Output, TaskRef};
@@ -170,13 +171,23 @@ impl Site {
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
             for task in tasks {
-                let attempt = AttemptId(self.random());
                 let at = TaskRef { job: id, step, task };
-                self.jobs.lease((at, attempt), (lease, lender, isolation), now, out);
-                if let Some(held) = self.borrow.held_mut(lease) {
-                    held.attempts.push(Assignment { attempt, task });
-                }
+                self.assign(at, (lease, lender, isolation), now, out);
             }
+        }
+    }
+
+    fn assign(
+        &mut self,
+        at: TaskRef,
+        (lease, lender, isolation): (LeaseId, SiteId, Option<Level>),
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let attempt = AttemptId(self.random());
+        self.jobs.lease((at, attempt), (lease, lender, isolation), now, out);
+        if let Some(held) = self.borrow.held_mut(lease) {
+            held.attempts.push(Assignment { attempt, task: at.task });
         }
     }
 

@@ -161,6 +161,10 @@ job goes on. With --json every event is printed as a line, and the summary as th
     )]
     Logs(Logs),
 
+    /// Say why a job's tasks wait: what they ask, what each site has of it, and what stands in the way
+    #[command(after_help = "Examples:\n  meshfarm explain 3fa8\n  meshfarm explain 3fa8 Frame=12")]
+    Explain(Explain),
+
     /// List the files that tasks of a job have looked for in vain
     #[command(after_help = "\
 Example:
@@ -523,6 +527,16 @@ pub struct Logs {
     /// Go on while the job runs
     #[arg(long, short)]
     pub follow: bool,
+}
+
+/// Flags of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Which
+    #[command(flatten)]
+    pub which: JobArg,
+    /// Number or label of a task, such as 3 or Frame=3 [default: all]
+    pub task: Option<String>,
 }
 
 /// Numbers of tasks as a person wrote them, in rising order.

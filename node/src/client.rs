@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use meshfarm_core::{HostView, JobView, Operation, SiteOperation, SiteView, SlotsView};
-use meshfarm_protocol::id::{AttemptId, JobId, SiteId};
+use meshfarm_core::{Explained, HostView, JobView, Operation, SiteOperation, SiteView, SlotsView};
+use meshfarm_protocol::id::{AttemptId, JobId, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
@@ -137,6 +137,15 @@ impl Client {
     pub async fn job(&self, name: &str, brief: bool) -> Result<JobView> {
         let name = check_id(name)?;
         self.get(&format!("/v1/jobs/{name}?brief={brief}")).await
+    }
+
+    /// Why the tasks of a job wait, or one of them.
+    ///
+    /// # Errors
+    /// When there is no answer, no such job, or no such task.
+    pub async fn explain(&self, job: JobId, task: Option<(StepNo, TaskNo)>) -> Result<Explained> {
+        let which = task.map(|(step, task)| format!("?step={}&task={}", step.0, task.0));
+        self.get(&format!("/v1/jobs/{job}/explain{}", which.unwrap_or_default())).await
     }
 
     /// Folders that a job's outputs go to.

@@ -17,6 +17,7 @@ use crate::doctor::{self, Found};
 use crate::print::{self, Page, Printer, pages};
 use crate::sheet::{self, Decode};
 
+mod explain;
 mod hosts;
 mod logs;
 mod missing;
@@ -233,6 +234,7 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Watch(flags) => watch::watch(desk, &flags.job).await,
         Command::Logs(flags) => logs::logs(desk, &flags).await,
         Command::Missing(flags) => missing::missing(desk, &flags).await,
+        Command::Explain(flags) => explain::explain(desk, &flags).await,
         Command::Operate(command) => operate::operate(desk, command).await,
         Command::Store(store) => store::store(desk, store.command).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),

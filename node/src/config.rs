@@ -14,12 +14,14 @@ use meshfarm_protocol::membership::{MAX_NAME, is_name};
 use crate::pace::RateSettings;
 
 mod lending;
+mod licences;
 mod limits;
 mod services;
 mod store;
 
 pub use lending::LendingConfig;
-pub use limits::{IsolationConfig, LimitConfig};
+pub use licences::{LicenceConfig, kept_licences, with_licences};
+pub use limits::{IsolationConfig, LimitConfig, SessionLimits};
 pub use services::ServiceConfig;
 pub use store::StoreConfig;
 
@@ -368,6 +370,9 @@ pub struct Config {
     /// How strongly tasks are isolated.
     #[serde(default)]
     pub isolation: IsolationConfig,
+    /// Floating licences.
+    #[serde(default, rename = "licence", skip_serializing_if = "Vec::is_empty")]
+    pub licences: Vec<LicenceConfig>,
     /// Services outside that tasks may reach.
     #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceConfig>,
@@ -409,6 +414,7 @@ impl Config {
             store: StoreConfig::default(),
             limits: LimitConfig::default(),
             isolation: IsolationConfig::default(),
+            licences: Vec::new(),
             services: Vec::new(),
         }
     }
@@ -496,7 +502,7 @@ impl Config {
              # [[rates.hours]]\n\
              # from = 8\n\
              # to = 20\n\
-             # send = \"5 MB/s\"\n\n{store}\n{limits}\n{isolation}\n{services}",
+             # send = \"5 MB/s\"\n\n{store}\n{limits}\n{isolation}\n{licences}\n{services}",
             name = string(&self.name),
             listen = strings(&self.listen),
             lend = self.lend,
@@ -508,6 +514,7 @@ impl Config {
             store = self.store.to_text(),
             limits = self.limits.to_text(),
             isolation = self.isolation.to_text(),
+            licences = licences::to_text(&self.licences),
             services = services::to_text(&self.services),
         )
     }
@@ -551,6 +558,7 @@ impl Config {
         }
         let tables = self.store.check().and_then(|()| self.limits.check());
         let tables = tables.and_then(|()| self.isolation.check());
+        let tables = tables.and_then(|()| licences::check(&self.licences));
         let tables = tables.and_then(|()| services::check(&self.services));
         tables.or_else(|(key, problem)| wrong(key, problem))
     }
@@ -646,6 +654,7 @@ mod tests {
         config.limits.processes = Some(64);
         config.limits.tmp = Some(Size(1_000_000_000));
         config.isolation.floor = Level::S3;
+        config.licences = vec![LicenceConfig { name: "nuke".into(), count: 2, lend: true }];
         config.services = vec![ServiceConfig { host: "lic.example".into(), port: 5053 }];
         assert_eq!(parse(&config.to_text()), Ok(config));
     }
@@ -679,6 +688,11 @@ mod tests {
             ("name = 'x'\n[limits]\nprocesses = 1", ["limits.processes", "16 to"]),
             ("name = 'x'\n[limits]\nmemory = '1GiB'\ntmp = '2GiB'", ["limits.tmp", "1 GiB"]),
             ("name = 'x'\n[isolation]\nfloor = 'S1'", ["isolation.floor", "S2 or S3"]),
+            ("name = 'x'\n[[licence]]\nname = 'a b'\ncount = 1", ["licence", "small letters"]),
+            ("name = 'x'\n[[licence]]\nname = 'a'\ncount = -1", ["count", "-1"]),
+            ("name = 'x'\n[[licence]]\nname = 'a'\ncount = 999999", ["licence", "at most"]),
+            ("name = 'x'\n[[licence]]\nname = 'a'\nseats = 1", ["unknown field", "seats"]),
+            ("name = 'x'\nlicence = [{name='a',count=1},{name='a',count=2}]", ["licence", "twice"]),
             ("name = 'x'\n[[service]]\nhost = 'a b'\nport = 1", ["service", "no host name"]),
             ("name = ", ["line 1", "/h/meshfarm.toml"]),
         ] {

@@ -366,8 +366,9 @@ impl Daemon {
             Output::Prepare { lease, borrower, root, content } => {
                 Arc::clone(&rooms.lending).prepare(lease, borrower, root, content);
             }
-            Output::Start { session, lease, borrower, isolation, run } => {
-                Arc::clone(&rooms.lending).start((session, lease), borrower, isolation, run);
+            Output::Start { session, lease, borrower, isolation, holds, run } => {
+                let promised = (isolation, holds);
+                Arc::clone(&rooms.lending).start((session, lease), borrower, promised, run);
             }
             Output::Stop(session) => rooms.lending.stop(session),
             Output::Release(lease) => rooms.lending.release(lease),

@@ -10,18 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::task::AbortHandle;
 
-use meshfarm_core::{Content, Ended, Input, PrepareError, Ready, Session};
+use meshfarm_core::{Content, Ended, Hold, Input, PrepareError, Ready, Session};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, SiteId, TenantId};
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Assignment, LeaseSecrets, Outcome, Outputs};
 use meshfarm_protocol::manifest::{Limits, RootLink};
-use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::profile::{Level, MEMORY};
 use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
 use meshfarm_sandbox::{self as sandbox, CollectLimits, KeptRoots, Programs, Report};
 
-use crate::config::ServiceConfig;
+use crate::config::{ServiceConfig, SessionLimits};
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::laid_out::{LaidOut, MAX_CONTENT, Progress, Wanted};
 use crate::logs::Logs;
@@ -46,7 +46,7 @@ pub struct Lending {
     logs: Arc<Logs>,
     programs: Programs,
     /// How much of the machine one session may use.
-    limits: sandbox::Limits,
+    limits: SessionLimits,
     services: Vec<ServiceConfig>,
     /// Whether we may give files to tenants' uids.
     root: bool,
@@ -96,7 +96,7 @@ pub struct Ground {
     /// Programs of this installation.
     pub programs: Programs,
     /// How much of the machine one session may use.
-    pub limits: sandbox::Limits,
+    pub limits: SessionLimits,
     /// What of the network it may reach.
     pub services: Vec<ServiceConfig>,
     /// Whether the node runs as root and may give sessions host users of their own.
@@ -253,7 +253,7 @@ impl Lending {
         self: Arc<Self>,
         (session, lease): (Session, LeaseId),
         borrower: SiteId,
-        isolation: Level,
+        (isolation, holds): (Level, Hold),
         run: Vec<Assignment>,
     ) {
         tracing::debug!(session = session.0, tasks = run.len(), "a session starts");
@@ -269,8 +269,10 @@ impl Lending {
         let this = Arc::clone(&self);
         let attempts: Vec<_> = run.iter().map(|assignment| assignment.attempt).collect();
         tokio::spawn(async move {
-            let work =
-                move || known.map(|known| self.run(session, &known, (isolation, run), &stop));
+            let work = move || {
+                let promised = (isolation, holds);
+                known.map(|known| self.run(session, &known, (promised, run), &stop))
+            };
             let over = this.means.machine.block(work).await.flatten();
             lock(&this.sessions).remove(&session);
             let input = match over {
@@ -318,18 +320,19 @@ impl Lending {
         &self,
         session: Session,
         lease: &Lease,
-        (isolation, run): (Level, Vec<Assignment>),
+        ((isolation, holds), run): ((Level, Hold), Vec<Assignment>),
         stop: &Arc<Stop>,
     ) -> Over {
         let folder = self.folder.join(format!("session-{}", session.0));
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
+        let memory = holds.amounts.get(MEMORY).copied().unwrap_or_default();
         let plan = Plan {
             folder: folder.clone(),
             content: lease.content.folder().to_owned(),
             session: lease.session.clone(),
             run,
             floor: level_of(isolation),
-            limits: self.limits,
+            limits: self.limits.with_memory(memory),
             services: self.services.clone(),
             tenant_uid: self.root.then_some(TENANT_UIDS + uid),
             roots: KeptRoots { folder: self.folder.join(ROOTS), owner: lease.borrower.to_string() },

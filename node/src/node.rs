@@ -20,7 +20,7 @@ use crate::backend::NodeBackend;
 use crate::backup::{self, BackupError, Counted};
 use crate::chunks::{Chunks, Settings as ChunkSettings};
 use crate::command;
-use crate::config::{Config, Home};
+use crate::config::{Config, Home, kept_licences, with_licences};
 use crate::daemon::{Daemon, INPUTS, Inlets, Rooms};
 use crate::doctor::{Found, Mechanism};
 use crate::gate::Gate;
@@ -234,6 +234,7 @@ impl Opened {
         let (catalog, store) = (Arc::clone(&self.catalog), Arc::clone(&self.store));
         let (scratch, level) = (home.root().to_owned(), level_of(self.level));
         let (slots, speed) = (config.n_slots(), remembered.as_ref().map(|host| host.speed));
+        let licences = config.licences.clone();
         let look = move || {
             let (catalog, scratch) = (&*catalog, scratch.as_path());
             let host =
@@ -243,7 +244,7 @@ impl Opened {
             if let Err(error) = store.commit(batch) {
                 tracing::warn!(%error, "the probe of this machine is not remembered");
             }
-            host
+            with_licences(host, &licences)
         };
         match remembered {
             None => look(),
@@ -252,7 +253,7 @@ impl Opened {
                 self.machine.blocking.run(Box::new(move || {
                     drop(input_tx.blocking_send(Input::Host(Box::new(look()))));
                 }));
-                HostClass { slots, level, ..host }
+                with_licences(HostClass { slots, level, ..host }, &config.licences)
             }
         }
     }
@@ -276,6 +277,7 @@ impl Opened {
             floor: config.isolation.floor,
             opening: config.lending.opening().unwrap_or_default(),
             keep_jobs: Millis::seconds(u64::from(config.keep_jobs_days) * 86_400),
+            kept: kept_licences(&config.licences),
             seed: self.machine.random(),
         };
         Site::new(config, started, records)
@@ -365,7 +367,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     let (input_tx, input_rx) = mpsc::channel(INPUTS);
     let host = opened.host(home, &config, &input_tx);
     let memory = host.amounts.get(MEMORY).map_or(0, |mib| (mib.0 / 1000) << 20);
-    let limits = config.limits.limits(memory, config.n_slots());
+    let limits = config.limits.of_sessions(memory, config.n_slots());
     // Wrong ones were refused when the settings were read.
     let opening = config.lending.opening().unwrap_or_default();
     tokio::spawn(owner::watch(opening, opened.machine.clone(), input_tx.clone()));

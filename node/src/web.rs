@@ -26,8 +26,8 @@ use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use meshfarm_core::{Ask, JobView, Operation, Reply, SiteOperation};
-use meshfarm_protocol::id::{AttemptId, JobId, SiteId};
+use meshfarm_core::{Ask, Explained, JobView, Operation, Reply, SiteOperation};
+use meshfarm_protocol::id::{AttemptId, JobId, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
@@ -152,6 +152,7 @@ fn routes(node: Node) -> Router {
         .route("/v1/jobs/{job}/outputs", get(outputs))
         .route("/v1/jobs/{job}/operations", post(operate))
         .route("/v1/operations", post(operate_site))
+        .route("/v1/jobs/{job}/explain", get(explain))
         .route("/v1/attempts/{attempt}/log", get(log))
         .route("/v1/transfers", get(transfers))
         .route("/v1/sites", get(sites))
@@ -276,6 +277,36 @@ async fn job(
     let id = head.job;
     let view = node.gate.look(move |site, now| site.job(id, now)).await?;
     view.map(Json).ok_or_else(|| no_job(&name))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OneTask {
+    /// The step of the task; both or none.
+    step: Option<u32>,
+    /// The task.
+    task: Option<u32>,
+}
+
+async fn explain(
+    State(node): State<Node>,
+    name: Named,
+    which: Result<Query<OneTask>, QueryRejection>,
+) -> Result<Json<Explained>> {
+    let (Path(name), Query(which)) = (name?, which?);
+    let task = match (which.step, which.task) {
+        (Some(step), Some(task)) => Some((StepNo(step), TaskNo(task))),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(Problem::bad_input("a step and a task name a task together"));
+        }
+    };
+    let id = find_job(&node.gate, &name).await?.job;
+    let explained = node.gate.look(move |site, now| site.explain(id, task, now)).await?;
+    explained.map(Json).ok_or_else(|| {
+        let detail = format!("job {name} has no such task");
+        Problem::not_found(detail).with_help(format!("list them: meshfarm job {name}"))
+    })
 }
 
 fn no_job(name: &str) -> Problem {

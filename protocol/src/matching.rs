@@ -1,5 +1,6 @@
 //! Whether a host can run a step: `fit`, with every reason when it cannot.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -41,30 +42,37 @@ impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Amount { name, need, have } => {
-                write!(f, "{name}: asks at least {}", need.min)?;
-                if let Some(max) = need.max {
-                    write!(f, " and at most {max}")?;
-                }
-                write!(f, ", has {have}")
+                write!(f, "{name}: asks {}, has {have}", amount_words(need))
             }
             Self::Attribute { name, need, have } => {
-                write!(f, "{name}: asks")?;
-                if !need.any_of.is_empty() {
-                    write!(f, " one of {}", list(&need.any_of))?;
-                }
-                if !need.all_of.is_empty() {
-                    write!(f, " all of {}", list(&need.all_of))?;
-                }
-                match have.as_slice() {
-                    [] => write!(f, ", has none"),
-                    have => write!(f, ", has {}", list(have)),
-                }
+                let words = list(have);
+                let have = if have.is_empty() { "none" } else { &words };
+                write!(f, "{name}: asks {}, has {have}", attribute_words(need))
             }
             Self::Isolation { need, have } => {
                 write!(f, "isolation: asks {need} or stronger, reaches {have}")
             }
         }
     }
+}
+
+fn amount_words(need: &AmountNeed) -> String {
+    match (need.min, need.max) {
+        (Amount(0), Some(max)) => format!("at most {max}"),
+        (min, Some(max)) => format!("at least {min} and at most {max}"),
+        (min, None) => format!("at least {min}"),
+    }
+}
+
+fn attribute_words(need: &AttributeNeed) -> String {
+    let mut words = Vec::new();
+    if !need.any_of.is_empty() {
+        words.push(format!("one of {}", list(&need.any_of)));
+    }
+    if !need.all_of.is_empty() {
+        words.push(format!("all of {}", list(&need.all_of)));
+    }
+    words.join(" and ")
 }
 
 fn list<'a>(values: impl IntoIterator<Item = &'a String>) -> String {
@@ -80,15 +88,14 @@ pub fn fit(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Mis
     let mut misfits = Vec::new();
     for (name, need) in &requirement.amounts {
         let have = amount_of(host, name);
-        if have < need.min || need.max.is_some_and(|max| have > max) {
+        if !within(need, have) {
             misfits.push(Misfit::Amount { name: name.clone(), need: *need, have });
         }
     }
     for (name, need) in &requirement.attributes {
         let have = values_of(host, name);
-        let has = |want: &String| have.iter().any(|value| value.eq_ignore_ascii_case(want));
-        let any = need.any_of.is_empty() || need.any_of.iter().any(has);
-        if !any || !need.all_of.iter().all(has) {
+        if !answers(need, have) {
+            let have = have.map_or_else(Vec::new, |values| values.iter().cloned().collect());
             misfits.push(Misfit::Attribute { name: name.clone(), need: need.clone(), have });
         }
     }
@@ -98,19 +105,76 @@ pub fn fit(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Mis
     misfits
 }
 
+/// One thing that a step asks, and what a host has of it, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// The capability's name.
+    pub name: String,
+    /// What was asked.
+    pub asks: String,
+    /// What is there.
+    pub has: String,
+    /// Whether that will do.
+    pub fits: bool,
+}
+
+/// Everything that a step asks, and what `host` has of it: [`fit`] is what of it does not fit.
+#[must_use]
+pub fn look(requirement: &Requirement, floor: Level, host: &HostClass) -> Vec<Look> {
+    let amounts = requirement.amounts.iter().map(|(name, need)| {
+        let have = amount_of(host, name);
+        let (asks, has) = (amount_words(need), have.to_string());
+        Look { name: name.clone(), asks, has, fits: within(need, have) }
+    });
+    let attributes = requirement.attributes.iter().map(|(name, need)| {
+        let have = values_of(host, name);
+        let words = have.map(list).filter(|words| !words.is_empty());
+        let has = words.unwrap_or_else(|| "none".to_owned());
+        Look { name: name.clone(), asks: attribute_words(need), has, fits: answers(need, have) }
+    });
+    let isolation = Look {
+        name: "isolation".to_owned(),
+        asks: format!("{floor} or stronger"),
+        has: host.level.to_string(),
+        fits: host.level >= floor,
+    };
+    amounts.chain(attributes).chain([isolation]).collect()
+}
+
+/// Whether [`fit`] finds nothing that `host` lacks. Quicker, because it gives no reasons.
+#[must_use]
+pub fn fits(requirement: &Requirement, floor: Level, host: &HostClass) -> bool {
+    // Names with a vendor's prefix come last in their order, and are what most hosts lack.
+    let mut attributes = requirement.attributes.iter().rev();
+    host.level >= floor
+        && attributes.all(|(name, need)| answers(need, values_of(host, name)))
+        && requirement.amounts.iter().all(|(name, need)| within(need, amount_of(host, name)))
+}
+
+fn within(need: &AmountNeed, have: Amount) -> bool {
+    have >= need.min && need.max.is_none_or(|max| have <= max)
+}
+
+fn answers(need: &AttributeNeed, have: Option<&BTreeSet<String>>) -> bool {
+    let has = |want: &String| {
+        have.is_some_and(|have| have.iter().any(|value| value.eq_ignore_ascii_case(want)))
+    };
+    (need.any_of.is_empty() || need.any_of.iter().any(has)) && need.all_of.iter().all(has)
+}
+
 fn amount_of(host: &HostClass, name: &str) -> Amount {
     let found = host.amounts.iter().find(|(have, _)| have.eq_ignore_ascii_case(name));
     found.map_or(Amount(0), |(_, amount)| *amount)
 }
 
-fn values_of(host: &HostClass, name: &str) -> Vec<String> {
+fn values_of<'a>(host: &'a HostClass, name: &str) -> Option<&'a BTreeSet<String>> {
     let found = host.attributes.iter().find(|(have, _)| have.eq_ignore_ascii_case(name));
-    found.map_or_else(Vec::new, |(_, values)| values.iter().cloned().collect())
+    found.map(|(_, values)| values)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::profile::{MEMORY, VCPU, version_values};
@@ -176,6 +240,57 @@ mod tests {
                 "isolation: asks S3 or stronger, reaches S2",
             ]
         );
+    }
+
+    #[test]
+    fn every_kind_of_requirement_is_understood_and_said() {
+        let need = |any_of: &[&str], all_of: &[&str]| AttributeNeed {
+            any_of: any_of.iter().map(ToString::to_string).collect(),
+            all_of: all_of.iter().map(ToString::to_string).collect(),
+        };
+        let asks = |name: &str, need: AttributeNeed| Requirement {
+            attributes: BTreeMap::from([(name.to_owned(), need)]),
+            ..Requirement::default()
+        };
+        let amount = |name: &str, min: u64, max: Option<u64>| Requirement {
+            amounts: BTreeMap::from([(
+                name.to_owned(),
+                AmountNeed { min: Amount::whole(min), max: max.map(Amount::whole) },
+            )]),
+            ..Requirement::default()
+        };
+        let licence = "meshfarm:amount.licence.nuke";
+        let cases = [
+            (asks(BLENDER, need(&["v4", "V3"], &["any", "v3_4_1"])), None),
+            (
+                asks(BLENDER, need(&["v4"], &["v3", "v3_5"])),
+                Some(format!(
+                    "{BLENDER}: asks one of v4 and all of v3, v3_5, has any, v3, v3_4, v3_4_1"
+                )),
+            ),
+            (asks("ATTR.worker.OS.family", need(&["Linux"], &[])), None),
+            (
+                asks("studio:attr.gpu.pool", need(&[], &["film"])),
+                Some("studio:attr.gpu.pool: asks all of film, has none".to_owned()),
+            ),
+            (amount("AMOUNT.WORKER.VCPU", 8, Some(8)), None),
+            (amount(VCPU, 0, Some(4)), Some(format!("{VCPU}: asks at most 4, has 8"))),
+            (
+                amount(VCPU, 2, Some(4)),
+                Some(format!("{VCPU}: asks at least 2 and at most 4, has 8")),
+            ),
+            (amount(licence, 1, None), Some(format!("{licence}: asks at least 1, has 0"))),
+            (amount(licence, 0, Some(1)), None),
+        ];
+        for (requirement, said) in cases {
+            let misfits = fit(&requirement, Level::S0, &host());
+            assert_eq!(misfits.first().map(ToString::to_string), said, "{requirement:?}");
+            assert_eq!(fits(&requirement, Level::S0, &host()), misfits.is_empty());
+            let looks = look(&requirement, Level::S0, &host());
+            assert_eq!(looks.iter().filter(|look| !look.fits).count(), misfits.len());
+            assert_eq!(looks.len(), 2, "what was asked, and isolation");
+        }
+        assert!(!fits(&Requirement::default(), Level::S3, &host()));
     }
 
     #[test]

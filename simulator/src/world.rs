@@ -317,6 +317,7 @@ impl<'a> World<'a> {
             floor: Level::S2,
             opening: Opening::default(),
             keep_jobs: Millis(u64::MAX),
+            kept: BTreeSet::new(),
             seed,
         };
         let records = node.disk.values().cloned().collect();

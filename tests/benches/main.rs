@@ -2,6 +2,7 @@
 
 mod content;
 mod demo;
+mod farm;
 mod node;
 mod sandbox;
 mod sites;
@@ -24,7 +25,7 @@ const ROOMS: [(&str, &[Part]); 8] = [
     ("demo", &[("all", demo::measure)]),
     ("content", &content::PARTS),
     ("sandbox", &sandbox::PARTS),
-    ("farm", &[]),
+    ("farm", &farm::PARTS),
     ("trust", &[]),
     ("sim", &[]),
     ("people", &[]),

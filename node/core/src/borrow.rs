@@ -88,6 +88,8 @@ const MAX_GIVEN_UP: usize = 10_000;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Borrow {
     leases: BTreeMap<LeaseId, Borrowed>,
+    /// Those of each step.
+    by_step: BTreeMap<(JobId, StepNo), BTreeSet<LeaseId>>,
     landing: BTreeMap<AttemptId, Landing>,
     /// Attempts that were given up and whose results would still be welcome, and their order in time.
     given_up: BTreeMap<AttemptId, TaskRef>,
@@ -143,7 +145,25 @@ impl Borrow {
         job: JobId,
         step: StepNo,
     ) -> impl Iterator<Item = (LeaseId, &Borrowed)> {
-        self.all().filter(move |(_, borrowed)| borrowed.job == job && borrowed.step == step)
+        let leases = self.by_step.get(&(job, step)).into_iter().flatten();
+        leases.filter_map(|lease| Some((*lease, self.leases.get(lease)?)))
+    }
+
+    fn insert(&mut self, lease: LeaseId, borrowed: Borrowed) {
+        self.by_step.entry((borrowed.job, borrowed.step)).or_default().insert(lease);
+        self.leases.insert(lease, borrowed);
+    }
+
+    fn take(&mut self, lease: LeaseId) -> Option<Borrowed> {
+        let borrowed = self.leases.remove(&lease)?;
+        let step = (borrowed.job, borrowed.step);
+        if let Some(of_step) = self.by_step.get_mut(&step) {
+            of_step.remove(&lease);
+            if of_step.is_empty() {
+                self.by_step.remove(&step);
+            }
+        }
+        Some(borrowed)
     }
 
     pub(crate) fn offered(
@@ -156,7 +176,7 @@ impl Borrow {
         let (lease, slots) = (offer.lease, offer.slots);
         // A lender that has not answered by then will not hold the slots for us either.
         let state = State::Offered { slots, until: now.plus(RESERVATION) };
-        self.leases.insert(lease, Borrowed { job, step, lender, state });
+        self.insert(lease, Borrowed { job, step, lender, state });
     }
 
     /// An offer came to nothing. Returns false when there was none.
@@ -164,7 +184,7 @@ impl Borrow {
         let is_offer = |b: &Borrowed| matches!(b.state, State::Offered { .. }) && b.lender == from;
         let found = self.leases.get(&lease).is_some_and(is_offer);
         if found {
-            self.leases.remove(&lease);
+            self.take(lease);
         }
         found
     }
@@ -187,7 +207,7 @@ impl Borrow {
 
     /// Let a lease go. Returns how many slots it held.
     pub(crate) fn remove(&mut self, lease: LeaseId) -> u32 {
-        match self.leases.remove(&lease).map(|borrowed| borrowed.state) {
+        match self.take(lease).map(|borrowed| borrowed.state) {
             Some(State::Held(held)) => held.slots,
             Some(State::Offered { .. }) | None => 0,
         }
@@ -200,7 +220,7 @@ impl Borrow {
             return None;
         };
         let lender = borrowed.lender;
-        self.leases.remove(&lease);
+        self.take(lease);
         Some(lender)
     }
 
@@ -218,7 +238,7 @@ impl Borrow {
         held.running.clear();
         let over = held.attempts.is_empty();
         if over {
-            self.leases.remove(&lease);
+            self.take(lease);
         }
         Some(Lost { lender, tasks, over, prepared })
     }
@@ -488,7 +508,7 @@ impl Borrow {
         held.version = now.0;
         let (job, step, lender) = (record.job, record.step, record.lender);
         let state = State::Held(held);
-        self.leases.insert(record.lease, Borrowed { job, step, lender, state });
+        self.insert(record.lease, Borrowed { job, step, lender, state });
     }
 
     /// An attempt goes on under its lease. Returns false when there is no such lease.
@@ -530,6 +550,12 @@ impl Borrow {
     }
 
     pub(crate) fn check(&self) {
+        let listed = self.by_step.values().map(BTreeSet::len).sum::<usize>();
+        assert_eq!(listed, self.leases.len(), "a lease is of no step");
+        for (lease, borrowed) in self.all() {
+            let mut of_step = self.of_step(borrowed.job, borrowed.step);
+            assert!(of_step.any(|(known, _)| known == lease), "a lease is of another step");
+        }
         let mut seen = BTreeSet::new();
         for borrowed in self.leases.values() {
             let State::Held(held) = &borrowed.state else {

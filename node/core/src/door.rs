@@ -1,5 +1,7 @@
 //! The door of a site: everything that can come in, and everything that can come out.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use meshfarm_protocol::id::{
@@ -9,7 +11,7 @@ use meshfarm_protocol::job::{JobSpec, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, Outcome, Outputs, Usage, Want};
 use meshfarm_protocol::membership::{CertificateBody, Role};
 use meshfarm_protocol::message::{Message, Pass, PassBody};
-use meshfarm_protocol::profile::{HostClass, Level, Profile};
+use meshfarm_protocol::profile::{Amount, HostClass, Level, Profile};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
 use crate::opening::Owner;
@@ -267,6 +269,15 @@ pub enum Content {
     Own(JobId, SessionSpec),
 }
 
+/// What of the machine is a session's own while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Amounts by name, in lower case: what its step asks for, and its share of the processors.
+    pub amounts: BTreeMap<String, Amount>,
+    /// Graphics cards by their numbers from zero, in the order in which the machine's profile counts them.
+    pub gpus: Vec<u32>,
+}
+
 /// Something must happen. Outputs are performed in order; what a [`Output::Persist`] says is on disk
 /// before anything after it is performed.
 #[derive(Clone, Debug, PartialEq)]
@@ -336,6 +347,8 @@ pub enum Output {
         borrower: SiteId,
         /// What was promised: the jail has at least this, or does not start.
         isolation: Level,
+        /// What of the machine is its own while it runs.
+        holds: Hold,
         /// What it runs, in order.
         run: Vec<Assignment>,
     },

@@ -56,6 +56,10 @@ impl Hosts {
     }
 
     /// Every host that was not removed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &HostRecord> {
         self.known.values().filter(|record| record.mode != HostMode::Removed)
     }

@@ -9,6 +9,8 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo,
 use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
 use meshfarm_protocol::profile::Level;
 
+use crate::door::TaskRef;
+use crate::fair::Account;
 use crate::reasons;
 use crate::record::JobRecord;
 use crate::step::{Counts, Inputs, Step};
@@ -117,12 +119,14 @@ pub(crate) struct Job {
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) record: JobRecord,
     pub(crate) steps: Vec<Step>,
+    /// Who pays for it.
+    pub(crate) account: Account,
 }
 
 impl Job {
-    pub(crate) fn new(spec: JobSpec, record: JobRecord) -> Self {
+    pub(crate) fn new(spec: JobSpec, record: JobRecord, account: Account) -> Self {
         let steps = spec.steps.iter().map(|step| Step::new(step, spec.policy.order)).collect();
-        let mut job = Self { spec: Arc::new(spec), record, steps };
+        let mut job = Self { spec: Arc::new(spec), record, steps, account };
         for n in 0..job.steps.len() {
             if job.spec.steps[n].needs.is_empty() {
                 let (root, bytes) = (job.record.root, job.record.bytes);
@@ -261,8 +265,16 @@ impl Job {
         }))
     }
 
-    /// Active again. Steps that read the outputs of a repeated step get new content when it is done again.
-    pub(crate) fn reopen(&mut self, repeated: &BTreeSet<StepNo>) {
+    /// Active again, for these tasks in their order. Steps that read the outputs of a repeated step get new content when it is done
+    /// again.
+    pub(crate) fn reopen(&mut self, again: &[TaskRef]) {
+        let repeated: BTreeSet<StepNo> = again.iter().map(|at| at.step).collect();
+        self.record.canceled.clear();
+        for (step, run) in self.step_numbers().zip(&self.steps) {
+            let not = again.iter().filter(|at| at.step == step).map(|at| at.task);
+            let canceled = run.canceled(not).into_iter();
+            self.record.canceled.extend(canceled.map(|(first, last)| (step, first, last)));
+        }
         for n in 0..self.steps.len() {
             let needs = &self.spec.steps[n].needs;
             if needs.iter().any(|need| repeated.contains(need)) {

@@ -1,5 +1,6 @@
 //! All jobs of this site: what their tasks go through, when they are tried again, when a job is over.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
@@ -7,6 +8,7 @@ use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::profile::Level;
 
 use crate::door::{Event, Output, TaskRef, Tasks};
+use crate::fair::{Account, Fair};
 use crate::job::{Job, JobPhase, Task};
 use crate::record::{Change, JobRecord, Key, Record, Steering};
 use crate::step::{Counts, Inputs, Step, is_open};
@@ -40,6 +42,20 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Jobs {
     jobs: BTreeMap<JobId, Job>,
+    /// Those that have tasks to run, so that no decision walks through those that have ended.
+    active: BTreeSet<JobId>,
+    fair: Fair,
+}
+
+/// How urgent a job is: its priority, what its project has used lately, how old it is. Less comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    /// 0 is most urgent.
+    pub(crate) level: u8,
+    /// Core-milliseconds that count against the project.
+    pub(crate) used: u64,
+    pub(crate) submitted: Millis,
+    pub(crate) job: JobId,
 }
 
 impl Jobs {
@@ -51,18 +67,33 @@ impl Jobs {
         self.jobs.values()
     }
 
-    /// Active jobs, the most urgent first, then the oldest.
-    pub(crate) fn by_urgency(&self) -> Vec<JobId> {
-        let mut jobs: Vec<_> = self.jobs.values().filter(|job| job.is_active()).collect();
-        jobs.sort_by_key(|job| {
-            let priority = job.priority();
-            (u8::MAX - priority, job.record.submitted, job.record.job)
-        });
-        jobs.into_iter().map(|job| job.record.job).collect()
+    /// Active jobs in the order in which they get slots.
+    pub(crate) fn by_urgency(&self) -> Vec<Rank> {
+        let mut used: BTreeMap<Account, u64> = BTreeMap::new();
+        let mut ranks: Vec<_> = self
+            .active()
+            .map(|job| Rank {
+                level: u8::MAX - job.priority(),
+                used: *used.entry(job.account).or_insert_with(|| self.fair.used(job.account)),
+                submitted: job.record.submitted,
+                job: job.record.job,
+            })
+            .collect();
+        ranks.sort_unstable();
+        ranks
+    }
+
+    fn active(&self) -> impl Iterator<Item = &Job> {
+        self.active.iter().filter_map(|job| self.jobs.get(job))
+    }
+
+    /// Time passes.
+    pub(crate) fn set_now(&mut self, now: Millis) {
+        self.fair.set_now(now);
     }
 
     pub(crate) fn wake_at(&self, now: Millis) -> Option<Millis> {
-        self.jobs.values().filter(|job| job.is_active()).filter_map(|job| job.wake_at(now)).min()
+        self.active().filter_map(|job| job.wake_at(now)).min()
     }
 
     /// Forget jobs that ended `keep` ago or longer, unless `busy` says that something of one is still under way.
@@ -104,40 +135,57 @@ impl Jobs {
         let id = record.job;
         put(out, Record::Spec(id, Box::new(spec.clone())));
         let held = spec.policy.held;
-        let mut job = Job::new(spec, record);
+        let job = self.add(spec, record);
         if held {
-            for at in refs(id, &job, is_open) {
+            for at in refs(id, job, is_open) {
                 job.steps[at.step.0 as usize].hold(at.task, true);
             }
             job.record_held();
         }
         put(out, Record::Job(job.record.clone()));
         out.push(Output::Tell(Event::JobSubmitted { job: id }));
-        self.jobs.insert(id, job);
     }
 
     pub(crate) fn restore(&mut self, spec: JobSpec, record: JobRecord) {
-        self.jobs.insert(record.job, Job::new(spec, record));
+        self.add(spec, record);
+    }
+
+    fn add(&mut self, spec: JobSpec, record: JobRecord) -> &mut Job {
+        let account = self.fair.account(spec.tenant, &spec.project);
+        let job = Job::new(spec, record, account);
+        if job.is_active() {
+            self.active.insert(job.record.job);
+        }
+        match self.jobs.entry(job.record.job) {
+            Entry::Occupied(mut known) => {
+                known.insert(job);
+                known.into_mut()
+            }
+            Entry::Vacant(place) => place.insert(job),
+        }
     }
 
     /// How a task stood. A job that had ended has no open tasks, even if the node died while it said so.
     pub(crate) fn restore_task(&mut self, at: TaskRef, task: Task) {
-        if let Task::Done { wall, .. } = task {
+        if let Task::Done { wall, at: when, .. } = task {
             self.learn(at, wall);
+            if let Some((account, cores)) = self.pays(at) {
+                self.fair.recall(account, cores, (when, wall));
+            }
         }
-        if let Some(step) = self.step_mut(at) {
-            step.set(at.task, task);
-        }
+        self.change(at, task);
     }
 
-    /// Every record was restored: what an ended job had left open is canceled.
+    /// Every record was restored: what an ended job had left open is canceled, and what its record says.
     pub(crate) fn restored(&mut self) {
-        for (id, job) in &mut self.jobs {
-            if job.is_active() || job.counts().open == 0 {
-                continue;
+        for job in self.jobs.values_mut() {
+            if !job.is_active() {
+                job.steps.iter_mut().for_each(|step| step.cancel_waiting(None));
             }
-            for at in refs(*id, job, is_open) {
-                job.steps[at.step.0 as usize].set(at.task, Task::Canceled);
+            for (step, first, last) in &job.record.canceled {
+                if let Some(step) = job.steps.get_mut(step.0 as usize) {
+                    step.cancel_waiting(Some((*first, *last)));
+                }
             }
         }
     }
@@ -157,9 +205,26 @@ impl Jobs {
 
     fn set(&mut self, at: TaskRef, task: Task, out: &mut Vec<Output>) {
         put(out, Record::Task(at, task.clone()));
+        self.change(at, task);
+    }
+
+    /// A task stands otherwise than before. Whoever has tasks under way pays for them.
+    fn change(&mut self, at: TaskRef, task: Task) {
+        let leased = |task: Option<&Task>| matches!(task, Some(Task::Leased { .. }));
+        let (was, is) = (leased(self.task(at)), leased(Some(&task)));
+        if let Some((account, cores)) = self.pays(at).filter(|_| was != is) {
+            if is { self.fair.begin(account, cores) } else { self.fair.end(account, cores) }
+        }
         if let Some(step) = self.step_mut(at) {
             step.set(at.task, task);
         }
+    }
+
+    /// Who pays for a task, and for how many cores in thousandths; none when there is no such task.
+    fn pays(&self, at: TaskRef) -> Option<(Account, u64)> {
+        self.task(at)?;
+        let job = self.get(at.job)?;
+        Some((job.account, job.step(at.step)?.cores))
     }
 
     /// A task has run; on the reference core it would have run so long.
@@ -318,7 +383,10 @@ impl Jobs {
         job.record.ended = Some(now);
         job.record.steering.held.clear();
         job.record.steering.trimmed &= phase == JobPhase::Done;
+        self.active.remove(&id);
         put(out, Record::Job(job.record.clone()));
+        // Its record says that what waits is canceled: a record of each of a million tasks would say no more.
+        job.steps.iter_mut().for_each(|step| step.cancel_waiting(None));
         for at in refs(id, job, is_open) {
             self.set(at, Task::Canceled, out);
         }
@@ -433,23 +501,38 @@ impl Jobs {
 
     /// Render tasks of one job again, from the start.
     pub(crate) fn retry(&mut self, again: &[TaskRef], out: &mut Vec<Output>) {
-        let first = again.first();
-        if let Some(job) = first.and_then(|at| self.jobs.get_mut(&at.job)) {
-            job.reopen(&again.iter().map(|at| at.step).collect());
-            job.record_held();
-            // First the job, then its tasks: an ended job with tasks that wait would never run them.
-            put(out, Record::Job(job.record.clone()));
-        }
+        let Some(job) = again.first().and_then(|at| self.jobs.get_mut(&at.job)) else {
+            return;
+        };
+        job.reopen(again);
+        job.record_held();
+        self.active.insert(job.record.job);
+        // First the job, then its tasks: an ended job with tasks that wait would never run them.
+        put(out, Record::Job(job.record.clone()));
+        out.reserve(again.len());
         for at in again {
-            put_delete(out, Key::Task(*at));
-            if let Some(step) = self.step_mut(*at) {
-                step.set(at.task, Task::new());
+            let Some(step) = job.steps.get_mut(at.step.0 as usize) else {
+                continue;
+            };
+            if step.has_record(at.task) {
+                put_delete(out, Key::Task(*at));
             }
+            if let Some(Task::Leased { .. }) = step.tasks().get(at.task.0 as usize) {
+                self.fair.end(job.account, step.cores);
+            }
+            step.set(at.task, Task::new());
         }
     }
 
     pub(crate) fn check(&self) {
+        let mut running: BTreeMap<Account, u64> = BTreeMap::new();
         for job in self.jobs.values() {
+            let listed = self.active.contains(&job.record.job);
+            assert_eq!(listed, job.is_active(), "a job would never run, or run after its end");
+            for step in &job.steps {
+                let leased = step.tasks().iter().filter(|t| matches!(t, Task::Leased { .. }));
+                *running.entry(job.account).or_default() += step.cores * leased.count() as u64;
+            }
             let open = job.counts().open;
             assert!(job.is_active() || open == 0, "an ended job has open tasks");
             assert!(job.is_active() || job.record.steering.held.is_empty(), "an ended job is held");
@@ -467,6 +550,7 @@ impl Jobs {
                 step.check();
             }
         }
+        self.fair.check(&running);
     }
 }
 

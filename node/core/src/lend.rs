@@ -1,21 +1,23 @@
 //! The lender's side: admission, slots, leases that we gave, sessions, finished work until it is accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::lease::{
     BORROWER_GRACE, Declined, Done, Grant, KEEP_FINISHED, MAX_ATTEMPTS, Offer, Outcome, Phase,
     RESERVATION, Status, Usage, Want,
 };
-use meshfarm_protocol::matching::fit;
+use meshfarm_protocol::matching::fits;
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::{HostClass, Level};
+use meshfarm_protocol::profile::{Amount, GPU, HostClass, Level, Requirement};
 use meshfarm_protocol::seal::SealingKey;
 
-use crate::door::{Content, Ended, Event, Output, PrepareError, Ready, Session};
+use crate::capacity::{Budget, Capacity, Share};
+use crate::door::{Content, Ended, Event, Hold, Output, PrepareError, Ready, Session};
 use crate::jobs::{put, put_delete};
-use crate::lent::{Finished, Lent, State};
+use crate::lent::{Finished, Lent, Run, State};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
+use crate::reserve::Reservation;
 
 /// How often a finished attempt is told again until its borrower has it.
 const TELL_AGAIN: Millis = Millis::seconds(5);
@@ -39,10 +41,17 @@ pub(crate) struct Lend {
     /// The site that we are a host of.
     pub(crate) head: Option<SiteId>,
     sealing_key: SealingKey,
-    pub(crate) host: HostClass,
+    host: HostClass,
+    /// Names of amounts that only our own jobs may have.
+    kept: BTreeSet<String>,
+    capacity: Capacity,
+    /// What was promised when the machine last turned out to be another: it may be more than this one has.
+    owed: Budget,
     pub(crate) lending: bool,
     floor: Level,
     pub(crate) full: bool,
+    /// What is kept for the first of our own tasks in line.
+    pub(crate) reserved: Option<Reservation>,
     leases: BTreeMap<LeaseId, Lent>,
     next_session: u64,
 }
@@ -50,17 +59,107 @@ pub(crate) struct Lend {
 impl Lend {
     pub(crate) fn new(
         (me, head, sealing_key): (SiteId, Option<SiteId>, SealingKey),
-        host: HostClass,
+        (host, kept): (HostClass, BTreeSet<String>),
         (lending, floor): (bool, Level),
     ) -> Self {
-        let leases = BTreeMap::new();
-        Self { me, head, sealing_key, host, lending, floor, full: false, leases, next_session: 1 }
+        let (owed, leases) = (Budget::default(), BTreeMap::new());
+        let (full, reserved, next_session) = (false, None, 1);
+        let mut capacity = Capacity::default();
+        capacity.set(&host);
+        Self {
+            me,
+            head,
+            sealing_key,
+            host,
+            kept,
+            capacity,
+            owed,
+            lending,
+            floor,
+            full,
+            reserved,
+            leases,
+            next_session,
+        }
     }
 
-    /// Slots that nobody holds.
+    /// What the machine offers.
+    pub(crate) const fn host(&self) -> &HostClass {
+        &self.host
+    }
+
+    /// What the machine offers to other sites.
+    pub(crate) fn lent_host(&self) -> HostClass {
+        let mut host = self.host.clone();
+        host.amounts.retain(|name, _| !self.keeps(name));
+        host
+    }
+
+    fn keeps(&self, amount: &str) -> bool {
+        self.kept.iter().any(|kept| kept.eq_ignore_ascii_case(amount))
+    }
+
+    /// The machine offers something else. What was promised stays promised.
+    pub(crate) fn set_host(&mut self, host: HostClass) {
+        self.owed = self.held();
+        self.capacity.set(&host);
+        self.host = host;
+    }
+
+    /// Everything that leases hold.
+    fn held(&self) -> Budget {
+        let mut held = Budget::default();
+        for lent in self.leases.values() {
+            match lent.held() {
+                0 => {}
+                n => held.give(&lent.share, n),
+            }
+        }
+        held
+    }
+
+    /// Everything that nobody holds.
+    pub(crate) fn left(&self) -> Budget {
+        self.capacity.whole().less(&self.held())
+    }
+
+    /// What a session of such a step takes here.
+    pub(crate) fn share(&self, requirement: &Requirement) -> Share {
+        self.capacity.share(requirement)
+    }
+
+    /// How many sessions of this share an idle machine could hold.
+    pub(crate) fn at_once(&self, share: &Share) -> u32 {
+        self.capacity.whole().room(share)
+    }
+
+    /// How many sessions of another site's there is room for now, beside what is kept for our own.
+    fn spare(&self, share: &Share) -> u32 {
+        let kept = self.reserved.as_ref().map_or(u32::MAX, |kept| kept.spare(share));
+        self.left().room(share).min(kept)
+    }
+
+    /// Slots that a task of another site's which asks for nothing could have now.
+    pub(crate) fn offered(&self) -> u32 {
+        self.spare(&self.share(&Requirement::default()))
+    }
+
+    /// How many further tasks of our own a lease could begin with, when it has `under_way` already.
+    pub(crate) fn room_in(&self, lease: LeaseId, under_way: usize) -> usize {
+        self.leases.get(&lease).map_or(0, |lent| {
+            let room = lent.slots.saturating_add(self.left().room(&lent.share)) as usize;
+            room.saturating_sub(under_way)
+        })
+    }
+
+    /// What the machine has to share out.
+    pub(crate) const fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// Slots that a task which asks for nothing could have now.
     pub(crate) fn free(&self) -> u32 {
-        let held = self.leases.values().map(Lent::held).fold(0, u32::saturating_add);
-        self.host.slots.saturating_sub(held)
+        self.left().room(&self.share(&Requirement::default()))
     }
 
     /// Whether `borrower` may read our store: it holds a lease, or outputs of its attempts are here.
@@ -112,18 +211,22 @@ impl Lend {
         }
         // A machine that falls short of our own floor renders for nobody else, whatever they would put up with.
         let weak = !own && self.host.level < self.floor;
-        let fits = fit(&offer.requirement, offer.isolation, &self.host).is_empty();
-        if weak || !fits || self.host.slots == 0 {
+        let mut asked = offer.requirement.amounts.iter();
+        let kept = !own && asked.any(|(name, need)| need.min > Amount(0) && self.keeps(name));
+        let fits = !kept && fits(&offer.requirement, offer.isolation, &self.host);
+        let share = self.share(&offer.requirement);
+        if weak || !fits || self.at_once(&share) == 0 {
             return decline(Declined::Misfit, LONG_PAUSE);
         }
-        let free = self.free();
+        let free = if own { self.left().room(&share) } else { self.spare(&share) };
         if free == 0 || (!own && self.has_too_many_of(from)) {
             return decline(Declined::Busy, BUSY_PAUSE);
         }
         let slots = free.min(offer.slots);
         let state = State::Reserved { until: now.plus(RESERVATION) };
         let isolation = self.isolation_for(offer.isolation);
-        let lent = Lent::new((from, offer.tenant), (slots, isolation), state, now);
+        let promise = (slots, share, isolation);
+        let lent = Lent::new((from, offer.tenant), promise, state, now);
         let granted = self.grant(lease, &lent);
         self.leases.insert(lease, lent);
         granted
@@ -248,7 +351,7 @@ impl Lend {
         result: Result<Ready, PrepareError>,
         out: &mut Vec<Output>,
     ) {
-        let free = self.free();
+        let left = self.left();
         let Some(lent) = self.leases.get_mut(&lease) else {
             return;
         };
@@ -259,7 +362,7 @@ impl Lend {
         match result {
             Ok(ready) => {
                 lent.state = State::Active(ready);
-                lent.regain(free);
+                lent.regain(left.room(&lent.share));
             }
             Err(error) => {
                 if let PrepareError::Bad(what) = error {
@@ -274,8 +377,9 @@ impl Lend {
     }
 
     /// Start what can start. A lease that has given up its last slot and finds none gives its tasks back.
-    pub(crate) fn fill(&mut self, out: &mut Vec<Output>) {
-        let mut free = self.free();
+    pub(crate) fn fill(&mut self, now: Millis, out: &mut Vec<Output>) {
+        let mut left = self.left();
+        let mut gpus = self.free_gpus();
         for (lease, lent) in &mut self.leases {
             let State::Active(Ready { shared_sessions, .. }) = lent.state else {
                 continue;
@@ -284,7 +388,16 @@ impl Lend {
             if lent.queue.is_empty() || lent.finished.len() >= MAX_ATTEMPTS {
                 continue;
             }
-            free -= lent.grow(free);
+            let others = lent.borrower != self.me;
+            match self.reserved.as_mut().filter(|_| others) {
+                Some(kept) if kept.share.is_wider(&lent.share) => {
+                    lent.give_way_to(kept, &mut left, now);
+                }
+                Some(_) | None => {
+                    let grown = lent.grow(left.room(&lent.share));
+                    left.take(&lent.share, grown);
+                }
+            }
             if lent.slots == 0 {
                 lent.stop(out);
                 let message = Message::Status(lent.status(*lease));
@@ -297,15 +410,27 @@ impl Lend {
                 let run: Vec<_> = lent.queue.drain(..n).collect();
                 let session = Session(self.next_session);
                 self.next_session += 1;
-                lent.running.insert(session, run.clone());
+                let n_gpus = usize::try_from(self.capacity.amount(&lent.share, GPU).0 / 1000)
+                    .unwrap_or(usize::MAX);
+                let gpus: Vec<_> = gpus.by_ref().take(n_gpus).collect();
+                let (amounts, tasks) = (self.capacity.of_share(&lent.share), run.clone());
+                let holds = Hold { amounts, gpus: gpus.clone() };
+                lent.running.insert(session, Run { tasks, since: now, gpus });
                 let (lease, borrower, isolation) = (*lease, lent.borrower, lent.isolation);
-                out.push(Output::Start { session, lease, borrower, isolation, run });
+                out.push(Output::Start { session, lease, borrower, isolation, holds, run });
             }
         }
     }
 
+    /// Graphics cards that no session has, by their numbers.
+    fn free_gpus(&self) -> impl Iterator<Item = u32> + use<> {
+        let runs = self.leases.values().flat_map(|lent| lent.running.values());
+        let taken: BTreeSet<u32> = runs.flat_map(|run| run.gpus.iter().copied()).collect();
+        (0..).filter(move |gpu| !taken.contains(gpu))
+    }
+
     pub(crate) fn on_started(&mut self, attempt: AttemptId, out: &mut Vec<Output>) {
-        let runs = |lent: &Lent| lent.running.values().flatten().any(|run| run.attempt == attempt);
+        let runs = |lent: &Lent| lent.in_sessions().any(|run| run.attempt == attempt);
         if let Some((lease, lent)) = self.leases.iter_mut().find(|(_, lent)| runs(lent)) {
             // The word comes from the jail, which may repeat itself.
             if lent.started.contains(&attempt) {
@@ -330,11 +455,13 @@ impl Lend {
     ) {
         let found = self.leases.iter_mut().find(|(_, lent)| lent.running.contains_key(&session));
         let Some((lease, lent)) = found else { return };
-        let run = lent.running.remove(&session).unwrap_or_default();
+        let Some(run) = lent.running.remove(&session) else { return };
         let halted = lent.halted.remove(&session);
+        lent.learn(&run, now);
+        lent.shrink();
         let stopped = lent.state == State::Ended;
         let mut again = Vec::new();
-        for assignment in run {
+        for assignment in run.tasks {
             let attempt = assignment.attempt;
             lent.started.retain(|started| *started != attempt);
             let result = results.iter().find(|ended| ended.attempt == attempt);
@@ -498,7 +625,8 @@ impl Lend {
     /// A lease from before a restart: its sessions are dead, so it is over but for what is finished.
     pub(crate) fn restore_lease(&mut self, record: &LentRecord) {
         let whose = (record.borrower, record.tenant);
-        let lent = Lent::new(whose, (0, self.floor), State::Ended, Millis(0));
+        let promise = (0, Share::default(), self.floor);
+        let lent = Lent::new(whose, promise, State::Ended, Millis(0));
         self.leases.insert(record.lease, lent);
     }
 
@@ -509,16 +637,9 @@ impl Lend {
         }
     }
 
-    /// Whose job a lease is for.
-    pub(crate) fn tenant(&self, lease: LeaseId) -> TenantId {
-        self.leases.get(&lease).map_or(TenantId([0; 16]), |lent| lent.tenant)
-    }
-
-    /// What runs now: lease, borrower, attempts that have started and attempts in all.
-    pub(crate) fn running(&self) -> impl Iterator<Item = (LeaseId, SiteId, u32, usize, usize)> {
-        self.leases.iter().map(|(lease, lent)| {
-            (*lease, lent.borrower, lent.held(), lent.running.len(), lent.queue.len())
-        })
+    /// Every lease that we gave and of which something is left.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (LeaseId, &Lent)> {
+        self.leases.iter().map(|(lease, lent)| (*lease, lent))
     }
 
     /// Whether somebody of whom `who` holds has a lease here that is not over.
@@ -527,8 +648,12 @@ impl Lend {
     }
 
     pub(crate) fn check(&self) {
-        let running: usize = self.leases.values().map(|lent| lent.running.len()).sum();
-        assert!(running <= self.host.slots as usize, "more sessions than slots");
+        let most = self.capacity.whole().clone().or(&self.owed);
+        assert!(most.covers(&self.held()), "more is promised than the machine has");
+        let runs = self.leases.values().flat_map(|lent| lent.running.values());
+        let gpus: Vec<_> = runs.flat_map(|run| &run.gpus).collect();
+        let distinct: BTreeSet<_> = gpus.iter().collect();
+        assert_eq!(distinct.len(), gpus.len(), "two sessions have the same graphics card");
         for lent in self.leases.values() {
             let halted = lent.halted.iter().all(|session| lent.running.contains_key(session));
             assert!(halted, "a session that is over is to stop");
@@ -536,8 +661,7 @@ impl Lend {
                 !lent.draining || lent.queue.is_empty(),
                 "a lease that takes nothing has tasks"
             );
-            let mut ids: Vec<_> =
-                lent.queue.iter().chain(lent.running.values().flatten()).collect();
+            let mut ids: Vec<_> = lent.queue.iter().chain(lent.in_sessions()).collect();
             let n = ids.len();
             ids.sort();
             ids.dedup();

@@ -6,9 +6,11 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantI
 use meshfarm_protocol::lease::{Assignment, Done, Phase, Status};
 use meshfarm_protocol::profile::Level;
 
+use crate::capacity::{Budget, Share};
 use crate::door::{Output, Ready, Session};
 use crate::jobs::put_delete;
 use crate::record::Key;
+use crate::reserve::Reservation;
 
 /// How long slots stay idle for a lease whose content is on its way.
 ///
@@ -25,6 +27,8 @@ pub(crate) struct Lent {
     pub(crate) granted: u32,
     /// Slots that it has of them now.
     pub(crate) slots: u32,
+    /// What each of its sessions takes of the machine.
+    pub(crate) share: Share,
     pub(crate) state: State,
     /// What its jails have at least.
     pub(crate) isolation: Level,
@@ -37,7 +41,7 @@ pub(crate) struct Lent {
     /// The attempts of the last `Want` that counted.
     pub(crate) wanted: BTreeSet<AttemptId>,
     pub(crate) queue: VecDeque<Assignment>,
-    pub(crate) running: BTreeMap<Session, Vec<Assignment>>,
+    pub(crate) running: BTreeMap<Session, Run>,
     /// Attempts whose runner in the jail has begun with them.
     pub(crate) started: Vec<AttemptId>,
     pub(crate) finished: BTreeMap<AttemptId, Finished>,
@@ -47,6 +51,17 @@ pub(crate) struct Lent {
     pub(crate) halted: BTreeSet<Session>,
     /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
     pub(crate) accepted: VecDeque<AttemptId>,
+    /// Sum and count of how long tasks ran here.
+    took: (u64, u64),
+}
+
+/// A session that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) tasks: Vec<Assignment>,
+    pub(crate) since: Millis,
+    /// The graphics cards that are its own, by their numbers on this machine.
+    pub(crate) gpus: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +107,7 @@ impl Lent {
 
     pub(crate) fn new(
         (borrower, tenant): (SiteId, TenantId),
-        (slots, isolation): (u32, Level),
+        (slots, share, isolation): (u32, Share, Level),
         state: State,
         now: Millis,
     ) -> Self {
@@ -101,6 +116,7 @@ impl Lent {
             tenant,
             granted: slots,
             slots,
+            share,
             state,
             isolation,
             root: None,
@@ -115,6 +131,7 @@ impl Lent {
             draining: false,
             halted: BTreeSet::new(),
             accepted: VecDeque::new(),
+            took: (0, 0),
         }
     }
 
@@ -141,6 +158,41 @@ impl Lent {
         }
     }
 
+    /// Give up the slots in which nothing runs: somebody else is first in line for them.
+    pub(crate) fn give_way(&mut self) {
+        self.slots = self.slots.min(u32::try_from(self.running.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Keep and take back only slots whose next tasks do not delay the first in line, of what is left of the machine.
+    pub(crate) fn give_way_to(&mut self, kept: &mut Reservation, left: &mut Budget, now: Millis) {
+        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        let ends = self.task_time().map_or(Millis(u64::MAX), |time| now.plus(time));
+        let wants = self.granted.min(self.busy()).saturating_sub(running);
+        let may = running.saturating_add(kept.admit(&self.share, wants, ends));
+        left.give(&self.share, self.slots.saturating_sub(may));
+        self.slots = self.slots.min(may);
+        let grown = self.grow(left.room(&self.share).min(may - self.slots));
+        left.take(&self.share, grown);
+    }
+
+    /// Whether its slots in which nothing runs have nothing to wait for.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Active(_)) && self.queue.is_empty()
+    }
+
+    /// A session has run so long.
+    pub(crate) fn learn(&mut self, run: &Run, now: Millis) {
+        let (sum, n) = self.took;
+        let ran = now.since(run.since).0;
+        self.took = (sum.saturating_add(ran), n.saturating_add(run.tasks.len() as u64));
+    }
+
+    /// How long its tasks run, as far as it was seen here.
+    pub(crate) fn task_time(&self) -> Option<Millis> {
+        let (sum, n) = self.took;
+        sum.checked_div(n).map(Millis)
+    }
+
     pub(crate) fn busy(&self) -> u32 {
         u32::try_from(self.running.len() + self.queue.len()).unwrap_or(u32::MAX)
     }
@@ -154,14 +206,19 @@ impl Lent {
         let finished = self.finished.keys().copied().collect();
         if self.draining && phase != Phase::Gone {
             // What is about to start counts as running: it is not given back.
-            let running = self.running.values().flatten().map(|run| run.attempt).collect();
+            let running = self.in_sessions().map(|run| run.attempt).collect();
             return Status { lease, phase: Phase::Draining, running, finished };
         }
         Status { lease, phase, running: self.started.clone(), finished }
     }
 
+    /// The attempts of all its sessions.
+    pub(crate) fn in_sessions(&self) -> impl Iterator<Item = &Assignment> {
+        self.running.values().flat_map(|run| &run.tasks)
+    }
+
     pub(crate) fn knows(&self, attempt: AttemptId) -> bool {
-        let mut open = self.queue.iter().chain(self.running.values().flatten());
+        let mut open = self.queue.iter().chain(self.in_sessions());
         self.finished.contains_key(&attempt)
             || self.accepted.contains(&attempt)
             || open.any(|known| known.attempt == attempt)
@@ -170,7 +227,7 @@ impl Lent {
     /// A session has read what was not there yet: what it ran waits again, unless it is wanted no more, and
     /// nothing starts before everything is there.
     pub(crate) fn spoil(&mut self, session: Session, now: Millis) {
-        let run = self.running.remove(&session).unwrap_or_default();
+        let run = self.running.remove(&session).map_or_else(Vec::new, |run| run.tasks);
         self.started.retain(|started| !run.iter().any(|run| run.attempt == *started));
         match self.state {
             State::Ended => return,
@@ -192,7 +249,7 @@ impl Lent {
         if let State::Preparing { since } = self.state
             && now.since(since) >= PATIENCE
         {
-            self.slots = self.slots.min(u32::try_from(self.running.len()).unwrap_or(u32::MAX));
+            self.give_way();
         }
     }
 
@@ -225,7 +282,7 @@ impl Lent {
             return;
         };
         // Said to run no more, so that nobody asks again to stop it.
-        self.started.retain(|started| !run.iter().any(|run| run.attempt == *started));
+        self.started.retain(|started| !run.tasks.iter().any(|run| run.attempt == *started));
         if self.halted.insert(session) {
             out.push(Output::Stop(session));
         }
@@ -235,8 +292,9 @@ impl Lent {
     pub(crate) fn unwanted(&self) -> Vec<Session> {
         let wanted = |run: &Assignment| self.wanted.contains(&run.attempt);
         let unwanted = self.running.iter().filter(|(_, run)| {
-            let mut begun = run.iter().rev().filter(|run| self.started.contains(&run.attempt));
-            !run.iter().any(wanted) || begun.next().is_some_and(|run| !wanted(run))
+            let mut begun =
+                run.tasks.iter().rev().filter(|run| self.started.contains(&run.attempt));
+            !run.tasks.iter().any(wanted) || begun.next().is_some_and(|run| !wanted(run))
         });
         unwanted.map(|(session, _)| *session).collect()
     }

@@ -7,9 +7,13 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod borrow;
+mod capacity;
 mod door;
 mod experience;
+mod explain;
+mod fair;
 mod hosts;
+mod index;
 mod job;
 mod jobs;
 mod lend;
@@ -19,9 +23,11 @@ pub mod opening;
 mod operate;
 mod outsource;
 mod place;
+mod queue;
 pub mod rate;
 mod reasons;
 mod record;
+mod reserve;
 mod seek;
 mod site;
 mod sites;
@@ -30,9 +36,11 @@ pub mod transfer;
 mod view;
 
 pub use door::{
-    Ask, CollectError, Content, Ended, Event, Input, Output, PrepareError, Ready, Reply, Request,
-    Session, TaskRef, Tasks,
+    Ask, CollectError, Content, Ended, Event, Hold, Input, Output, PrepareError, Ready, Reply,
+    Request, Session, TaskRef, Tasks,
 };
+pub use explain::{Explained, ExplainedSite, ExplainedStep, ExplainedTask};
+pub use index::Index;
 pub use job::{JobPhase, Task};
 pub use operate::{Operation, SiteOperation};
 pub use record::{

@@ -235,7 +235,7 @@ impl Site {
     }
 
     fn recall(&mut self, id: JobId, now: Millis, out: &mut Vec<Output>) -> Operated {
-        if self.lend.host.slots == 0 {
+        if self.lend.host().slots == 0 {
             let why =
                 "this site has no slots: recalled tasks would wait for ever; hold them instead";
             return Err(why.to_owned());

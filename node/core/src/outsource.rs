@@ -1,7 +1,5 @@
 //! How leases begin and end and how results find home: the borrower's decisions, on top of its leases.
 
-use std::collections::BTreeSet;
-
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Done, Grant, MAX_REASON, Outcome, Phase, Status, Usage, Want};
@@ -12,6 +10,7 @@ use crate::door::{CollectError, Content, Event, Output, TaskRef};
 use crate::job::{Job, Task};
 use crate::jobs::{Failure, Fault, put, put_delete};
 use crate::place;
+use crate::queue::Turn;
 use crate::record::{BorrowedRecord, Key, Record};
 use crate::site::Site;
 use crate::sites::{Known, reference};
@@ -49,7 +48,7 @@ impl Site {
         let floor = self.jobs.get(job).map(|job| place::floor(job, self.owns(from)));
         if grant.slots > 0 && floor.is_some_and(|floor| grant.isolation >= floor) {
             self.sites.granted(from, grant.slots);
-            self.top_up((job, step), &BTreeSet::new(), now, out);
+            self.top_up((job, step), (Some(lease), Turn::Open), now, out);
         } else {
             // It promises less than its profile says: no use in asking again at once.
             self.sites.declined(from, None, now);
@@ -260,7 +259,7 @@ impl Site {
         let wall = usage.wall;
         let expected = self.jobs.get(at.job).and_then(|job| job.task_time(at.step));
         self.sites.succeeded(by, wall, expected);
-        let own = (by == self.config.me).then_some(self.lend.host.speed);
+        let own = (by == self.config.me).then_some(self.lend.host().speed);
         let speed = own.or_else(|| self.sites.get(by).map(Known::speed));
         if self.jobs.accept((at, attempt), by, (now, wall), out) {
             self.jobs.learn(at, speed.map_or(wall, |speed| reference(wall, speed)));

@@ -10,7 +10,7 @@ use rand_core::Rng;
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::{Place, StepSpec};
-use meshfarm_protocol::matching::{Misfit, fit};
+use meshfarm_protocol::matching::{Misfit, fit, fits};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
 use crate::hosts::Hosts;
@@ -21,7 +21,7 @@ use crate::sites::{Known, Sites, at_speed};
 const SAMPLE: usize = 8;
 
 /// What we assume of a task's length before the first one is done.
-const ASSUMED_TASK: Millis = Millis::seconds(30);
+pub(crate) const ASSUMED_TASK: Millis = Millis::seconds(30);
 
 /// The waiting tasks of one step.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,8 @@ pub(crate) struct Supply<'a> {
     pub(crate) host: &'a HostClass,
     /// Our own slots take no tasks, because a person said so.
     pub(crate) shut: bool,
-    pub(crate) free: u32,
+    /// How many tasks of the step our own machine could begin now, and how many it could hold if it were idle.
+    pub(crate) room: (u32, u32),
     pub(crate) sites: &'a Sites,
     pub(crate) hosts: &'a Hosts,
     /// Sites that are not asked now: they have an open offer of this step, or somebody more urgent waits there.
@@ -79,14 +80,13 @@ pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>, now: Millis)
         return Vec::new();
     };
     let own = own_fits(job, step, supply);
-    let others = supply.sites.all();
-    let others = others.filter(|other| !other.1.shunned(now) && fits(job, spec, *other, supply));
+    let others = able(job, spec, supply).filter(|(_, known)| !known.shunned(now));
     own.then_some(supply.me).into_iter().chain(others.map(|(site, _)| site)).collect()
 }
 
 /// Whether our own machine could run the step at all.
 pub(crate) fn own_fits(job: &Job, step: StepNo, supply: &Supply<'_>) -> bool {
-    let fits = |spec: &StepSpec| fit(&spec.requirement, floor(job, true), supply.host).is_empty();
+    let fits = |spec: &StepSpec| fits(&spec.requirement, floor(job, true), supply.host);
     supply.host.slots > 0
         && !supply.shut
         && job.allows(supply.my_name, true)
@@ -104,7 +104,14 @@ pub(crate) fn host_fits(
     let (Some(known), Some(spec)) = (known, job.step_spec(step)) else {
         return false;
     };
-    fits(job, spec, (host, known), supply)
+    host_has(job, spec, known) && takes_work(job, (host, known), supply)
+}
+
+/// Whether a host of ours has what a step asks.
+fn host_has(job: &Job, spec: &StepSpec, known: &Known) -> bool {
+    let level = floor(job, true);
+    let mut classes = known.profile.iter().flat_map(|profile| &profile.hosts);
+    classes.any(|host| fits(&spec.requirement, level, host))
 }
 
 /// Whether a job's policy lets a site, or a host of ours, run its tasks. A name that a host of ours has means the host,
@@ -115,17 +122,25 @@ pub(crate) fn allows(job: &Job, (site, name): (SiteId, &str), hosts: &Hosts) -> 
     job.allows(name, own) && (own || !another)
 }
 
-fn fits(job: &Job, spec: &StepSpec, (site, known): (SiteId, &Known), supply: &Supply<'_>) -> bool {
-    let Some(profile) = known.profile.as_ref().filter(|_| known.connected) else {
-        return false;
-    };
-    let own = supply.hosts.contains(site);
-    let level = floor(job, own);
-    let fits = |host: &HostClass| fit(&spec.requirement, level, host).is_empty();
-    profile.lending
-        && (!own || supply.hosts.is_open(site))
-        && allows(job, (site, &known.name), supply.hosts)
-        && profile.hosts.iter().any(fits)
+/// Whether a machine would take tasks of the job now that it fits.
+fn takes_work(job: &Job, (site, known): (SiteId, &Known), supply: &Supply<'_>) -> bool {
+    let lends = known.profile.as_ref().is_some_and(|profile| profile.lending);
+    let open = !supply.hosts.contains(site) || supply.hosts.is_open(site);
+    known.connected && lends && open && allows(job, (site, &known.name), supply.hosts)
+}
+
+/// Other machines that could run the step: sites, and hosts of ours.
+fn able<'a>(
+    job: &'a Job,
+    spec: &'a StepSpec,
+    supply: &'a Supply<'a>,
+) -> impl Iterator<Item = (SiteId, &'a Known)> {
+    let sites = supply.sites.fitting(&spec.requirement, floor(job, false));
+    let sites = sites.filter(|(site, _)| !supply.hosts.contains(*site));
+    let hosts = supply.hosts.all();
+    let hosts = hosts.filter_map(|record| Some((record.host, supply.sites.get(record.host)?)));
+    let hosts = hosts.filter(|(_, known)| host_has(job, spec, known));
+    sites.chain(hosts).filter(|other| takes_work(job, *other, supply))
 }
 
 /// Whether a task that failed on `failed_on` may go to `site`: not where it failed before, unless it has
@@ -162,23 +177,20 @@ pub(crate) fn place(
         left > 0
     };
     let own = own_fits(demand.job, demand.step, supply) && takes(supply.me);
-    if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.free) {
+    if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.room.0) {
         return asked;
     }
     let (mine, ours) = local_finish(demand, (spec, own), supply, takes);
-    let others = supply.sites.all();
-    let mut candidates: Vec<_> = others
+    let mut candidates: Vec<_> = able(demand.job, spec, supply)
         .filter(|(site, _)| !supply.engaged.contains(site) && takes(*site))
         .filter_map(|(site, known)| {
             let own = supply.hosts.contains(site);
-            Some((known, candidate((site, own), known, demand, now)?))
+            candidate((site, own), known, demand, now)
         })
-        .filter(|(_, candidate)| {
+        .filter(|candidate| {
             let local = if candidate.own { mine } else { ours };
             local.is_none_or(|local| candidate.done_after < local)
         })
-        .filter(|(known, candidate)| fits(demand.job, spec, (candidate.site, known), supply))
-        .map(|(_, candidate)| candidate)
         .collect();
     sample(&mut candidates, rng);
     // What our own machines can take does not leave the house.
@@ -210,12 +222,14 @@ fn local_finish(
         let rounds = tasks.div_ceil((slots as usize).max(1)) as u64;
         rounds.saturating_mul(at_speed(task_time(demand), speed).0)
     };
-    let mine = own.then_some((supply.host.slots, supply.free, supply.host.speed));
+    let (free, at_once) = supply.room;
+    let mine = own.then_some((at_once, free, supply.host.speed));
     let hosts = supply.hosts.all().filter(|record| takes(record.host)).filter_map(|record| {
         let known = supply.sites.get(record.host)?;
-        let profile = known.profile.as_ref()?;
-        let fits = fits(demand.job, spec, (record.host, known), supply);
-        let host = profile.hosts.first().filter(|_| fits)?;
+        let fits = host_has(demand.job, spec, known)
+            && takes_work(demand.job, (record.host, known), supply);
+        let profile = known.profile.as_ref().filter(|_| fits)?;
+        let host = profile.hosts.first()?;
         Some((host.slots, profile.free.min(host.slots), host.speed))
     });
     let ours = mine

@@ -36,7 +36,7 @@ pub enum Record {
     Spec(JobId, Box<JobSpec>),
     /// How a job stands.
     Job(JobRecord),
-    /// How a task stands. A task without a record waits and has never been tried.
+    /// How a task stands. A task without a record waits and has never been tried, unless its job says that it is canceled.
     Task(TaskRef, Task),
     /// A lease that we hold.
     Borrowed(BorrowedRecord),
@@ -136,6 +136,10 @@ pub struct JobRecord {
     /// What a person has changed of it since.
     #[serde(default, skip_serializing_if = "Steering::is_plain")]
     pub steering: Steering,
+    /// Tasks that stay canceled, from the first to the last of each run, in a job that was canceled and of which a part
+    /// is rendered after all. In a job that has ended every open task is canceled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canceled: Vec<(StepNo, TaskNo, TaskNo)>,
 }
 
 /// What a person has changed of a job since it was submitted. What the job is, is written once; this overrides it.

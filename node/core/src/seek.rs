@@ -5,55 +5,92 @@ use std::collections::BTreeSet;
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::lease::{Assignment, Offer};
 use meshfarm_protocol::message::Message;
+use meshfarm_protocol::profile::Level;
 
 use crate::borrow::State;
 use crate::door::{Output, TaskRef};
 use crate::job::Job;
 use crate::place::{self, Demand, Supply};
+use crate::queue::{Pass, Turn};
 use crate::site::Site;
 
 /// More leases and offers than this at a time are not sought for one step, not counting those of our own hosts.
 const MAX_LEASES_OF_A_STEP: usize = 64;
 
 impl Site {
-    /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough. Adds to `waits`
-    /// those of our own machines that tasks of it wait for.
+    /// Give tasks of a job to the leases that it holds, and ask for more where that is not enough. Returns
+    /// whether tasks of it wait until one of our own slots is free.
+    ///
+    /// When it yields, somebody more urgent waits for our own slots: this job gives them up as its tasks end.
     pub(crate) fn seek(
         &mut self,
         id: JobId,
-        waits: &mut BTreeSet<SiteId>,
+        pass: &mut Pass,
         now: Millis,
         out: &mut Vec<Output>,
-    ) {
+    ) -> bool {
         let Some(job) = self.jobs.get(id) else {
-            return;
+            return false;
         };
-        let steps = job.step_numbers();
-        let yields = self.yields.get(&job.priority()).cloned().unwrap_or_default();
-        for step in steps {
-            self.top_up((id, step), &yields, now, out);
-            self.ask((id, step), &yields, now, out);
-            self.hear_ourselves(now, out);
-            self.waits_for_own((id, step), waits, now);
+        let mut waits = false;
+        for step in job.step_numbers() {
+            let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
+            let Some(share) = spec.map(|spec| self.lend.share(&spec.requirement)) else {
+                continue;
+            };
+            let holds = self.borrow.of_step(id, step).next().is_some();
+            let full = pass.left.room(&share) == 0;
+            // Behind somebody who waits, most jobs wait too.
+            if holds || !pass.alone || !full || self.lend.reserved.is_none() {
+                let turn = self.turn(&share, pass.yields);
+                self.top_up((id, step), (None, turn), now, out);
+                self.ask((id, step), turn, now, out);
+                self.hear_ourselves(now, out);
+                pass.left = self.lend.left();
+            }
+            let blocked = pass.left.room(&share) == 0 && self.waits_for_own((id, step), now);
+            if blocked && self.lend.reserved.is_none() {
+                self.reserve((id, step), share, &pass.passed, now);
+            }
+            if holds {
+                pass.passed.push((id, step));
+            }
+            if !self.hosts.is_empty() {
+                self.waits_for_hosts((id, step), &mut pass.hosts, now);
+            }
+            waits |= blocked;
         }
+        waits
     }
 
-    pub(crate) fn supply<'a>(&'a self, engaged: &'a BTreeSet<SiteId>, now: Millis) -> Supply<'a> {
-        let pauses = self.own_pause > now;
+    pub(crate) fn supply<'a>(
+        &'a self,
+        engaged: &'a BTreeSet<SiteId>,
+        room: (u32, u32),
+    ) -> Supply<'a> {
         Supply {
             me: self.config.me,
             my_name: &self.config.name,
-            host: &self.lend.host,
+            host: self.lend.host(),
             shut: !self.told.own.is_open(),
-            free: if pauses { 0 } else { self.lend.free() },
+            room,
             sites: &self.sites,
             hosts: &self.hosts,
             engaged,
         }
     }
 
-    /// Add to `waits` those of our own machines that could run waiting tasks of a step, were a slot free there.
-    fn waits_for_own(
+    /// Whether tasks of a step wait that our own slots could run, were one free.
+    fn waits_for_own(&self, (id, step): (JobId, StepNo), now: Millis) -> bool {
+        let Some(job) = self.jobs.get(id) else {
+            return false;
+        };
+        let me = self.config.me;
+        job.waiting(step, now).next().is_some() && self.runs(job, step, me, now)
+    }
+
+    /// Add to `waits` the hosts of ours that could run waiting tasks of a step, were a slot free there.
+    fn waits_for_hosts(
         &self,
         (id, step): (JobId, StepNo),
         waits: &mut BTreeSet<SiteId>,
@@ -63,12 +100,8 @@ impl Site {
         else {
             return;
         };
-        let me = self.config.me;
-        if !waits.contains(&me) && self.runs(job, step, me, now) {
-            waits.insert(me);
-        }
         let none = BTreeSet::new();
-        let supply = self.supply(&none, now);
+        let supply = self.supply(&none, (0, 0));
         for host in self.hosts.all().map(|record| record.host) {
             if !waits.contains(&host)
                 && place::host_fits((job, step), host, &supply, now)
@@ -79,17 +112,21 @@ impl Site {
         }
     }
 
+    /// Hosts of ours that the job gives up as its tasks end, because somebody more urgent waits for them.
+    fn yielded(&self, job: &Job) -> &BTreeSet<SiteId> {
+        static NONE: BTreeSet<SiteId> = BTreeSet::new();
+        self.host_yields.get(&(u8::MAX - job.priority())).unwrap_or(&NONE)
+    }
+
     /// Whether a lease of `lender` gets no further tasks of the job now.
-    pub(crate) fn left_alone(&self, job: &Job, lender: SiteId, yields: bool, now: Millis) -> bool {
-        if yields {
-            return true;
-        }
+    pub(crate) fn left_alone(&self, job: &Job, lender: SiteId, now: Millis) -> bool {
         if lender == self.config.me {
             return !self.told.own.is_open() || !job.allows(&self.config.name, true);
         }
         let name = self.sites.get(lender).map_or("", |known| known.name.as_str());
         let stopped = self.hosts.contains(lender) && !self.hosts.is_open(lender);
         stopped
+            || self.yielded(job).contains(&lender)
             || self.sites.is_shunned(lender, now)
             || !place::allows(job, (lender, name), &self.hosts)
     }
@@ -101,7 +138,7 @@ impl Site {
         };
         if lender == self.config.me {
             let none = BTreeSet::new();
-            let own = place::own_fits(job, step, &self.supply(&none, now));
+            let own = place::own_fits(job, step, &self.supply(&none, (0, 0)));
             if !own || self.own_pause > now {
                 return false;
             }
@@ -113,7 +150,7 @@ impl Site {
         if again.peek().is_none() {
             return false;
         }
-        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now);
+        let fitting = place::fitting(job, step, &self.supply(&BTreeSet::new(), (0, 0)), now);
         again.any(|failed_on| place::eligible(failed_on, lender, &fitting))
     }
 
@@ -122,7 +159,7 @@ impl Site {
     pub(crate) fn top_up(
         &mut self,
         (id, step): (JobId, StepNo),
-        yields: &BTreeSet<SiteId>,
+        (only, turn): (Option<LeaseId>, Turn),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -130,7 +167,9 @@ impl Site {
         let mut spare = 0;
         for (lease, borrowed) in self.borrow.of_step(id, step) {
             if let State::Held(h) = &borrowed.state {
-                held.push((lease, borrowed.lender));
+                if only.is_none_or(|only| only == lease) {
+                    held.push((lease, borrowed.lender));
+                }
                 spare += if h.is_slow(now) { 0 } else { h.slots as usize };
             }
         }
@@ -141,13 +180,13 @@ impl Site {
         let batch = batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
         let again = job.ready(step).is_some_and(|r| r.again(now).next().is_some());
         let fitting = if again {
-            place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now)
+            place::fitting(job, step, &self.supply(&BTreeSet::new(), (0, 0)), now)
         } else {
             Vec::new()
         };
         for (lease, lender) in held {
             let Some(job) = self.jobs.get(id) else { return };
-            let left_alone = self.left_alone(job, lender, yields.contains(&lender), now);
+            let left_alone = self.left_alone(job, lender, now);
             let takes = |failed_on: &[SiteId]| {
                 !left_alone
                     && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
@@ -163,36 +202,87 @@ impl Site {
                 continue;
             };
             let isolation = held.isolation;
-            let room = held.room(waiting, (spare, ahead), now).min(batch);
-            held.set_more(waiting > room);
+            let mut room = held.room(waiting, (spare, ahead), now).min(batch);
+            let under_way = held.attempts.len();
+            if own && !ahead {
+                room = room.min(self.lend.room_in(lease, under_way));
+            }
+            let behind = own && matches!(turn, Turn::Behind);
+            if behind {
+                room = self.admit((id, step), room.min(waiting), now);
+            }
+            if let Some(held) = self.borrow.held_mut(lease) {
+                held.set_more(waiting > room && !behind);
+            }
+            let Some(job) = self.jobs.get(id) else { return };
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
             for task in tasks {
-                let attempt = AttemptId(self.random());
                 let at = TaskRef { job: id, step, task };
-                self.jobs.lease((at, attempt), (lease, lender, isolation), now, out);
-                if let Some(held) = self.borrow.held_mut(lease) {
-                    held.attempts.push(Assignment { attempt, task });
-                }
+                self.assign(at, (lease, lender, isolation), now, out);
+            }
+        }
+    }
+
+    fn assign(
+        &mut self,
+        at: TaskRef,
+        (lease, lender, isolation): (LeaseId, SiteId, Option<Level>),
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let attempt = AttemptId(self.random());
+        self.jobs.lease((at, attempt), (lease, lender, isolation), now, out);
+        if let Some(held) = self.borrow.held_mut(lease) {
+            held.attempts.push(Assignment { attempt, task: at.task });
+        }
+    }
+
+    /// Of `n` tasks of a step that would start on our own machine now, how many do not delay the first in line. A step
+    /// that has to wait gives up our slots as its tasks end.
+    fn admit(&mut self, (id, step): (JobId, StepNo), n: usize, now: Millis) -> usize {
+        let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
+        let share = spec.map(|spec| self.lend.share(&spec.requirement)).unwrap_or_default();
+        let ends = self.would_end(id, step, now);
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        let admitted = match &mut self.lend.reserved {
+            Some(kept) => kept.admit(&share, n, ends),
+            None => n,
+        };
+        if admitted < n {
+            self.yields.insert((id, step));
+        }
+        admitted as usize
+    }
+
+    /// How many tasks of a step could start on our own machine now without delaying the first in line.
+    fn own_room(
+        &mut self,
+        (id, step): (JobId, StepNo),
+        turn: Turn,
+        most: u32,
+        now: Millis,
+    ) -> (u32, u32) {
+        let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
+        let share = spec.map(|spec| self.lend.share(&spec.requirement)).unwrap_or_default();
+        let at_once = self.lend.at_once(&share);
+        let free = self.lend.left().room(&share).min(most);
+        let own = |job| place::own_fits(job, step, &self.supply(&BTreeSet::new(), (0, 0)));
+        if free == 0 || self.own_pause > now || !self.jobs.get(id).is_some_and(own) {
+            return (0, at_once);
+        }
+        match turn {
+            Turn::Open => (free, at_once),
+            Turn::Behind => {
+                let may = self.admit((id, step), free as usize, now);
+                (u32::try_from(may).unwrap_or(u32::MAX), at_once)
             }
         }
     }
 
     /// Ask for slots for the tasks that no lease and no open offer covers.
-    fn ask(
-        &mut self,
-        (id, step): (JobId, StepNo),
-        yields: &BTreeSet<SiteId>,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let (Some((root, bytes)), Some(ready)) = (job.content(step), job.ready(step)) else {
-            return;
-        };
-        let again: Vec<_> = ready.again(now).collect();
-        let fresh = ready.n_fresh();
-        let waiting = u32::try_from(fresh + again.len()).unwrap_or(u32::MAX);
+    fn ask(&mut self, (id, step): (JobId, StepNo), turn: Turn, now: Millis, out: &mut Vec<Output>) {
+        let waiting = self.waiting(id, step, now);
         let mut engaged = BTreeSet::new();
         let (mut covered, mut leases) = (0u32, 0);
         for (_, borrowed) in self.borrow.of_step(id, step) {
@@ -208,18 +298,25 @@ impl Site {
             }
         }
         let uncovered = waiting.saturating_sub(covered);
-        let Some(spec) = job.step_spec(step) else {
-            return;
-        };
         if uncovered == 0 || leases >= MAX_LEASES_OF_A_STEP {
             return;
         }
-        engaged.extend(yields);
+        engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.yielded(job)));
+        let own = !engaged.contains(&self.config.me);
+        let room = self.own_room((id, step), turn, if own { uncovered } else { 0 }, now);
+        let Some(job) = self.jobs.get(id) else { return };
+        let (Some((root, bytes)), Some(ready), Some(spec)) =
+            (job.content(step), job.ready(step), job.step_spec(step))
+        else {
+            return;
+        };
+        let again: Vec<_> = ready.again(now).collect();
+        let fresh = ready.n_fresh();
         let (tenant, priority) = (job.spec.tenant, job.priority());
         let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
-        let asked = place::place(&demand, &self.supply(&engaged, now), now, &mut rng);
+        let asked = place::place(&demand, &self.supply(&engaged, room), now, &mut rng);
         if asked.is_empty() {
             return;
         }
@@ -253,11 +350,10 @@ impl Site {
         if self.borrow.held_mut(lease).is_some_and(|held| held.is_closing()) {
             return false;
         }
-        let Some(job) = self.jobs.get(job) else {
+        if lender == self.config.me && self.yields.contains(&(job, step)) {
             return false;
-        };
-        let yields =
-            self.yields.get(&job.priority()).is_some_and(|yields| yields.contains(&lender));
-        !self.left_alone(job, lender, yields, now) && self.runs(job, step, lender, now)
+        }
+        let job = self.jobs.get(job).filter(|job| !self.left_alone(job, lender, now));
+        job.is_some_and(|job| self.runs(job, step, lender, now))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId};
+use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::message::{Message, PassBody};
@@ -55,6 +55,8 @@ pub struct Config {
     pub opening: Opening,
     /// How long a job that has ended is remembered.
     pub keep_jobs: Millis,
+    /// Names of amounts that only its own jobs may have, such as licences that must not leave the house.
+    pub kept: BTreeSet<String>,
     /// Seed of every random choice and of every id. Must never repeat on one site.
     pub seed: [u8; 32],
 }
@@ -79,8 +81,10 @@ pub struct Site {
     membership: Membership,
     /// What a person has told the site itself.
     pub(crate) told: SiteRecord,
-    /// By priority: our own machines that jobs of it give up as their tasks end, because somebody more urgent waits.
-    pub(crate) yields: BTreeMap<u8, BTreeSet<SiteId>>,
+    /// Steps that give up our own slots as their tasks end, because somebody more urgent waits.
+    pub(crate) yields: BTreeSet<(JobId, StepNo)>,
+    /// By urgency: hosts of ours that jobs of it give up as their tasks end, because somebody more urgent waits.
+    pub(crate) host_yields: BTreeMap<u8, BTreeSet<SiteId>>,
     /// Our own slots are left alone until then, because a session could not be prepared.
     pub(crate) own_pause: Millis,
     /// Whether hours and owner let us lend.
@@ -102,12 +106,17 @@ impl Site {
             rng: ChaCha8Rng::from_seed(config.seed),
             jobs: Jobs::default(),
             borrow: Borrow::default(),
-            lend: Lend::new((me, config.head, key), config.host.clone(), (lending, config.floor)),
+            lend: Lend::new(
+                (me, config.head, key),
+                (config.host.clone(), config.kept.clone()),
+                (lending, config.floor),
+            ),
             sites: Sites::default(),
             hosts: Hosts::default(),
             membership: Membership::new(me, config.name.clone()),
             told: SiteRecord::default(),
-            yields: BTreeMap::new(),
+            yields: BTreeSet::new(),
+            host_yields: BTreeMap::new(),
             own_pause: Millis(0),
             opened,
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
@@ -121,6 +130,7 @@ impl Site {
     }
 
     fn restore(&mut self, now: Millis, mut records: Vec<Record>) {
+        self.jobs.set_now(now);
         // What others refer to comes first.
         records.sort_by_key(|record| match record {
             Record::Spec(..) => 0,
@@ -177,6 +187,7 @@ impl Site {
     /// Apply one input. Pushes what must now happen, in the order in which it must happen.
     pub fn handle(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
         let mut fresh = Vec::new();
+        self.jobs.set_now(now);
         self.route(now, input, &mut fresh);
         self.upkeep(now, &mut fresh);
         out.append(&mut fresh);
@@ -221,7 +232,7 @@ impl Site {
                 self.jobs.inputs_ready((job, step), result, now, out);
             }
             Input::Host(host) => {
-                self.lend.host = *host;
+                self.lend.set_host(*host);
                 self.published = None;
             }
             Input::WrongChunk { site, lease, chunk, came } => {
@@ -246,10 +257,19 @@ impl Site {
                 }
                 let job = JobId(self.random());
                 let phase = JobPhase::Active;
-                let inputs = Vec::new();
                 let (submitted, ended, steering) = (now, None, Steering::default());
-                let record =
-                    JobRecord { job, submitted, ended, phase, root, bytes, inputs, steering };
+                let (inputs, canceled) = (Vec::new(), Vec::new());
+                let record = JobRecord {
+                    job,
+                    submitted,
+                    ended,
+                    phase,
+                    root,
+                    bytes,
+                    inputs,
+                    steering,
+                    canceled,
+                };
                 self.jobs.submit(*spec, record, out);
                 Reply::Submitted(job)
             }
@@ -331,36 +351,21 @@ impl Site {
         let borrow = &self.borrow;
         let busy = |job| borrow.serves(job);
         self.jobs.purge((now, self.config.keep_jobs), busy, out);
-        self.place_jobs(now, out);
-        loop {
-            self.say_wishes(now, out);
-            self.introduce(now, out);
-            self.lend.fill(out);
-            if !self.hear_ourselves(now, out) {
+        for _ in 0..Self::rounds() {
+            self.place_jobs(now, out);
+            loop {
+                self.say_wishes(now, out);
+                self.introduce(now, out);
+                self.lend.fill(now, out);
+                if !self.hear_ourselves(now, out) {
+                    break;
+                }
+            }
+            if !self.could_start() {
                 break;
             }
         }
         self.publish(now, out);
-    }
-
-    /// Find lenders for the tasks of all jobs. What is more urgent gets our own slots first, and those of
-    /// less urgent jobs as their tasks end.
-    fn place_jobs(&mut self, now: Millis, out: &mut Vec<Output>) {
-        let mut waits = BTreeSet::new();
-        let mut level = u8::MAX;
-        self.yields.clear();
-        for id in self.jobs.by_urgency() {
-            self.jobs.settle(id, now, out);
-            let Some(job) = self.jobs.get(id) else {
-                continue;
-            };
-            let priority = job.priority();
-            if priority < level {
-                level = priority;
-                self.yields.insert(level, waits.clone());
-            }
-            self.seek(id, &mut waits, now, out);
-        }
     }
 
     /// Take what we have said to ourselves out of `out` and hear it. Returns whether there was anything.
@@ -385,7 +390,7 @@ impl Site {
 
     /// Slots that could take a task of another site now.
     fn offered(&self) -> u32 {
-        if self.lend.lending && !self.lend.full { self.lend.free() } else { 0 }
+        if self.lend.lending && !self.lend.full { self.lend.offered() } else { 0 }
     }
 
     /// When our profile is to be told again.
@@ -419,7 +424,7 @@ impl Site {
             sequence: self.sequence,
             issued: now,
             ttl: PUBLISH_EVERY.times(3),
-            hosts: vec![self.lend.host.clone()],
+            hosts: vec![self.lend.lent_host()],
             free: self.offered(),
             lending: self.lend.lending,
             sealing_key: self.config.sealing_key,

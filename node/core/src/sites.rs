@@ -4,14 +4,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;
-use meshfarm_protocol::profile::Profile;
+use meshfarm_protocol::matching::fits;
+use meshfarm_protocol::profile::{Level, Profile, Requirement};
 
 use crate::door::{Event, Output};
 use crate::experience::Experience;
+use crate::index::Index;
 use crate::record::EvidenceRecord;
 
 /// More sites than this are not remembered; the one heard of longest ago makes room.
 const MAX_SITES: usize = 2000;
+
+/// From so many sites on they are found by the index: a look at fewer is as quick.
+const LARGE: usize = 64;
 
 /// A profile that claims to live longer than this is believed only so long.
 const MAX_TTL: Millis = Millis::seconds(1800);
@@ -86,12 +91,19 @@ impl Known {
         };
         self.shut || self.ask_after > now && (refuses || self.failures >= FAILURES_IN_A_ROW)
     }
+
+    /// How many tasks in a row have failed there, when they are so many that it is left alone for that.
+    pub(crate) fn failing(&self) -> Option<u32> {
+        (self.failures >= FAILURES_IN_A_ROW).then_some(self.failures)
+    }
 }
 
 /// All other sites.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sites {
     sites: BTreeMap<SiteId, Known>,
+    /// What they offer.
+    index: Index,
     /// Of sites that have not been heard of since the start.
     evidence: BTreeMap<SiteId, EvidenceRecord>,
     /// Sites that get none of our tasks, known or not.
@@ -101,6 +113,31 @@ pub(crate) struct Sites {
 impl Sites {
     pub(crate) fn all(&self) -> impl Iterator<Item = (SiteId, &Known)> {
         self.sites.iter().map(|(site, known)| (*site, known))
+    }
+
+    /// Whether any site could be asked for slots now.
+    pub(crate) fn any_to_ask(&self, now: Millis) -> bool {
+        self.sites.values().any(|known| {
+            let offers = known.profile.as_ref().is_some_and(|p| p.lending && p.free > 0);
+            known.connected && known.ask_after <= now && offers
+        })
+    }
+
+    /// Sites that have a host which fits, connected or not.
+    pub(crate) fn fitting<'a>(
+        &'a self,
+        need: &'a Requirement,
+        floor: Level,
+    ) -> Box<dyn Iterator<Item = (SiteId, &'a Known)> + 'a> {
+        if self.sites.len() < LARGE {
+            let fits = move |known: &Known| {
+                let profile = known.profile.as_ref();
+                profile.is_some_and(|p| p.hosts.iter().any(|host| fits(need, floor, host)))
+            };
+            return Box::new(self.all().filter(move |(_, known)| fits(known)));
+        }
+        let found = self.index.fitting(need, floor).into_iter();
+        Box::new(found.filter_map(|site| Some((site, self.sites.get(&site)?))))
     }
 
     pub(crate) fn get(&self, site: SiteId) -> Option<&Known> {
@@ -141,6 +178,9 @@ impl Sites {
         if old.is_some_and(|old| old.sequence >= profile.sequence) {
             return;
         }
+        if old.is_none_or(|old| old.hosts != profile.hosts) {
+            self.index.set(profile.site, &profile.hosts);
+        }
         let known = self.remember(profile.site, profile.name.clone(), now, out);
         known.name.clone_from(&profile.name);
         known.profile = Some(profile);
@@ -157,7 +197,10 @@ impl Sites {
             let away = self.sites.iter().filter(|(_, known)| !known.connected);
             let oldest = away.min_by_key(|(_, known)| known.heard).map(|(site, _)| *site);
             let oldest = oldest.or_else(|| self.sites.keys().next().copied());
-            oldest.map(|site| self.sites.remove(&site));
+            if let Some(site) = oldest {
+                self.sites.remove(&site);
+                self.index.remove(site);
+            }
         }
         let known = self.sites.entry(site).or_insert_with(|| {
             out.push(Output::Tell(Event::SiteFound { site, name: name.clone() }));
@@ -311,6 +354,7 @@ impl Sites {
             }
             out.push(Output::Tell(Event::SiteLost { site: *site, name: known.name.clone() }));
             self.evidence.extend(known.evidence.map(|evidence| (*site, evidence)));
+            self.index.remove(*site);
             false
         });
     }
@@ -327,5 +371,11 @@ impl Sites {
 
     pub(crate) fn check(&self) {
         assert!(self.sites.len() <= MAX_SITES, "more sites than the bound");
+        let known = |(_, known): &(SiteId, &Known)| {
+            known.profile.as_ref().is_some_and(|profile| !profile.hosts.is_empty())
+        };
+        let known: BTreeSet<_> = self.all().filter(known).map(|(site, _)| site).collect();
+        let found = self.index.fitting(&Requirement::default(), Level::S0);
+        assert_eq!(known, found.into_iter().collect(), "the index is of other sites");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, TaskNo};
 use meshfarm_protocol::job::{Order, StepSpec};
 
+use crate::fair;
 use crate::job::Task;
 
 /// The content of a step.
@@ -31,6 +32,8 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) inputs: Inputs,
+    /// Cores that each task counts for, in thousandths.
+    pub(crate) cores: u64,
     tasks: Vec<Task>,
     /// Task numbers in the order in which they start.
     order: Vec<TaskNo>,
@@ -45,6 +48,8 @@ pub(crate) struct Step {
     /// When tasks that pause after a failure may start.
     pauses: BTreeSet<(Millis, usize)>,
     counts: Counts,
+    /// Tasks that are canceled and of which a record says something.
+    written: BTreeSet<TaskNo>,
     /// Sum and count of how long done tasks have run, or would have on the reference core.
     wall: (u64, u64),
 }
@@ -59,6 +64,7 @@ impl Step {
         let n = order.len();
         Self {
             inputs: Inputs::NotYet,
+            cores: fair::cores(spec),
             tasks: vec![Task::new(); n],
             order,
             places,
@@ -67,6 +73,7 @@ impl Step {
             again: BTreeSet::new(),
             pauses: BTreeSet::new(),
             counts: Counts { open: n, ..Counts::default() },
+            written: BTreeSet::new(),
             wall: (0, 0),
         }
     }
@@ -90,6 +97,15 @@ impl Step {
         };
         let old = std::mem::replace(slot, state.clone());
         self.strike(task, &old);
+        match state {
+            Task::Canceled => drop(self.written.insert(task)),
+            Task::Waiting { .. }
+            | Task::Leased { .. }
+            | Task::Done { .. }
+            | Task::Failed { .. } => {
+                self.written.remove(&task);
+            }
+        }
         *self.counter(&old) -= 1;
         *self.counter(&state) += 1;
         if !is_open(&state) {
@@ -160,6 +176,56 @@ impl Step {
                 self.pauses.insert((*after, place));
             }
         }
+    }
+
+    /// Cancel the tasks that wait, all of them or those between two. Nothing needs to be written for that: the job's
+    /// record says it.
+    pub(crate) fn cancel_waiting(&mut self, between: Option<(TaskNo, TaskNo)>) {
+        let (from, to) = between.unwrap_or((TaskNo(0), TaskNo(u32::MAX)));
+        let numbered = (0..).map(TaskNo).zip(&mut self.tasks);
+        for (task, slot) in numbered.filter(|(task, _)| (from..=to).contains(task)) {
+            if let Task::Waiting { .. } = slot {
+                if *slot != Task::new() {
+                    self.written.insert(task);
+                }
+                *slot = Task::Canceled;
+                self.counts.open -= 1;
+                self.counts.canceled += 1;
+            }
+        }
+        let tasks = &self.tasks;
+        self.held.retain(|task| tasks.get(index(*task)).is_some_and(is_open));
+        let (tasks, order) = (&self.tasks, &self.order);
+        let waits = |place: &usize| matches!(tasks[index(order[*place])], Task::Waiting { .. });
+        self.fresh.retain(waits);
+        self.again.retain(waits);
+        self.pauses.retain(|(_, place)| waits(place));
+    }
+
+    /// Whether a record says something of a task that does not stand as new.
+    pub(crate) fn has_record(&self, task: TaskNo) -> bool {
+        match self.tasks.get(index(task)) {
+            Some(Task::Canceled) => self.written.contains(&task),
+            Some(state) => *state != Task::new(),
+            None => false,
+        }
+    }
+
+    /// Runs of canceled tasks, but those in `not`, which is in order.
+    pub(crate) fn canceled(&self, not: impl Iterator<Item = TaskNo>) -> Vec<(TaskNo, TaskNo)> {
+        let mut not = not.peekable();
+        let mut runs: Vec<(TaskNo, TaskNo)> = Vec::new();
+        for (task, state) in (0..).map(TaskNo).zip(&self.tasks) {
+            while not.next_if(|no| *no < task).is_some() {}
+            if *state != Task::Canceled || not.peek() == Some(&task) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((_, last)) if last.0 + 1 == task.0 => *last = task,
+                Some(_) | None => runs.push((task, task)),
+            }
+        }
+        runs
     }
 
     fn counter(&mut self, task: &Task) -> &mut usize {

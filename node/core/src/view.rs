@@ -1,6 +1,6 @@
 //! What people see of a site: jobs, tasks, sites and slots as plain data, made from the state on demand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use meshfarm_protocol::id::{
 use meshfarm_protocol::job::{Layout, Place};
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
-use meshfarm_protocol::profile::{HostClass, Level, Profile};
+use meshfarm_protocol::profile::{Amount, HostClass, Level, Profile};
 
 use crate::borrow::State;
 use crate::door::TaskRef;
@@ -157,8 +157,11 @@ pub struct SiteView {
 pub struct SlotsView {
     /// What our machine offers.
     pub host: HostClass,
-    /// Slots that nobody holds.
+    /// Slots that a task which asks for nothing could have now.
     pub free: u32,
+    /// What is left of the machine's amounts beside what leases hold.
+    #[serde(default)]
+    pub left: BTreeMap<String, Amount>,
     /// Whether we take tasks of other sites.
     pub lending: bool,
     /// Why hours or owner do not let us take tasks of other sites, if they do not.
@@ -188,6 +191,9 @@ pub struct LeaseView {
     pub tenant: TenantId,
     /// Slots that it holds.
     pub slots: u32,
+    /// What it holds with each of them.
+    #[serde(default)]
+    pub each: BTreeMap<String, Amount>,
     /// Sessions that run.
     pub running: usize,
     /// Tasks that wait.
@@ -349,8 +355,8 @@ impl Site {
         let forbidden = || Some("the job's policy does not allow this site".to_owned());
         let mut why = Vec::new();
         let own_misfits =
-            place::misfits(need, place::floor(job, true), std::slice::from_ref(&self.lend.host));
-        let own_reason = match (job.allows(&self.config.name, true), self.lend.host.slots) {
+            place::misfits(need, place::floor(job, true), std::slice::from_ref(self.lend.host()));
+        let own_reason = match (job.allows(&self.config.name, true), self.lend.host().slots) {
             (false, _) => forbidden(),
             (true, 0) => Some("has no slots".to_owned()),
             (true, _) if !self.told.own.is_open() => Some("is paused".to_owned()),
@@ -414,14 +420,20 @@ impl Site {
     /// Our slots and who holds them.
     #[must_use]
     pub fn slots(&self) -> SlotsView {
-        let leases = self.lend.running().map(|(lease, borrower, slots, running, queued)| {
-            let own = borrower == self.config.me;
-            let (borrower, tenant) = (self.name_of(borrower), self.lend.tenant(lease));
-            LeaseView { lease, borrower, own, tenant, slots, running, queued }
+        let leases = self.lend.all().map(|(lease, lent)| LeaseView {
+            lease,
+            borrower: self.name_of(lent.borrower),
+            own: lent.borrower == self.config.me,
+            tenant: lent.tenant,
+            slots: lent.held(),
+            each: self.lend.capacity().of_share(&lent.share),
+            running: lent.running.len(),
+            queued: lent.queue.len(),
         });
         SlotsView {
-            host: self.lend.host.clone(),
+            host: self.lend.host().clone(),
             free: self.lend.free(),
+            left: self.lend.capacity().of_budget(&self.lend.left()),
             lending: self.lend.lending,
             shut: self.opened.shut(),
             foreign: self.told.foreign,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_core::opening::Opening;
 use meshfarm_core::{
-    Ask, Change, CollectError, Config, Ended, Event, Input, JobPhase, JobView, Key, Operation,
-    Output, PrepareError, Ready, Record, Reply, Request, Session, Site, SiteOperation, Task,
-    TaskRef, Tasks,
+    Ask, Change, CollectError, Config, Ended, Event, Hold, Input, JobPhase, JobView, Key,
+    Operation, Output, PrepareError, Ready, Record, Reply, Request, Session, Site, SiteOperation,
+    Task, TaskRef, Tasks,
 };
 use meshfarm_protocol::codec::{decode, encode};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
@@ -14,7 +14,9 @@ use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Outputs, Usage};
 use meshfarm_protocol::membership::{Role, mesh_of_hosts};
 use meshfarm_protocol::message::{Message, Pass, PassBody};
-use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
+use meshfarm_protocol::profile::{
+    Amount, AmountNeed, HostClass, Level, Profile, Requirement, VCPU,
+};
 use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
 
 /// Where the clock stands when a test begins: late enough that nothing lies before zero.
@@ -31,6 +33,8 @@ pub(crate) struct Running {
     pub(crate) run: Vec<Assignment>,
     /// What its jail has at least.
     pub(crate) isolation: Level,
+    /// What of the machine is its own.
+    pub(crate) holds: Hold,
 }
 
 pub(crate) struct Peer {
@@ -60,6 +64,8 @@ pub(crate) struct Peer {
     pub(crate) opening: Opening,
     /// How long each task runs here.
     pub(crate) wall: Millis,
+    /// Amounts that it does not lend.
+    pub(crate) kept: BTreeSet<String>,
     lives: u8,
 }
 
@@ -112,6 +118,27 @@ pub(crate) fn host(slots: u32) -> HostClass {
         speed: 1000,
         level: Level::S2,
     }
+}
+
+/// A host with so many slots, and so much of some amounts in whole units.
+pub(crate) fn having(slots: u32, amounts: &[(&str, u64)]) -> HostClass {
+    let amounts = amounts.iter().map(|(name, n)| ((*name).to_owned(), Amount::whole(*n)));
+    HostClass { amounts: amounts.collect(), ..host(slots) }
+}
+
+/// A job of one step whose tasks ask for at least so much of an amount.
+pub(crate) fn asking(n: u32, amounts: &[(&str, u64)]) -> JobSpec {
+    let mut job = frames(n);
+    for (name, n) in amounts {
+        let need = AmountNeed { min: Amount::whole(*n), max: None };
+        job.steps[0].requirement.amounts.insert((*name).to_owned(), need);
+    }
+    job
+}
+
+/// A job whose tasks ask for so many processors.
+pub(crate) fn cores(n: u32, vcpu: u64) -> JobSpec {
+    asking(n, &[(VCPU, vcpu)])
 }
 
 pub(crate) fn step(n: u32, needs: &[u32]) -> StepSpec {
@@ -189,6 +216,7 @@ impl Mesh {
             floor: Level::S2,
             opening: Opening::default(),
             wall: Millis(1000),
+            kept: BTreeSet::new(),
             lives: 0,
         });
         let mut mesh = Self {
@@ -230,6 +258,7 @@ impl Mesh {
             floor: peer.floor,
             opening: peer.opening.clone(),
             keep_jobs: KEEP_JOBS,
+            kept: peer.kept.clone(),
             seed,
         };
         let records = peer.disk.values().cloned().collect();
@@ -389,10 +418,10 @@ impl Mesh {
                     self.answer(at, Input::Prepared { lease, result });
                 }
             }
-            Output::Start { session, lease, run, isolation, .. } => {
+            Output::Start { session, lease, run, isolation, holds, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
                 let attempt = run[0].attempt;
-                peer.running.push(Running { session, lease, run, isolation });
+                peer.running.push(Running { session, lease, run, isolation, holds });
                 self.answer(at, Input::AttemptStarted { attempt });
             }
             Output::Stop(session) => {
@@ -531,6 +560,13 @@ impl Mesh {
 
     pub(crate) fn resume(&mut self, at: usize) -> Reply {
         self.ask(at, Ask::OperateSite(SiteOperation::Resume))
+    }
+
+    /// The machine turns out to have so many slots.
+    pub(crate) fn set_slots(&mut self, at: usize, slots: u32) {
+        let host = HostClass { slots, ..self.peers[at].host.clone() };
+        self.give(at, Input::Host(Box::new(host)));
+        self.settle();
     }
 
     /// Everything that is on its way has come.

@@ -1,7 +1,7 @@
 //! Nodes that die and come back, in every phase of a lease.
 
-use meshfarm_core::{JobPhase, Key, Record, Task};
-use meshfarm_protocol::id::TaskNo;
+use meshfarm_core::{JobPhase, Key, Record, Reply, Task, Tasks};
+use meshfarm_protocol::id::{StepNo, TaskNo};
 
 use crate::mesh::{KEEP_JOBS, Mesh, frames, spec, step};
 
@@ -106,11 +106,7 @@ fn a_task_whose_lease_is_not_on_disk_waits_and_still_knows_where_it_failed() {
 fn a_node_that_died_while_it_ended_a_job_finds_no_open_task_in_it() {
     let mut mesh = Mesh::new([("oslo", 2)]);
     let job = mesh.submit(0, frames(3));
-    let at = |task| meshfarm_core::TaskRef {
-        job,
-        step: meshfarm_protocol::id::StepNo(0),
-        task: TaskNo(task),
-    };
+    let at = |task| meshfarm_core::TaskRef { job, step: StepNo(0), task: TaskNo(task) };
     assert!(matches!(mesh.peers[0].disk[&Key::Task(at(0))], Record::Task(_, Task::Leased { .. })));
     if let Some(Record::Job(record)) = mesh.peers[0].disk.get_mut(&Key::Job(job)) {
         record.phase = JobPhase::Canceled;
@@ -146,4 +142,40 @@ fn a_job_is_forgotten_so_long_after_it_has_ended_and_not_before() {
         _ => false,
     };
     assert_eq!(mesh.peers[0].disk.keys().filter(of_job).count(), 0);
+}
+
+#[test]
+fn canceled_tasks_stay_canceled_over_a_restart_also_when_a_part_is_rendered_after_all() {
+    let mut mesh = Mesh::new([("oslo", 2)]);
+    let job = mesh.submit(0, frames(6));
+    mesh.finish(0, None);
+    let tasks = |mesh: &Mesh| {
+        let written = mesh.peers[0].disk.keys().filter(|key| matches!(key, Key::Task(_)));
+        written.count()
+    };
+    let before = tasks(&mesh);
+    mesh.cancel(0, job);
+    assert_eq!(tasks(&mesh), before, "what had no record needs none");
+    mesh.restart(0);
+    let canceled = ["done", "done", "canceled", "canceled", "canceled", "canceled"];
+    assert_eq!(mesh.states(0, job), canceled);
+
+    let these = Tasks::These(StepNo(0), vec![TaskNo(3)]);
+    assert_eq!(mesh.retry(0, job, these), Reply::Changed(1));
+    mesh.restart(0);
+    mesh.advance(60_000);
+    let part = ["done", "done", "canceled", "running", "canceled", "canceled"];
+    assert_eq!(mesh.states(0, job), part);
+    mesh.finish(0, None);
+    mesh.restart(0);
+    let done = ["done", "done", "canceled", "done", "canceled", "canceled"];
+    assert_eq!(
+        (mesh.states(0, job), mesh.phase(0, job)),
+        (done.map(String::from).into(), JobPhase::Canceled)
+    );
+
+    assert_eq!(mesh.retry(0, job, Tasks::Failed), Reply::Changed(3));
+    mesh.restart(0);
+    mesh.finish_all();
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
 }

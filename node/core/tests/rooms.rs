@@ -1,7 +1,9 @@
 //! Tests of the core through its one door, room by room.
 #![expect(clippy::unwrap_used, reason = "a test that finds nothing there has failed")]
 
+mod capacity;
 mod early;
+mod explain;
 mod gossip;
 mod hosts;
 mod membership;
@@ -10,6 +12,7 @@ mod opening;
 mod operate;
 mod outsource;
 mod placement;
+mod queue;
 mod random_walk;
 mod restart;
 mod scheduler;

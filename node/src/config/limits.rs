@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::profile::{Amount, Level};
 use meshfarm_sandbox::{Limits, Size};
 
 /// The least memory of a task, whatever the machine has, in bytes.
@@ -51,10 +51,33 @@ impl Default for IsolationConfig {
     }
 }
 
-impl LimitConfig {
-    /// What a jail is held to on a machine with so much memory, in bytes, and so many slots.
+/// What sessions are held to, beside what they were promised.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    usual: Limits,
+    /// Whether the owner has said how much memory a task may use.
+    said: bool,
+}
+
+impl SessionLimits {
+    /// What a session is held to that was promised so much memory, in MiB. It may use that, unless the owner has
+    /// said how much a task may use.
     #[must_use]
-    pub fn limits(&self, machine_memory: u64, slots: u32) -> Limits {
+    pub fn with_memory(&self, promised: Amount) -> Limits {
+        let promised = (promised.0 / 1000).saturating_mul(1 << 20);
+        let most = if self.said { 0 } else { promised };
+        Limits { memory_bytes: self.usual.memory_bytes.max(most), ..self.usual }
+    }
+}
+
+impl LimitConfig {
+    /// What sessions are held to on a machine with so much memory, in bytes, and so many slots.
+    #[must_use]
+    pub fn of_sessions(&self, machine_memory: u64, slots: u32) -> SessionLimits {
+        SessionLimits { usual: self.limits(machine_memory, slots), said: self.memory.is_some() }
+    }
+
+    fn limits(&self, machine_memory: u64, slots: u32) -> Limits {
         let usual = Limits::default();
         // Whole MiB, because people read it.
         let share = (machine_memory / u64::from(slots.max(1))) >> 20 << 20;
@@ -110,7 +133,7 @@ impl LimitConfig {
         [
             "# How much of this machine one task may use; a task that uses more is ended and has failed.\n[limits]\n"
                 .to_owned(),
-            "# Memory of all its processes. Unless said: the machine's divided by its slots, at least 1 GiB.\n"
+            "# Memory of all its processes. Unless said: the machine's divided by its slots, at least 1 GiB, or more if it asks.\n"
                 .to_owned(),
             line("memory", size(self.memory), "\"8 GiB\""),
             line("processes", number(self.processes), "1024"),
@@ -163,5 +186,18 @@ mod tests {
         let limits = set.limits(32 << 30, 4);
         assert_eq!((limits.memory_bytes, limits.tmp_bytes), (3 << 30, 3 << 29));
         assert_eq!(limits.processors, Some(2000));
+    }
+
+    #[test]
+    fn a_task_may_use_the_memory_that_it_was_promised_unless_the_owner_says_how_much() {
+        let memory = |config: LimitConfig, promised| {
+            config.of_sessions(32 << 30, 4).with_memory(Amount::whole(promised)).memory_bytes
+        };
+        let usual = LimitConfig::default();
+        assert_eq!(memory(usual, 0), 8 << 30);
+        assert_eq!(memory(usual, 1024), 8 << 30);
+        assert_eq!(memory(usual, 20 << 10), 20 << 30);
+        let said = LimitConfig { memory: Some(Size(3 << 30)), ..usual };
+        assert_eq!(memory(said, 20 << 10), 3 << 30);
     }
 }

@@ -1,19 +1,23 @@
 //! The pages that commands print: what people see of jobs, sites, slots, meshes and the node.
 
+use std::collections::BTreeMap;
+
 use meshfarm_core::SiteView;
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::membership::Role;
-use meshfarm_protocol::profile::{HostClass, MEMORY, Profile, VCPU};
+use meshfarm_protocol::profile::{Amount, HostClass, MEMORY, Profile, VCPU};
 
 use crate::api::{Check, CheckState, Examination, Invited, MeshView};
 
 use super::{Cell, Page, Tone, bytes, faint, moment, plain, span, strong};
 
+mod explain;
 mod hosts;
 mod jobs;
 mod sandbox;
 mod store;
 
+pub use explain::explain;
 pub use hosts::{hosts, slots};
 pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, speed, submitted, summary};
 pub use sandbox::{Attacked, attacked, sandbox_report};
@@ -122,6 +126,16 @@ pub fn profile(profile: &Profile) -> Page {
         );
     }
     page
+}
+
+/// Amounts in words: `vcpu 4, memory 8192`.
+fn amounts(amounts: &BTreeMap<String, Amount>) -> String {
+    let short = |name: &String| {
+        let plain = name.strip_prefix("amount.worker.");
+        plain.or_else(|| name.strip_prefix("meshfarm:amount.")).unwrap_or(name).to_owned()
+    };
+    let words = amounts.iter().map(|(name, amount)| format!("{} {amount}", short(name)));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// The meshes of this site.

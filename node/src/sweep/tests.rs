@@ -128,8 +128,18 @@ fn prepare(lease: u8, root: ChunkId) -> Output {
 
 fn job(phase: JobPhase, root: ChunkId) -> JobRecord {
     let job = JobId([7; 16]);
-    let (inputs, steering) = (Vec::new(), Steering::default());
-    JobRecord { job, submitted: NOW, ended: None, phase, root, bytes: 1, inputs, steering }
+    let (inputs, canceled, steering) = (Vec::new(), Vec::new(), Steering::default());
+    JobRecord {
+        job,
+        submitted: NOW,
+        ended: None,
+        phase,
+        root,
+        bytes: 1,
+        inputs,
+        canceled,
+        steering,
+    }
 }
 
 fn put(record: Record) -> Output {

@@ -84,8 +84,8 @@ impl Site {
     }
 
     fn own_machine(&self, now: Millis) -> HostView {
-        let (slots, free) = (self.lend.host.slots, self.lend.free());
-        let running = self.lend.running().map(|(.., running, _)| running).sum::<usize>();
+        let (slots, free) = (self.lend.host().slots, self.lend.free());
+        let running = self.lend.all().map(|(_, lent)| lent.running.len()).sum::<usize>();
         HostView {
             host: self.config.me,
             name: self.config.name.clone(),
@@ -96,7 +96,7 @@ impl Site {
             used: slots.saturating_sub(free),
             free,
             running: u32::try_from(running).unwrap_or(u32::MAX),
-            offers: Some(self.lend.host.clone()),
+            offers: Some(self.lend.host().clone()),
         }
     }
 

@@ -1,11 +1,11 @@
 //! The pages of machines and slots.
 
-use meshfarm_core::{HostState, HostView, SlotsView};
+use meshfarm_core::{HostState, HostView, Intake, SlotsView};
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::profile::VCPU;
 
-use super::{amount, memory, software};
-use crate::print::{Cell, Page, Tone, faint, plain, span, strong};
+use super::{amount, amounts, memory, software};
+use crate::print::{Cell, Page, Tone, faint, moment, plain, span, strong};
 
 /// The machines of a site.
 #[must_use]
@@ -72,16 +72,35 @@ pub fn slots(slots: &SlotsView) -> Page {
     let lends = if slots.lending { "lends to other sites" } else { "does not lend" };
     let free = format!("{} of {} slots free;", slots.free, slots.host.slots);
     page.line([strong(free), plain(format!("this site {lends}"))]);
+    if !slots.left.is_empty() {
+        page.line([faint(format!("left: {}", amounts(&slots.left)))]);
+    }
+    if let Some(shut) = slots.shut {
+        let text = format!("closed for other sites: {shut}");
+        page.line([Cell::new(text, Tone::Busy), faint("([lending] in meshfarm.toml)")]);
+    }
+    for (whose, intake) in [("other sites", slots.foreign), ("this site", slots.own)] {
+        if let Intake::Closed { give_back } = intake {
+            let then = give_back.map_or_else(
+                || "what runs goes on to its end".to_owned(),
+                |at| format!("what still runs at {} goes back", moment(at)),
+            );
+            let text = format!("paused: no tasks of {whose} are taken, {then}");
+            page.line([Cell::new(text, Tone::Busy), faint("(meshfarm resume)")]);
+        }
+    }
     let rows = slots.leases.iter().map(|lease| {
         vec![
             plain(lease.lease.short()),
             plain(&lease.borrower),
+            faint(lease.tenant.short()),
             plain(lease.slots.to_string()),
+            plain(amounts(&lease.each)),
             plain(lease.running.to_string()),
             plain(lease.queued.to_string()),
         ]
     });
-    page.table(&["LEASE", "BORROWER", ">SLOTS", ">RUNNING", ">QUEUED"], rows);
+    page.table(&["LEASE", "BORROWER", "TENANT", ">SLOTS", "EACH", ">RUNNING", ">QUEUED"], rows);
     let rows = slots.hosts.iter().map(|lease| {
         vec![
             plain(lease.lease.short()),

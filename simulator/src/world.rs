@@ -313,7 +313,7 @@ impl<'a> World<'a> {
             addresses: Vec::new(),
             lending: node.entry.lending,
             floor: Level::S2,
-            kept: std::collections::BTreeSet::new(),
+            kept: BTreeSet::new(),
             seed,
         };
         let records = node.disk.values().cloned().collect();

@@ -69,7 +69,7 @@ impl Site {
         for rank in self.jobs.by_urgency() {
             self.jobs.settle(rank.job, now, out);
             let yields = line.yields(&rank);
-            if self.seek(rank.job, yields, &mut pass, now, out) {
+            if self.seek((rank.job, yields), &mut pass, now, out) {
                 line.first.get_or_insert(rank.used);
             }
         }

@@ -24,8 +24,7 @@ impl Site {
     /// With `yields`, somebody more urgent waits for our own slots: this job gives them up as its tasks end.
     pub(crate) fn seek(
         &mut self,
-        id: JobId,
-        yields: bool,
+        (id, yields): (JobId, bool),
         pass: &mut Pass,
         now: Millis,
         out: &mut Vec<Output>,

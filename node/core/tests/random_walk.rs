@@ -254,11 +254,11 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
 /// Everything is mended; whatever happened before, every job ends and nothing is left.
 fn comes_to_rest(mesh: &mut Mesh) {
     mesh.at_once = AtOnce::Whole;
-    for at in 0..3 {
+    for (at, slots) in SLOTS.into_iter().enumerate() {
         for other in at + 1..3 {
             mesh.mend(at, other);
         }
-        mesh.set_slots(at, SLOTS[at]);
+        mesh.set_slots(at, slots);
         mesh.give(at, Input::Disk { full: false });
         mesh.give(at, Input::Asked(Request(1), Ask::Lend(true)));
     }
@@ -267,14 +267,14 @@ fn comes_to_rest(mesh: &mut Mesh) {
         (0..3).for_each(|at| mesh.finish(at, None));
         mesh.advance(1000);
     }
-    for at in 0..3 {
+    for (at, slots) in SLOTS.into_iter().enumerate() {
         for job in jobs(mesh, at) {
             let view = mesh.job(at, job);
             // Nobody in this mesh has five cores and, with hostile words about it, nobody is expected to have four.
             let hopeless = view.steps[0].why.iter().all(|why| !why.misfits.is_empty());
             assert!(view.phase != JobPhase::Active || hopeless, "a job never ends");
         }
-        assert_eq!(mesh.site(at).slots().free, SLOTS[at], "slots were lost");
+        assert_eq!(mesh.site(at).slots().free, slots, "slots were lost");
     }
 }
 

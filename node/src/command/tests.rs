@@ -357,10 +357,11 @@ async fn a_job_or_one_task_of_it_is_explained() {
     assert_eq!(task.map(|task| task.state).as_deref(), Some("waiting"));
     let gone = problem(world.client.explain(job, Some((StepNo(0), TaskNo(3)))).await);
     assert!(gone.status == 404 && gone.detail.is_some_and(|it| it.contains("no such task")));
-    let half = world.raw(&format!(
+    let half = format!(
         "GET /v1/jobs/{job}/explain?step=0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    ));
-    assert!(half.await.contains("a step and a task name a task together"));
+    );
+    let said = world.raw(&half).await;
+    assert!(said.contains("a step and a task name a task together"), "{said}");
 }
 
 #[tokio::test]

@@ -223,12 +223,13 @@ fn site_operation(kind: u8, any: u8) -> SiteOperation {
     }
 }
 
-/// With `eve`, hostile messages come from a member who holds no lease; without, from whom it may concern.
 /// The owner was away for so long.
 fn seen(idle: Millis) -> Input {
     Input::Owner(Owner { at: WeekMinute::new(0, 0), idle: Some(idle), load: 0 })
 }
 
+/// With `eve`, hostile messages come from a member who holds no lease; without, from whom it may concern.
+#[expect(clippy::too_many_lines, reason = "one arm for each act")]
 fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
     match act {
         Act::Pass(ms) => {
@@ -307,11 +308,11 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
 /// Everything is mended; whatever happened before, every job ends and nothing is left.
 fn comes_to_rest(mesh: &mut Mesh, host: bool) {
     mesh.at_once = AtOnce::Whole;
-    for at in 0..3 {
+    for (at, slots) in SLOTS.into_iter().enumerate() {
         for other in at + 1..3 {
             mesh.mend(at, other);
         }
-        mesh.set_slots(at, SLOTS[at]);
+        mesh.set_slots(at, slots);
         mesh.give(at, Input::Disk { full: false });
         mesh.give(at, seen(Millis::seconds(3600)));
         mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(SiteOperation::Resume)));
@@ -335,7 +336,7 @@ fn comes_to_rest(mesh: &mut Mesh, host: bool) {
         (0..3).for_each(|at| mesh.finish(at, None));
         mesh.advance(1000);
     }
-    for at in 0..3 {
+    for (at, slots) in SLOTS.into_iter().enumerate() {
         for job in jobs(mesh, at) {
             let view = mesh.job(at, job);
             // Nobody in this mesh has five cores and, with hostile words about it, nobody is expected to have four. Who
@@ -346,7 +347,7 @@ fn comes_to_rest(mesh: &mut Mesh, host: bool) {
             });
             assert!(view.phase != JobPhase::Active || hopeless, "a job never ends");
         }
-        assert_eq!(mesh.site(at).slots().free, SLOTS[at], "slots were lost");
+        assert_eq!(mesh.site(at).slots().free, slots, "slots were lost");
     }
 }
 

@@ -26,6 +26,7 @@ fn job(job: u8, phase: JobPhase, root: ChunkId) -> Record {
         bytes: 9,
         inputs: Vec::new(),
         steering: meshfarm_core::Steering::default(),
+        canceled: Vec::new(),
     })
 }
 

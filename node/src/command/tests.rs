@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 
 use meshfarm_core::{Ask, Input, Operation, Output, Reply, Request, Site, Tasks};
-use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, MeshId, SiteId, TenantId};
+use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, MeshId, SiteId, StepNo, TaskNo, TenantId};
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, Place, StepSpec};
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
@@ -59,6 +59,7 @@ fn site() -> Site {
         floor: Level::S2,
         opening: meshfarm_core::opening::Opening::default(),
         keep_jobs: Millis::seconds(60),
+        kept: Default::default(),
         seed: [3; 32],
     };
     Site::new(config, Millis(0), Vec::new())
@@ -350,6 +351,25 @@ async fn a_submission_streams_its_progress_and_ends_with_the_job() {
     );
     let brief = world.client.job(&submitted.job.to_string(), true).await.unwrap();
     assert!(brief.steps.is_empty());
+}
+
+#[tokio::test]
+async fn a_job_or_one_task_of_it_is_explained() {
+    let world = World::start();
+    let job = world.submit().await;
+    let explained = world.client.explain(job, None).await.unwrap();
+    assert_eq!((explained.job, explained.steps[0].waiting), (job, 3));
+    let blocks = ["the job's policy does not allow this site", "it has no slots"];
+    assert_eq!(explained.steps[0].sites[0].blocks, blocks);
+    let task = world.client.explain(job, Some((StepNo(0), TaskNo(2)))).await.unwrap().task;
+    assert_eq!(task.map(|task| task.state).as_deref(), Some("waiting"));
+    let gone = problem(world.client.explain(job, Some((StepNo(0), TaskNo(3)))).await);
+    assert!(gone.status == 404 && gone.detail.is_some_and(|it| it.contains("no such task")));
+    let half = format!(
+        "GET /v1/jobs/{job}/explain?step=0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    );
+    let said = world.raw(&half).await;
+    assert!(said.contains("a step and a task name a task together"), "{said}");
 }
 
 #[tokio::test]

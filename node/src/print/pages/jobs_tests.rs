@@ -126,6 +126,7 @@ fn a_list_of_jobs_says_which_queue_each_is_in_and_names_batches_of_others() {
         own: false,
         tenant: meshfarm_protocol::id::TenantId([0xef; 16]),
         slots: 2,
+        each: BTreeMap::default(),
         running: 2,
         queued: 1,
     };

@@ -26,9 +26,11 @@ use crate::config::ServiceConfig;
 use crate::net::Clock;
 
 mod flow;
+mod limit;
 mod words;
 
 use flow::Flow;
+use limit::Limit;
 pub(crate) use words::stopped as stopped_words;
 
 /// Where the runner finds its working folder in the jail.
@@ -37,32 +39,11 @@ const SESSION_AT: &str = "/session";
 /// More bytes than this of one task's log are not kept.
 pub const MAX_LOG: u64 = 16 << 20;
 
-/// How long a runner may take from its start to being ready, environments included, when the job has no limit.
-const READY_LIMIT: Duration = Duration::from_secs(3600);
-
-/// How long a runner may take to leave its environments after its last task.
-const FINISH_LIMIT: Duration = Duration::from_secs(600);
-
 /// How often a waiting session looks whether its time is over.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// So many lines of the runner may wait to be read.
 const LINES: usize = 256;
-
-/// How long something may take.
-#[derive(Clone, Copy, Debug)]
-struct Limit {
-    /// In all.
-    whole: Duration,
-    /// Without a word in the log.
-    silence: Option<Duration>,
-}
-
-impl Limit {
-    const fn of(whole: Duration) -> Self {
-        Self { whole, silence: None }
-    }
-}
 
 /// What one session is made of.
 pub struct Plan {
@@ -363,16 +344,12 @@ impl<'a> Talk<'a> {
             log_bytes: MAX_LOG,
         };
         say(stdin, &ToRunner::Start(start))?;
-        let ready = self.listen_until(lines, stop, Limit::of(READY_LIMIT), |said| {
+        let ready = self.listen_until(lines, stop, Limit::READY, |said| {
             matches!(said, FromRunner::Ready { .. })
         });
         ready?;
         tracing::debug!(folder = %self.plan.folder.display(), "the runner is ready");
-        let span = |millis: Millis| Duration::from_millis(millis.0);
-        let limit = Limit {
-            whole: self.plan.session.timeout.map_or(Duration::MAX, span),
-            silence: self.plan.session.silence.map(span),
-        };
+        let limit = Limit::of_task(&self.plan.session);
         for assignment in self.plan.run.clone() {
             let before = self.done.len();
             self.current = Some((assignment, self.plan.clock.now(), Vec::new()));
@@ -388,7 +365,7 @@ impl<'a> Talk<'a> {
         }
         tracing::debug!(folder = %self.plan.folder.display(), "every task has ended");
         say(stdin, &ToRunner::Finish)?;
-        self.listen_until(lines, stop, Limit::of(FINISH_LIMIT), |said| {
+        self.listen_until(lines, stop, Limit::FINISH, |said| {
             matches!(said, FromRunner::Ended { .. })
         })
     }
@@ -408,15 +385,7 @@ impl<'a> Talk<'a> {
                 return Err("stopped".to_owned());
             }
             let now = self.plan.clock.now();
-            if Duration::from_millis(now.since(begun).0) >= limit.whole {
-                let seconds = limit.whole.as_secs();
-                return Err(format!("stopped after its time limit of {seconds} s"));
-            }
-            let silent = Duration::from_millis(now.since(heard).0);
-            if let Some(most) = limit.silence.filter(|most| silent >= *most) {
-                let seconds = most.as_secs();
-                return Err(format!("stopped: its log said nothing for its limit of {seconds} s"));
-            }
+            limit.check(now.since(begun), now.since(heard))?;
             let line = match lines.recv_timeout(LOOK_EVERY.min(limit.whole)) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Timeout) => continue,

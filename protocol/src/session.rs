@@ -165,7 +165,7 @@ pub enum FromRunner {
     Log {
         /// Whose it is; none while environments are entered and left.
         task: Option<TaskNo>,
-        /// The lines, without line feeds.
+        /// The lines, without line feeds. None when lines were printed and all of them were left out.
         lines: Vec<String>,
     },
     /// How far the action says it is (`openjd_progress`, `openjd_status`).

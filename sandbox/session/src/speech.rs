@@ -163,6 +163,8 @@ struct Voice<W> {
     tail: VecDeque<String>,
     tail_bytes: u64,
     n_left_out: u64,
+    /// Lines were kept back since the last message of the log: the node shall know that the task is not silent.
+    kept_back: bool,
 }
 
 impl<W: Write> Voice<W> {
@@ -179,6 +181,7 @@ impl<W: Write> Voice<W> {
             tail: VecDeque::new(),
             tail_bytes: 0,
             n_left_out: 0,
+            kept_back: false,
         }
     }
 
@@ -190,6 +193,8 @@ impl<W: Write> Voice<W> {
             self.send_line(line);
             return;
         }
+        self.kept_back = true;
+        self.wake();
         self.tail_bytes += n;
         self.tail.push_back(line);
         while self.tail_bytes > self.limit / 4 {
@@ -254,7 +259,7 @@ impl<W: Write> Voice<W> {
         self.flush_at = None;
         self.n_bytes = 0;
         let task = self.task;
-        if !self.lines.is_empty() {
+        if std::mem::take(&mut self.kept_back) || !self.lines.is_empty() {
             let lines = std::mem::take(&mut self.lines);
             self.write(&FromRunner::Log { task, lines });
         }
@@ -351,6 +356,24 @@ mod tests {
         assert_eq!(lines[lines.len() - 2], "line 9999");
         assert_eq!(lines[lines.len() - 1], "next");
         assert!(lines.iter().any(|line| line.starts_with('[') && line.contains("left out")));
+    }
+
+    #[test]
+    fn a_log_that_is_too_long_still_shows_that_the_task_is_not_silent() {
+        let said = spoken(|speech| {
+            speech.limit_logs(40);
+            speech.say(FromRunner::TaskStarted { task: TaskNo(0) });
+            for batch in 0..3 {
+                (0..100).for_each(|i| speech.line(format!("line {batch} {i}")));
+                speech.say(FromRunner::Outputs { task: TaskNo(0), files: Vec::new() });
+            }
+        });
+        let logs = said.iter().filter_map(|said| match said {
+            FromRunner::Log { lines, .. } => Some(lines.len()),
+            _ => None,
+        });
+        let logs: Vec<_> = logs.collect();
+        assert!(logs[0] == 3 && logs.len() >= 3 && logs[1..].iter().all(|n| *n == 0), "{logs:?}");
     }
 
     #[test]

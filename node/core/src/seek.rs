@@ -12,6 +12,20 @@ use crate::job::Job;
 use crate::place::{self, Demand, Supply};
 use crate::site::Site;
 
+/// A session whose environments cost something gets so much work: entering them is then a small part of it. What it
+/// has made comes home when it is over, so more would keep an artist waiting and lose more with a lender.
+const SESSION_WORK: Millis = Millis::seconds(30);
+
+/// How many tasks share a session while nobody knows how long one takes.
+const FIRST_SHARE: usize = 2;
+
+/// How many of `tasks`, which wait or run, one session shall have of them when `slots` do them.
+fn share_of(time: Option<Millis>, tasks: usize, slots: usize) -> usize {
+    let by_time = time.map_or(FIRST_SHARE as u64, |time| SESSION_WORK.0 / time.0.max(1));
+    let fair = tasks.div_ceil(slots.max(1));
+    usize::try_from(by_time).unwrap_or(usize::MAX).clamp(1, fair.max(1))
+}
+
 /// More leases and offers than this at a time are not sought for one step.
 const MAX_LEASES_OF_A_STEP: usize = 64;
 
@@ -93,11 +107,12 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         let mut held = Vec::new();
-        let mut spare = 0;
+        let (mut spare, mut under_way) = (0, 0);
         for (lease, borrowed) in self.borrow.of_step(id, step) {
             if let State::Held(h) = &borrowed.state {
                 held.push((lease, borrowed.lender));
                 spare += if h.is_slow(now) { 0 } else { h.slots as usize };
+                under_way += h.attempts.len();
             }
         }
         let Some(job) = self.jobs.get(id).filter(|_| !held.is_empty()) else {
@@ -123,19 +138,29 @@ impl Site {
             if let Some(ready) = job.ready(step).filter(|_| !left_alone) {
                 waiting = ready.n_fresh() + ready.again(now).filter(|on| takes(on)).count();
             }
-            // Our own slots are a call away: what waits stays free to go elsewhere, unless it shares sessions.
+            // Our own slots are a call away: what waits stays free to go elsewhere.
             let own = lender == self.config.me;
-            let ahead = !own || job.step_spec(step).is_some_and(|spec| spec.environments);
+            let shares = job.step_spec(step).is_some_and(|spec| spec.environments);
+            let each = share_of(job.task_time(step), waiting + under_way, spare);
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
             let isolation = held.isolation;
-            let room = held.room(waiting, (spare, ahead), now).min(batch);
+            let room = match shares {
+                true => held.room_of_shares(each, now),
+                false => held.room(waiting, (spare, !own), now),
+            };
+            let room = room.min(batch);
             held.set_more(waiting > room);
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
-            for task in tasks {
-                let attempt = AttemptId(self.random());
+            let tasks: Vec<_> =
+                tasks.into_iter().map(|task| (task, AttemptId(self.random()))).collect();
+            if let Some(held) = self.borrow.held_mut(lease).filter(|_| shares && !tasks.is_empty()) {
+                held.share(&tasks.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>());
+            }
+            under_way += tasks.len();
+            for (task, attempt) in tasks {
                 let at = TaskRef { job: id, step, task };
                 self.jobs.lease((at, attempt), (lease, lender, isolation), now, out);
                 if let Some(held) = self.borrow.held_mut(lease) {

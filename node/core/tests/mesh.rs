@@ -79,6 +79,8 @@ pub(crate) struct Mesh {
     pub(crate) hold_prepares: bool,
     /// Whether every step is followed by a look at all invariants.
     pub(crate) checks: bool,
+    /// Whether tasks that are leased together share sessions.
+    pub(crate) shared_sessions: bool,
 }
 
 pub(crate) fn id(n: usize) -> SiteId {
@@ -184,6 +186,7 @@ impl Mesh {
             hold_collects: false,
             hold_prepares: false,
             checks: true,
+            shared_sessions: false,
         };
         for at in 0..N {
             mesh.boot(at);
@@ -315,7 +318,7 @@ impl Mesh {
             Output::Prepare { .. } if self.hold_prepares => {}
             Output::Prepare { lease, .. } => {
                 let whole = self.at_once == AtOnce::Whole;
-                let ready = Ready { shared_sessions: false, whole };
+                let ready = Ready { shared_sessions: self.shared_sessions, whole };
                 let error = self.prepares.pop_front();
                 if error.is_none() && !whole {
                     self.coming.push((at, lease));
@@ -450,7 +453,7 @@ impl Mesh {
     /// Everything that is on its way has come.
     pub(crate) fn complete(&mut self) {
         for (at, lease) in std::mem::take(&mut self.coming) {
-            let result = Ok(Ready { shared_sessions: false, whole: true });
+            let result = Ok(Ready { shared_sessions: self.shared_sessions, whole: true });
             self.give(at, Input::Prepared { lease, result });
         }
         self.settle();

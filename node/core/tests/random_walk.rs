@@ -200,7 +200,8 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Mend(a, b) if a != b => mesh.mend(a, b),
         Act::Cut(..) | Act::Mend(..) => {}
         Act::Submit(at, n, steps) => {
-            let spec = if steps { spec(vec![step(n, &[]), step(1, &[0])]) } else { frames(n) };
+            let mut spec = if steps { spec(vec![step(n, &[]), step(1, &[0])]) } else { frames(n) };
+            spec.steps.iter_mut().for_each(|step| step.environments = mesh.shared_sessions);
             let (spec, root) = (Box::new(spec), ChunkId([5; 32]));
             let ask = Ask::Submit { spec, root, bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
@@ -261,6 +262,7 @@ fn comes_to_rest(mesh: &mut Mesh) {
 
 fn walk(acts: Vec<Act>, eve: bool) -> Mesh {
     let mut mesh = Mesh::new([("oslo", 2), ("lyon", 3), ("graz", 1)]);
+    mesh.shared_sessions = acts.len() % 2 == 1;
     for act in acts {
         perform(&mut mesh, act, eve);
         assert!(mesh.wires.len() < 5000, "the sites talk without end");

@@ -106,7 +106,7 @@ async fn whole_log(desk: &Desk, attempt: AttemptId) -> Result<Vec<u8>, Failure> 
             Ok(part) => (part.bytes, part.ended),
             // It has not come yet.
             Err(ClientError::Problem(problem)) if problem.status == 404 => {
-                (Vec::new().into(), false)
+                (Vec::new(), false)
             }
             Err(error) => return Err(error.into()),
         };

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Ran, Running, SOON, finish, folder, programs, signal, wait_until, write};
+use crate::harness::{
+    Mesh, Ran, Running, SOON, alone, finish, folder, list, programs, signal, tasks, text,
+    wait_until, write,
+};
 
 #[test]
 fn conformance_files_pass_alone_and_through_a_mesh_of_three_sites() {
@@ -137,8 +140,7 @@ fn tasks_share_sessions_with_environments_and_one_that_fails_fails_no_other() {
     let template = studio.join("t.yaml");
     let id = mesh[0].submit(&[template.to_str().unwrap(), "--retries", "0"]);
     let ended = mesh[0].wait_ended(&id);
-    let failed: Vec<_> =
-        tasks(&ended).into_iter().filter(|task| task["state"] != "done").collect();
+    let failed: Vec<_> = tasks(&ended).into_iter().filter(|task| task["state"] != "done").collect();
     assert_eq!(failed.len(), 1, "{failed:#?}");
     assert_eq!(text(&failed[0]["label"]), "F=1");
     assert_eq!(list(&ended["steps"][0]["tasks"]).len(), 12);

@@ -156,7 +156,8 @@ impl Site {
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
             let tasks: Vec<_> =
                 tasks.into_iter().map(|task| (task, AttemptId(self.random()))).collect();
-            if let Some(held) = self.borrow.held_mut(lease).filter(|_| shares && !tasks.is_empty()) {
+            if let Some(held) = self.borrow.held_mut(lease).filter(|_| shares && !tasks.is_empty())
+            {
                 held.share(&tasks.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>());
             }
             under_way += tasks.len();

@@ -105,9 +105,7 @@ async fn whole_log(desk: &Desk, attempt: AttemptId) -> Result<Vec<u8>, Failure> 
         let (more, ended) = match desk.client.log(attempt, offset).await {
             Ok(part) => (part.bytes, part.ended),
             // It has not come yet.
-            Err(ClientError::Problem(problem)) if problem.status == 404 => {
-                (Vec::new(), false)
-            }
+            Err(ClientError::Problem(problem)) if problem.status == 404 => (Vec::new(), false),
             Err(error) => return Err(error.into()),
         };
         if more.is_empty() && (ended || Instant::now() > end) {

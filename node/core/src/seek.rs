@@ -118,8 +118,7 @@ impl Site {
         let Some(job) = self.jobs.get(id).filter(|_| !held.is_empty()) else {
             return;
         };
-        let batch = job.spec.policy.batch;
-        let batch = batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
+        let batch = job.spec.policy.batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
         let again = job.ready(step).is_some_and(|r| r.again(now).next().is_some());
         let fitting = if again {
             place::fitting(job, step, &self.supply(&BTreeSet::new(), now), now)
@@ -139,23 +138,23 @@ impl Site {
                 waiting = ready.n_fresh() + ready.again(now).filter(|on| takes(on)).count();
             }
             // Our own slots are a call away: what waits stays free to go elsewhere.
-            let own = lender == self.config.me;
+            let ahead = lender != self.config.me;
             let shares = job.step_spec(step).is_some_and(|spec| spec.environments);
             let each = share_of(job.task_time(step), waiting + under_way, spare);
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
             let isolation = held.isolation;
-            let room = match shares {
-                true => held.room_of_shares(each, now),
-                false => held.room(waiting, (spare, !own), now),
+            let room = if shares {
+                held.room_of_shares(each, now).min(batch)
+            } else {
+                held.room(waiting, (spare, ahead), now).min(batch)
             };
-            let room = room.min(batch);
             held.set_more(waiting > room);
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
-            let tasks: Vec<_> =
-                tasks.into_iter().map(|task| (task, AttemptId(self.random()))).collect();
+            let tasks = tasks.into_iter().map(|task| (task, AttemptId(self.random())));
+            let tasks: Vec<_> = tasks.collect();
             if let Some(held) = self.borrow.held_mut(lease).filter(|_| shares && !tasks.is_empty())
             {
                 held.share(&tasks.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>());

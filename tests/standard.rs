@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Ran, Running, SOON, finish, folder, programs, signal, wait_until, write};
+use crate::harness::{
+    Mesh, Ran, Running, SOON, alone, finish, folder, list, programs, signal, tasks, text,
+    wait_until, write,
+};
 
 #[test]
 fn conformance_files_pass_alone_and_through_a_mesh_of_three_sites() {
@@ -115,4 +118,34 @@ fn a_session_that_is_interrupted_leaves_its_environments_and_fails() {
     let code = wait_until("the session is over", SOON, || running.has_ended());
     assert_eq!(code, 1, "{}", text());
     assert!(text().contains("left") && text().contains("interrupted"), "{}", text());
+}
+
+const COSTLY: &str = "\
+specificationVersion: jobtemplate-2023-09
+name: Costly
+parameterDefinitions: [{name: Out, type: PATH, dataFlow: OUT, default: out}]
+steps:
+  - name: Render
+    stepEnvironments:
+      - {name: Renderer, script: {actions: {onEnter: {command: sh, args: ['-c', 'echo opened; sleep 0.2']}}}}
+    parameterSpace: {taskParameterDefinitions: [{name: F, type: INT, range: 1-12}]}
+    script: {actions: {onRun: {command: sh, args: ['-c', 'test {{Task.Param.F}} != 1 && echo x > {{Param.Out}}/{{Task.Param.F}}']}}}
+";
+
+#[test]
+fn tasks_share_sessions_with_environments_and_one_that_fails_fails_no_other() {
+    let mesh = Mesh::of(vec![alone("oslo", 1)]);
+    let studio = mesh.new_folder("studio");
+    write(&studio.join("t.yaml"), COSTLY);
+    let template = studio.join("t.yaml");
+    let id = mesh[0].submit(&[template.to_str().unwrap(), "--retries", "0"]);
+    let ended = mesh[0].wait_ended(&id);
+    let failed: Vec<_> = tasks(&ended).into_iter().filter(|task| task["state"] != "done").collect();
+    assert_eq!(failed.len(), 1, "{failed:#?}");
+    assert_eq!(text(&failed[0]["label"]), "F=1");
+    assert_eq!(list(&ended["steps"][0]["tasks"]).len(), 12);
+    assert_eq!(crate::harness::names_in(&studio.join("out")).len(), 11);
+    let log = mesh[0].run(&["logs", &id]).out;
+    let entered = log.lines().filter(|line| line.ends_with("opened")).count();
+    assert!(entered <= 8, "the renderer was opened {entered} times for 12 frames:\n{log}");
 }

@@ -315,7 +315,8 @@ impl Lending {
         })
     }
 
-    /// One session from its folder to its sealed outputs. Blocks.
+    /// One session from its folder to its sealed outputs. Blocks. Tasks behind one that fails get a jail of their own:
+    /// they have not failed.
     fn run(
         &self,
         session: Session,
@@ -323,38 +324,53 @@ impl Lending {
         ((isolation, holds), run): ((Level, Hold), Vec<Assignment>),
         stop: &Arc<Stop>,
     ) -> Over {
-        let folder = self.folder.join(format!("session-{}", session.0));
+        let all = run.clone();
+        let listener = Listener { lending: self, own: lease.borrower == self.means.me };
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
         let memory = holds.amounts.get(MEMORY).copied().unwrap_or_default();
-        let plan = Plan {
-            folder: folder.clone(),
-            content: lease.content.folder().to_owned(),
-            session: lease.session.clone(),
-            run,
-            floor: level_of(isolation),
-            limits: self.limits.with_memory(memory),
-            services: self.services.clone(),
-            tenant_uid: self.root.then_some(TENANT_UIDS + uid),
-            roots: KeptRoots { folder: self.folder.join(ROOTS), owner: lease.borrower.to_string() },
-            programs: self.programs.clone(),
-            clock: Arc::clone(&self.means.machine.clock),
-        };
-        let listener = Listener { lending: self, own: lease.borrower == self.means.me };
-        let reading = lease.content.read(stop);
-        let Left { ran, written } = session::run(&plan, stop, &listener);
-        let over = if lease.content.read_too_early(&reading, stop) {
-            self.note_too_early(&listener, &plan.run);
+        let (mut rest, mut jails) = (run, Vec::new());
+        let mut early = false;
+        while !rest.is_empty() && !early {
+            let plan = Plan {
+                folder: self.folder.join(format!("session-{}-{}", session.0, jails.len())),
+                content: lease.content.folder().to_owned(),
+                session: lease.session.clone(),
+                run: rest,
+                floor: level_of(isolation),
+                limits: self.limits.with_memory(memory),
+                services: self.services.clone(),
+                tenant_uid: self.root.then_some(TENANT_UIDS + uid),
+                roots: KeptRoots {
+                    folder: self.folder.join(ROOTS),
+                    owner: lease.borrower.to_string(),
+                },
+                programs: self.programs.clone(),
+                clock: Arc::clone(&self.means.machine.clock),
+            };
+            let reading = lease.content.read(stop);
+            let Left { ran, untried, written } = session::run(&plan, stop, &listener);
+            early = lease.content.read_too_early(&reading, stop);
+            rest = untried;
+            jails.push((plan.folder, ran, written));
+        }
+        let over = if early {
+            self.note_too_early(&listener, &all);
             Over::TooEarly
         } else {
-            if ran.iter().any(|ran| ran.outcome == Outcome::Done) {
+            if jails.iter().any(|(_, ran, _)| ran.iter().any(|ran| ran.outcome == Outcome::Done)) {
                 lease.content.served(lease.purpose);
             }
-            let sealed = ran.into_iter().map(|ran| self.seal_outputs(lease, &written, ran));
+            let sealed = jails.iter_mut().flat_map(|(_, ran, written)| {
+                let ran = std::mem::take(ran).into_iter();
+                ran.map(|ran| self.seal_outputs(lease, written, ran))
+            });
             Over::Ended(sealed.collect())
         };
-        drop(written);
-        if let Err(error) = fs::remove_dir_all(&folder) {
-            tracing::warn!(folder = %folder.display(), %error, "a session's folder was left behind");
+        for (folder, _, written) in jails {
+            drop(written);
+            if let Err(error) = fs::remove_dir_all(&folder) {
+                tracing::warn!(folder = %folder.display(), %error, "a session's folder was left behind");
+            }
         }
         over
     }

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ChildStderr;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use meshfarm_protocol::id::{AttemptId, Millis, TaskNo};
 use meshfarm_protocol::job::{Access, PathFormat, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, MAX_REASON, Outcome, Usage};
 use meshfarm_protocol::session::{
-    self as speech, FromRunner, JOB_FILE, MAX_LINE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
+    self as speech, FromRunner, JOB_FILE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
     SESSION_VERSION, Start, ToRunner,
 };
 use meshfarm_sandbox::{
@@ -27,10 +26,12 @@ use crate::net::Clock;
 
 mod flow;
 mod limit;
+mod lines;
 mod words;
 
 use flow::Flow;
 use limit::Limit;
+pub(crate) use lines::{read_lines, read_some};
 pub(crate) use words::stopped as stopped_words;
 
 /// Where the runner finds its working folder in the jail.
@@ -140,8 +141,10 @@ impl Stop {
 /// What is left of a session whose jail is dead.
 #[derive(Debug)]
 pub struct Left {
-    /// How each attempt ended.
+    /// How each attempt ended that was tried.
     pub ran: Vec<Ran>,
+    /// What was not tried, because an earlier task of the session failed: it has a claim to a session of its own.
+    pub untried: Vec<Assignment>,
     /// The folder behind each output root, by the root's id. Where the jail had a disk of its own the outputs lie
     /// there and nowhere else, and that disk lives as long as these are open.
     pub written: BTreeMap<String, OwnedFd>,
@@ -188,8 +191,9 @@ pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Left {
     if let Err(reason) = result {
         talk.fail_rest(&reason);
     }
+    let untried = std::mem::take(&mut talk.untried);
     let ran = talk.finish();
-    Left { ran, written }
+    Left { ran, untried, written }
 }
 
 /// The folders that the jail wrote its outputs to, opened.
@@ -289,6 +293,8 @@ struct Talk<'a> {
     plan: &'a Plan,
     listen: &'a dyn Listen,
     done: Vec<Ran>,
+    /// What is not tried in this session any more.
+    untried: Vec<Assignment>,
     /// How much each attempt has logged.
     flows: BTreeMap<AttemptId, Flow>,
     /// When the current task began, and what the runner has named of its outputs.
@@ -297,7 +303,8 @@ struct Talk<'a> {
 
 impl<'a> Talk<'a> {
     fn new(plan: &'a Plan, listen: &'a dyn Listen) -> Self {
-        Self { plan, listen, done: Vec::new(), flows: BTreeMap::new(), current: None }
+        let (done, untried) = (Vec::new(), Vec::new());
+        Self { plan, listen, done, untried, flows: BTreeMap::new(), current: None }
     }
 
     /// Speak with the runner until it has run everything, or an error says why it cannot.
@@ -359,12 +366,15 @@ impl<'a> Talk<'a> {
             })?;
             let failed = self.done.get(before).is_none_or(|ran| ran.outcome != Outcome::Done);
             if failed && self.done.len() < self.plan.run.len() {
-                // A failed task ends its session; the others were not tried.
-                return Err("an earlier task of the same session failed".to_owned());
+                // A failed task ends its session, and the runner leaves it by itself.
+                self.untried = self.plan.run[self.done.len()..].to_vec();
+                break;
             }
         }
         tracing::debug!(folder = %self.plan.folder.display(), "every task has ended");
-        say(stdin, &ToRunner::Finish)?;
+        if self.untried.is_empty() {
+            say(stdin, &ToRunner::Finish)?;
+        }
         self.listen_until(lines, stop, Limit::FINISH, |said| {
             matches!(said, FromRunner::Ended { .. })
         })
@@ -430,7 +440,9 @@ impl<'a> Talk<'a> {
                 self.name_outputs(task, outputs)?;
                 self.end(outcome)
             }
-            FromRunner::Ended { error: Some(error) } if self.done.len() < self.plan.run.len() => {
+            FromRunner::Ended { error: Some(error) }
+                if self.done.len() + self.untried.len() < self.plan.run.len() =>
+            {
                 Err(error)
             }
             FromRunner::Ended { .. } => Ok(()),
@@ -529,7 +541,8 @@ impl<'a> Talk<'a> {
         let reason = clip(reason);
         let begun = self.current.take();
         for assignment in &self.plan.run {
-            if self.done.iter().any(|ran| ran.attempt == assignment.attempt) {
+            let over = self.done.iter().any(|ran| ran.attempt == assignment.attempt);
+            if over || self.untried.contains(assignment) {
                 continue;
             }
             let begun = begun.as_ref().filter(|(current, ..)| current == assignment);
@@ -559,31 +572,6 @@ fn say(stdin: &mut Option<io::PipeWriter>, message: &ToRunner) -> Result<(), Str
     let line = speech::to_line(message).map_err(|error| error.to_string())?;
     let pipe = stdin.as_mut().ok_or("the runner's input is closed")?;
     pipe.write_all(&line).map_err(|error| format!("the session runner does not listen: {error}"))
-}
-
-/// Read lines of bounded length until the end; a longer one ends it too.
-pub(crate) fn read_lines(from: impl Read, to: &mpsc::SyncSender<Vec<u8>>) {
-    let mut reader = BufReader::new(from);
-    loop {
-        let mut line = Vec::new();
-        let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX).saturating_add(1);
-        match reader.by_ref().take(limit).read_until(b'\n', &mut line) {
-            Ok(n) if n > 0 && line.last() == Some(&b'\n') => {
-                if to.send(line).is_err() {
-                    return;
-                }
-            }
-            Ok(_) | Err(_) => return,
-        }
-    }
-}
-
-/// The beginning of what the runner complains about; the rest is read and dropped, so that it never blocks.
-pub(crate) fn read_some(mut from: ChildStderr) -> String {
-    let mut text = Vec::new();
-    drop(from.by_ref().take(MAX_REASON as u64).read_to_end(&mut text));
-    drop(io::copy(&mut from, &mut io::sink()));
-    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn clip(reason: &str) -> String {

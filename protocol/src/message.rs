@@ -132,7 +132,7 @@ pub enum Message {
     },
 }
 
-/// A piece of a task's log, in order.
+/// A piece of a task's log, in order. One without bytes says that the log ends where it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogPart {

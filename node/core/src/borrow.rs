@@ -52,6 +52,8 @@ pub(crate) struct Held {
     said_attempts: Vec<Assignment>,
     said_more: bool,
     more: bool,
+    /// What was given together for a session of one slot, where tasks share sessions.
+    shares: Vec<BTreeSet<AttemptId>>,
 }
 
 /// Outputs of an attempt on their way to where the job named them.
@@ -416,6 +418,25 @@ impl Borrow {
         due.map(|(attempt, _)| *attempt).collect()
     }
 
+    /// Whether content is on its way under a lease, and under another one of the step that has tasks: whoever is ready
+    /// first shall have them. Letting go of either would send the content back and forth for ever.
+    pub(crate) fn may_be_first(&self, lease: LeaseId) -> bool {
+        let fetching = |borrowed: &Borrowed| match &borrowed.state {
+            State::Held(held) => held.phase == Phase::Preparing && !held.prepared,
+            State::Offered { .. } => false,
+        };
+        let Some(ours) = self.leases.get(&lease).filter(|ours| fetching(ours)) else {
+            return false;
+        };
+        self.of_step(ours.job, ours.step).any(|(other, borrowed)| {
+            let has_tasks = match &borrowed.state {
+                State::Held(held) => !held.attempts.is_empty(),
+                State::Offered { .. } => false,
+            };
+            other != lease && has_tasks && fetching(borrowed)
+        })
+    }
+
     /// Leases under which nothing runs or waits.
     pub(crate) fn idle(&self) -> Vec<(LeaseId, (JobId, StepNo), SiteId)> {
         let idle = self.all().filter(|(_, b)| match &b.state {
@@ -566,6 +587,9 @@ impl Borrow {
                 let task = (borrowed.job, borrowed.step, a.task);
                 assert!(seen.insert(task), "a task is leased twice");
             }
+            let shared: usize = held.shares.iter().map(BTreeSet::len).sum();
+            let distinct: BTreeSet<_> = held.shares.iter().flatten().collect();
+            assert_eq!(distinct.len(), shared, "an attempt was given to two sessions");
         }
     }
 }
@@ -588,6 +612,7 @@ impl Held {
             said_attempts: Vec::new(),
             said_more: true,
             more: true,
+            shares: Vec::new(),
         }
     }
 
@@ -605,6 +630,31 @@ impl Held {
     /// Whether the lender takes nothing more under the lease.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Draining | Phase::Gone)
+    }
+
+    /// How many further attempts a lender shall get whose tasks share sessions, when a session shall have `each`: so
+    /// many for every slot that has none. A session's results come together, so nothing is put behind it.
+    pub(crate) fn room_of_shares(&mut self, each: usize, now: Millis) -> usize {
+        if self.is_closing() || self.is_slow(now) {
+            return 0;
+        }
+        let most = MAX_ATTEMPTS.saturating_sub(self.attempts.len());
+        self.idle_slots().saturating_mul(each).min(most)
+    }
+
+    /// Slots for which nothing was given that has not ended. What was given before a restart may be in any.
+    fn idle_slots(&mut self) -> usize {
+        let open: BTreeSet<_> = self.attempts.iter().map(|a| a.attempt).collect();
+        self.shares.retain(|share| !share.is_disjoint(&open));
+        let shared: usize = self.shares.iter().map(|share| share.intersection(&open).count()).sum();
+        let others = open.len().saturating_sub(shared);
+        (self.slots as usize).saturating_sub(self.shares.len() + others)
+    }
+
+    /// Notes what was given to the slots that have nothing, before it is among the attempts.
+    pub(crate) fn share(&mut self, given: &[AttemptId]) {
+        let each = given.len().div_ceil(self.idle_slots().max(1)).max(1);
+        self.shares.extend(given.chunks(each).map(|share| share.iter().copied().collect()));
     }
 
     /// Whether the content has been on its way there for long. Tasks are not tied to such a lender: it gets some

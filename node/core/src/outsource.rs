@@ -415,7 +415,8 @@ impl Site {
         let idle = self.borrow.idle();
         for (lease, (job, step), lender) in idle {
             let landing = self.borrow.is_landing(|landing| landing.lease == lease);
-            if !landing && !self.useful(lease, (job, step), lender, now) {
+            let useful = self.useful(lease, (job, step), lender, now);
+            if !landing && !useful && !self.borrow.may_be_first(lease) {
                 let slots = self.borrow.remove(lease);
                 self.sites.returned(lender, slots);
                 put_delete(out, Key::Borrowed(lease));

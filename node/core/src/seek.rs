@@ -14,6 +14,20 @@ use crate::place::{self, Demand, Supply};
 use crate::queue::{Pass, Turn};
 use crate::site::Site;
 
+/// A session whose environments cost something gets so much work: entering them is then a small part of it. What it
+/// has made comes home when it is over, so more would keep an artist waiting and lose more with a lender.
+const SESSION_WORK: Millis = Millis::seconds(30);
+
+/// How many tasks share a session while nobody knows how long one takes.
+const FIRST_SHARE: usize = 2;
+
+/// How many of `tasks`, which wait or run, one session shall have of them when `slots` do them.
+fn share_of(time: Option<Millis>, tasks: usize, slots: usize) -> usize {
+    let by_time = time.map_or(FIRST_SHARE as u64, |time| SESSION_WORK.0 / time.0.max(1));
+    let fair = tasks.div_ceil(slots.max(1));
+    usize::try_from(by_time).unwrap_or(usize::MAX).clamp(1, fair.max(1))
+}
+
 /// More leases and offers than this at a time are not sought for one step, not counting those of our own hosts.
 const MAX_LEASES_OF_A_STEP: usize = 64;
 
@@ -164,20 +178,20 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         let mut held = Vec::new();
-        let mut spare = 0;
+        let (mut spare, mut under_way) = (0, 0);
         for (lease, borrowed) in self.borrow.of_step(id, step) {
             if let State::Held(h) = &borrowed.state {
                 if only.is_none_or(|only| only == lease) {
                     held.push((lease, borrowed.lender));
                 }
                 spare += if h.is_slow(now) { 0 } else { h.slots as usize };
+                under_way += h.attempts.len();
             }
         }
         let Some(job) = self.jobs.get(id).filter(|_| !held.is_empty()) else {
             return;
         };
-        let batch = job.spec.policy.batch;
-        let batch = batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
+        let batch = job.spec.policy.batch.map_or(usize::MAX, |batch| batch.max(1) as usize);
         let again = job.ready(step).is_some_and(|r| r.again(now).next().is_some());
         let fitting = if again {
             place::fitting(job, step, &self.supply(&BTreeSet::new(), (0, 0)), now)
@@ -195,43 +209,70 @@ impl Site {
             if let Some(ready) = job.ready(step).filter(|_| !left_alone) {
                 waiting = ready.n_fresh() + ready.again(now).filter(|on| takes(on)).count();
             }
-            // Our own slots are a call away: what waits stays free to go elsewhere, unless it shares sessions.
+            // Our own slots are a call away: what waits stays free to go elsewhere.
             let own = lender == self.config.me;
-            let ahead = !own || job.step_spec(step).is_some_and(|spec| spec.environments);
+            let shares = job.step_spec(step).is_some_and(|spec| spec.environments);
+            let each = share_of(job.task_time(step), waiting + under_way, spare);
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
             let isolation = held.isolation;
-            let mut room = held.room(waiting, (spare, ahead), now).min(batch);
-            let under_way = held.attempts.len();
-            if own && !ahead {
-                room = room.min(self.lend.room_in(lease, under_way));
-            }
-            let behind = own && matches!(turn, Turn::Behind);
-            if behind {
-                room = self.admit((id, step), room.min(waiting), now);
-            }
-            if let Some(held) = self.borrow.held_mut(lease) {
-                held.set_more(waiting > room && !behind);
-            }
+            let room = if shares {
+                held.room_of_shares(each, now).min(batch)
+            } else {
+                held.room(waiting, (spare, !own), now).min(batch)
+            };
+            let room = self.own_share((id, step), (lease, lender), (room, waiting, turn), now);
             let Some(job) = self.jobs.get(id) else { return };
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
             let tasks: Vec<_> = tasks.take(room).map(|(task, _)| task).collect();
-            for task in tasks {
+            let tasks = tasks.into_iter().map(|task| (task, AttemptId(self.random())));
+            let tasks: Vec<_> = tasks.collect();
+            if let Some(held) = self.borrow.held_mut(lease).filter(|_| shares && !tasks.is_empty())
+            {
+                held.share(&tasks.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>());
+            }
+            under_way += tasks.len();
+            for (task, attempt) in tasks {
                 let at = TaskRef { job: id, step, task };
-                self.assign(at, (lease, lender, isolation), now, out);
+                self.assign((at, attempt), (lease, lender, isolation), now, out);
             }
         }
     }
 
+    /// Of the tasks that there is `room` for under a lease, how many it may get: on our own machine, what does not
+    /// delay the first in line. Says to the lender whether more will come.
+    fn own_share(
+        &mut self,
+        (id, step): (JobId, StepNo),
+        (lease, lender): (LeaseId, SiteId),
+        (mut room, waiting, turn): (usize, usize, Turn),
+        now: Millis,
+    ) -> usize {
+        let own = lender == self.config.me;
+        let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
+        let alone = spec.is_some_and(|spec| !spec.environments);
+        let under_way = self.borrow.held_mut(lease).map_or(0, |held| held.attempts.len());
+        if own && alone {
+            room = room.min(self.lend.room_in(lease, under_way));
+        }
+        let behind = own && matches!(turn, Turn::Behind);
+        if behind {
+            room = self.admit((id, step), room.min(waiting), now);
+        }
+        if let Some(held) = self.borrow.held_mut(lease) {
+            held.set_more(waiting > room && !behind);
+        }
+        room
+    }
+
     fn assign(
         &mut self,
-        at: TaskRef,
+        (at, attempt): (TaskRef, AttemptId),
         (lease, lender, isolation): (LeaseId, SiteId, Option<Level>),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        let attempt = AttemptId(self.random());
         self.jobs.lease((at, attempt), (lease, lender, isolation), now, out);
         if let Some(held) = self.borrow.held_mut(lease) {
             held.attempts.push(Assignment { attempt, task: at.task });

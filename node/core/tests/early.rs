@@ -138,6 +138,28 @@ fn a_slow_lender_still_gets_tasks_when_it_is_ready_at_last() {
 }
 
 #[test]
+fn a_single_task_whose_content_is_slow_everywhere_is_rendered_by_whoever_is_ready_first() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1), ("graz", 1)]);
+    mesh.at_once = AtOnce::Nothing;
+    let job = mesh.submit(0, frames(1));
+    // Both have begun to fetch once; nobody begins again.
+    mesh.advance(65_000);
+    assert_eq!(mesh.coming.len(), 2, "{:?}", mesh.coming);
+    let first = mesh.coming.remove(0);
+    let rest = std::mem::replace(&mut mesh.coming, vec![first]);
+    mesh.complete();
+    mesh.coming = rest;
+    mesh.advance(12_000);
+    let at = first.0;
+    assert_eq!(mesh.n_running(at), 1);
+    mesh.finish(at, None);
+    mesh.advance(1000);
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+    mesh.advance(70_000);
+    assert_eq!(mesh.leftovers(), 0);
+}
+
+#[test]
 fn slots_that_wait_long_for_content_are_lent_to_others_meanwhile() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1), ("graz", 0)]);
     mesh.at_once = AtOnce::Nothing;

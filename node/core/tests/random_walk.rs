@@ -258,7 +258,8 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Mend(a, b) if a != b => mesh.mend(a, b),
         Act::Cut(..) | Act::Mend(..) => {}
         Act::Submit(at, n, steps) => {
-            let spec = if steps { spec(vec![step(n, &[]), step(1, &[0])]) } else { frames(n) };
+            let mut spec = if steps { spec(vec![step(n, &[]), step(1, &[0])]) } else { frames(n) };
+            spec.steps.iter_mut().for_each(|step| step.environments = mesh.shared_sessions);
             let (spec, root) = (Box::new(spec), ChunkId([5; 32]));
             let ask = Ask::Submit { spec, root, bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
@@ -363,6 +364,7 @@ fn walk(acts: Vec<Act>, eve: bool, with_host: bool) -> Mesh {
         mesh.restart(1);
         mesh.give(1, seen(Millis::seconds(3600)));
     }
+    mesh.shared_sessions = acts.len() % 2 == 1;
     for act in acts {
         perform(&mut mesh, act, eve);
         assert!(mesh.wires.len() < 5000, "the sites talk without end");

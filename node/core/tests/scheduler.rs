@@ -386,3 +386,46 @@ fn content_that_cannot_be_prepared_here_does_not_make_the_site_spin() {
     mesh.finish_all();
     assert_eq!(mesh.phase(0, job), JobPhase::Done);
 }
+
+/// A step whose sessions cost something to enter.
+fn costly(n: u32) -> meshfarm_protocol::job::StepSpec {
+    meshfarm_protocol::job::StepSpec { environments: true, ..step(n, &[]) }
+}
+
+/// How many tasks each running session of a site has.
+fn sizes(mesh: &Mesh, at: usize) -> Vec<usize> {
+    mesh.peers[at].running.iter().map(|running| running.run.len()).collect()
+}
+
+#[test]
+fn sessions_with_environments_get_their_fair_share_once_a_task_is_known_to_be_short() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 2)]);
+    mesh.shared_sessions = true;
+    let job = mesh.submit(0, spec(vec![costly(20)]));
+    let mut seen = vec![sizes(&mesh, 1)];
+    while mesh.phase(0, job) == JobPhase::Active {
+        let first = mesh.peers[1].running[0].session;
+        mesh.end(1, first, None);
+        mesh.settle();
+        seen.push(sizes(&mesh, 1));
+    }
+    // How long a task takes is known when the first are home; then each session gets half of what is left.
+    let wanted: [&[usize]; 6] = [&[2, 2], &[2, 2], &[2, 8], &[8, 6], &[6], &[]];
+    assert_eq!(seen, wanted);
+    assert_eq!((mesh.phase(0, job), mesh.leftovers()), (JobPhase::Done, 0));
+}
+
+#[test]
+fn sessions_with_environments_are_no_longer_than_half_a_minute_of_known_work() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    mesh.shared_sessions = true;
+    let job = mesh.submit(0, spec(vec![costly(200)]));
+    let mut most = 0;
+    while mesh.phase(0, job) == JobPhase::Active {
+        most = most.max(sizes(&mesh, 1)[0]);
+        let first = mesh.peers[1].running[0].session;
+        mesh.end(1, first, None);
+        mesh.settle();
+    }
+    assert_eq!((mesh.phase(0, job), most), (JobPhase::Done, 30), "tasks take a second here");
+}

@@ -99,6 +99,11 @@ impl Index {
         }
     }
 
+    /// How many sites offer something.
+    pub(crate) fn n_sites(&self) -> usize {
+        self.of.len()
+    }
+
     /// A site offers nothing any more.
     pub fn remove(&mut self, site: SiteId) {
         for row in self.of.remove(&site).unwrap_or_default() {

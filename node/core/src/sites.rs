@@ -1,6 +1,6 @@
 //! What we believe about other sites: their profiles, who is connected, who has been failing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;
@@ -374,8 +374,7 @@ impl Sites {
         let known = |(_, known): &(SiteId, &Known)| {
             known.profile.as_ref().is_some_and(|profile| !profile.hosts.is_empty())
         };
-        let known: BTreeSet<_> = self.all().filter(known).map(|(site, _)| site).collect();
-        let found = self.index.fitting(&Requirement::default(), Level::S0);
-        assert_eq!(known, found.into_iter().collect(), "the index is of other sites");
+        let known = self.all().filter(known).count();
+        assert_eq!(known, self.index.n_sites(), "the index is of other sites");
     }
 }

@@ -1,6 +1,6 @@
 //! What we believe about other sites: their profiles, who is connected, who has been failing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;

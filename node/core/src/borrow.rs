@@ -7,10 +7,14 @@ use meshfarm_protocol::lease::{
     Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Offer, Outputs, Phase, RENEW_EVERY,
     RESERVATION, Status, Usage, Want,
 };
-use meshfarm_protocol::profile::Level;
 
 use crate::door::TaskRef;
 use crate::record::BorrowedRecord;
+
+mod held;
+
+pub(crate) use held::Held;
+use held::PATIENCE;
 
 /// A lease that we hold or have asked for.
 #[derive(Clone, Debug)]
@@ -27,33 +31,6 @@ pub(crate) enum State {
     Offered { slots: u32, until: Millis },
     /// Ours.
     Held(Held),
-}
-
-/// A lease in our hands.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(crate) slots: u32,
-    /// What the lender promised.
-    pub(crate) isolation: Option<Level>,
-    /// What the lender shall have, oldest first.
-    pub(crate) attempts: Vec<Assignment>,
-    pub(crate) running: BTreeSet<AttemptId>,
-    pub(crate) phase: Phase,
-    /// Since when it is in that phase.
-    since: Millis,
-    pub(crate) heard: Millis,
-    /// Whether the lender ever had the content in place.
-    prepared: bool,
-    /// Leases of other lenders that it was told of, as sources of its content.
-    told_of: BTreeSet<LeaseId>,
-    version: u64,
-    said: Millis,
-    /// What was last said, to see whether it has changed.
-    said_attempts: Vec<Assignment>,
-    said_more: bool,
-    more: bool,
-    /// What was given together for a session of one slot, where tasks share sessions.
-    shares: Vec<BTreeSet<AttemptId>>,
 }
 
 /// Outputs of an attempt on their way to where the job named them.
@@ -73,9 +50,6 @@ pub(crate) struct Landing {
     /// Since when its lender cannot be reached, or has not got them.
     pub(crate) unreachable: Option<Millis>,
 }
-
-/// How long tasks are tied to a lender that the content is on its way to.
-const PATIENCE: Millis = Millis::seconds(10);
 
 /// How long outputs are asked for that a connected lender does not hand out: it has lost them, or never had them.
 const REFUSED_GRACE: Millis = LENDER_GRACE.times(10);
@@ -591,89 +565,5 @@ impl Borrow {
             let distinct: BTreeSet<_> = held.shares.iter().flatten().collect();
             assert_eq!(distinct.len(), shared, "an attempt was given to two sessions");
         }
-    }
-}
-
-impl Held {
-    fn new((slots, isolation): (u32, Option<Level>), now: Millis) -> Self {
-        Self {
-            slots,
-            isolation,
-            attempts: Vec::new(),
-            running: BTreeSet::new(),
-            phase: Phase::Preparing,
-            since: now,
-            heard: now,
-            prepared: false,
-            told_of: BTreeSet::new(),
-            // A node that restarts goes on above what it said before: see `Borrow::restore`.
-            version: now.0,
-            said: Millis(0),
-            said_attempts: Vec::new(),
-            said_more: true,
-            more: true,
-            shares: Vec::new(),
-        }
-    }
-
-    /// How many further attempts the lender shall get, when `waiting` tasks wait: one for each slot, and
-    /// with `ahead` one more behind each while plenty wait, so that no slot idles for a round trip.
-    pub(crate) fn room(&self, waiting: usize, (spare, ahead): (usize, bool), now: Millis) -> usize {
-        if self.is_closing() || self.is_slow(now) {
-            return 0;
-        }
-        let slots = self.slots as usize;
-        let deep = if ahead && waiting > spare + slots { slots * 2 } else { slots };
-        deep.min(MAX_ATTEMPTS).saturating_sub(self.attempts.len())
-    }
-
-    /// Whether the lender takes nothing more under the lease.
-    pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Draining | Phase::Gone)
-    }
-
-    /// How many further attempts a lender shall get whose tasks share sessions, when a session shall have `each`: so
-    /// many for every slot that has none. A session's results come together, so nothing is put behind it.
-    pub(crate) fn room_of_shares(&mut self, each: usize, now: Millis) -> usize {
-        if self.is_closing() || self.is_slow(now) {
-            return 0;
-        }
-        let most = MAX_ATTEMPTS.saturating_sub(self.attempts.len());
-        self.idle_slots().saturating_mul(each).min(most)
-    }
-
-    /// Slots for which nothing was given that has not ended. What was given before a restart may be in any.
-    fn idle_slots(&mut self) -> usize {
-        let open: BTreeSet<_> = self.attempts.iter().map(|a| a.attempt).collect();
-        self.shares.retain(|share| !share.is_disjoint(&open));
-        let shared: usize = self.shares.iter().map(|share| share.intersection(&open).count()).sum();
-        let others = open.len().saturating_sub(shared);
-        (self.slots as usize).saturating_sub(self.shares.len() + others)
-    }
-
-    /// Notes what was given to the slots that have nothing, before it is among the attempts.
-    pub(crate) fn share(&mut self, given: &[AttemptId]) {
-        let each = given.len().div_ceil(self.idle_slots().max(1)).max(1);
-        self.shares.extend(given.chunks(each).map(|share| share.iter().copied().collect()));
-    }
-
-    /// Whether the content has been on its way there for long. Tasks are not tied to such a lender: it gets some
-    /// of those that wait when it is ready.
-    pub(crate) fn is_slow(&self, now: Millis) -> bool {
-        self.phase == Phase::Preparing && now.since(self.since) >= PATIENCE
-    }
-
-    pub(crate) fn set_more(&mut self, more: bool) {
-        self.more = more;
-    }
-
-    /// The whole wish, to be said now.
-    pub(crate) fn say(&mut self, lease: LeaseId, now: Millis) -> Want {
-        self.version += 1;
-        self.said = now;
-        self.said_attempts.clone_from(&self.attempts);
-        self.said_more = self.more;
-        let attempts = self.attempts.clone();
-        Want { lease, version: self.version, attempts, more: self.more }
     }
 }

@@ -7,6 +7,7 @@ use meshfarm_protocol::lease::{
     Assignment, Done, Grant, LENDER_GRACE, MAX_ATTEMPTS, Offer, Outputs, Phase, RENEW_EVERY,
     RESERVATION, Status, Usage, Want,
 };
+use meshfarm_protocol::profile::Level;
 
 use crate::door::TaskRef;
 use crate::record::BorrowedRecord;
@@ -67,6 +68,8 @@ pub(crate) struct Borrow {
     /// Those of each step.
     by_step: BTreeMap<(JobId, StepNo), BTreeSet<LeaseId>>,
     landing: BTreeMap<AttemptId, Landing>,
+    /// Second tries, of which the tasks' records know nothing: after a restart there are none.
+    pub(crate) seconds: BTreeMap<AttemptId, TaskRef>,
     /// Attempts that were given up and whose results would still be welcome, and their order in time.
     given_up: BTreeMap<AttemptId, TaskRef>,
     given_up_order: VecDeque<AttemptId>,
@@ -212,6 +215,7 @@ impl Borrow {
         let prepared = held.prepared;
         held.phase = Phase::Gone;
         held.running.clear();
+        held.begun.clear();
         let over = held.attempts.is_empty();
         if over {
             self.take(lease);
@@ -309,6 +313,10 @@ impl Borrow {
             status.running.iter().filter(|a| mine.contains_key(a)).copied().collect();
         let new = running.difference(&held.running).map(|a| mine[a]);
         let started = new.map(|task| TaskRef { job, step, task }).collect();
+        held.begun.retain(|attempt, _| running.contains(attempt));
+        for attempt in &running {
+            held.begun.entry(*attempt).or_insert(now);
+        }
         held.running = running;
         Some(started)
     }
@@ -323,6 +331,7 @@ impl Borrow {
         let at = held.attempts.iter().position(|a| a.attempt == done.attempt)?;
         let task = held.attempts.remove(at).task;
         held.running.remove(&done.attempt);
+        held.begun.remove(&done.attempt);
         Some(TaskRef { job: borrowed.job, step: borrowed.step, task })
     }
 
@@ -372,6 +381,16 @@ impl Borrow {
                 held.attempts.retain(|a| wanted(TaskRef { job, step, task: a.task }, a.attempt));
             }
         }
+    }
+
+    /// Under which lease an attempt is.
+    pub(crate) fn holder(&self, attempt: AttemptId) -> Option<(LeaseId, SiteId, Option<Level>)> {
+        self.leases.iter().find_map(|(lease, borrowed)| match &borrowed.state {
+            State::Held(held) if held.attempts.iter().any(|a| a.attempt == attempt) => {
+                Some((*lease, borrowed.lender, held.isolation))
+            }
+            State::Held(_) | State::Offered { .. } => None,
+        })
     }
 
     pub(crate) fn landing(&mut self, attempt: AttemptId) -> Option<&mut Landing> {
@@ -557,7 +576,7 @@ impl Borrow {
                 continue;
             };
             assert!(held.attempts.len() <= MAX_ATTEMPTS, "a lease has too many attempts");
-            for a in &held.attempts {
+            for a in held.attempts.iter().filter(|a| !self.seconds.contains_key(&a.attempt)) {
                 let task = (borrowed.job, borrowed.step, a.task);
                 assert!(seen.insert(task), "a task is leased twice");
             }

@@ -291,6 +291,35 @@ impl Jobs {
         }
     }
 
+    /// Another try of a task takes the place of one that has come to nothing, at `failed` if it has failed there.
+    /// Returns false, and changes nothing, when the task is not about that one.
+    pub(crate) fn replace(
+        &mut self,
+        (at, attempt): (TaskRef, AttemptId),
+        (other, lease, lender, isolation): (AttemptId, LeaseId, SiteId, Option<Level>),
+        (failed, since): (Option<SiteId>, Millis),
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let (mut failed_on, spared) = match self.task(at) {
+            Some(Task::Leased { attempt: ours, failed_on, spared, .. }) if *ours == attempt => {
+                (failed_on.clone(), *spared)
+            }
+            Some(
+                Task::Leased { .. }
+                | Task::Waiting { .. }
+                | Task::Done { .. }
+                | Task::Failed { .. }
+                | Task::Canceled,
+            )
+            | None => return false,
+        };
+        failed_on.extend(failed);
+        let attempt = other;
+        let leased = Task::Leased { attempt, lease, lender, since, failed_on, isolation, spared };
+        self.set(at, leased, out);
+        true
+    }
+
     /// A try has ended without a result.
     pub(crate) fn fail(
         &mut self,

@@ -28,6 +28,7 @@ pub mod rate;
 mod reasons;
 mod record;
 mod reserve;
+mod second;
 mod seek;
 mod site;
 mod sites;

@@ -49,6 +49,7 @@ impl Site {
         if grant.slots > 0 && floor.is_some_and(|floor| grant.isolation >= floor) {
             self.sites.granted(from, grant.slots);
             self.top_up((job, step), (Some(lease), Turn::Open), now, out);
+            self.give_second((job, step), (lease, from), now, out);
         } else {
             // It promises less than its profile says: no use in asking again at once.
             self.sites.declined(from, None, now);
@@ -197,6 +198,9 @@ impl Site {
         out: &mut Vec<Output>,
     ) {
         self.borrow.give_up(attempt, at);
+        if self.second_goes_on((at, attempt), None, now, out) {
+            return;
+        }
         let failure = Failure { by, reason: reason.to_owned(), fault: Fault::Nobodys };
         self.jobs.fail((at, attempt), failure, now, out);
     }
@@ -240,8 +244,13 @@ impl Site {
                     self.sites.failed(from, now);
                 }
                 reason.truncate(reason.floor_char_boundary(MAX_REASON));
-                let failure = Failure { by: from, reason, fault: Fault::Its };
-                self.jobs.fail((at, attempt), failure, now, out);
+                if self.second_goes_on((at, attempt), Some(from), now, out) {
+                    let (task, lender, again) = (at, from, true);
+                    out.push(Output::Tell(Event::TaskFailed { task, lender, reason, again }));
+                } else {
+                    let failure = Failure { by: from, reason, fault: Fault::Its };
+                    self.jobs.fail((at, attempt), failure, now, out);
+                }
             }
         }
         if self.borrow.landing(attempt).is_none() {
@@ -340,13 +349,19 @@ impl Site {
     /// Forget attempts whose tasks need them no more.
     fn let_go(&mut self) {
         let jobs = &self.jobs;
+        let mut seconds = std::mem::take(&mut self.borrow.seconds);
+        seconds.retain(|_, at| matches!(jobs.task(*at), Some(Task::Leased { .. })));
         self.borrow.retain(|at, attempt| match jobs.task(at) {
-            Some(Task::Leased { attempt: current, .. }) => *current == attempt,
+            Some(Task::Leased { attempt: current, .. }) => {
+                *current == attempt || seconds.get(&attempt) == Some(&at)
+            }
             Some(
                 Task::Waiting { .. } | Task::Done { .. } | Task::Failed { .. } | Task::Canceled,
             )
             | None => false,
         });
+        seconds.retain(|attempt, _| self.borrow.holder(*attempt).is_some());
+        self.borrow.seconds = seconds;
     }
 
     /// Fetch outputs that are due: of each task one attempt's at a time, so that a second result never

@@ -59,6 +59,7 @@ impl Site {
                 let turn = self.turn(&share, pass.yields);
                 self.top_up((id, step), (None, turn), now, out);
                 self.ask((id, step), turn, now, out);
+                self.ask_for_second((id, step), turn, now, out);
                 self.hear_ourselves(now, out);
                 pass.left = self.lend.left();
             }
@@ -127,7 +128,7 @@ impl Site {
     }
 
     /// Hosts of ours that the job gives up as its tasks end, because somebody more urgent waits for them.
-    fn yielded(&self, job: &Job) -> &BTreeSet<SiteId> {
+    pub(crate) fn yielded(&self, job: &Job) -> &BTreeSet<SiteId> {
         static NONE: BTreeSet<SiteId> = BTreeSet::new();
         self.host_yields.get(&(u8::MAX - job.priority())).unwrap_or(&NONE)
     }
@@ -297,7 +298,7 @@ impl Site {
     }
 
     /// How many tasks of a step could start on our own machine now without delaying the first in line.
-    fn own_room(
+    pub(crate) fn own_room(
         &mut self,
         (id, step): (JobId, StepNo),
         turn: Turn,

@@ -489,6 +489,11 @@ impl Site {
             for a in &held.attempts {
                 let at = TaskRef { job: borrowed.job, step: borrowed.step, task: a.task };
                 match self.jobs.task(at) {
+                    Some(Task::Leased { attempt, .. })
+                        if self.borrow.seconds.contains_key(&a.attempt) =>
+                    {
+                        assert_ne!(*attempt, a.attempt, "a first try is a second one");
+                    }
                     Some(Task::Leased { attempt, lease: of, .. }) => {
                         assert_eq!((*attempt, *of), (a.attempt, lease), "lease and task disagree");
                     }

@@ -278,6 +278,11 @@ impl Step {
         self.wall = (self.wall.0.saturating_add(reference.0), self.wall.1 + 1);
     }
 
+    /// How many done tasks that is known from.
+    pub(crate) const fn n_learned(&self) -> u64 {
+        self.wall.1
+    }
+
     /// How long a task runs on the reference core: the mean of the done ones.
     pub(crate) fn task_time(&self) -> Option<Millis> {
         let (sum, n) = self.wall;

@@ -16,5 +16,6 @@ mod queue;
 mod random_walk;
 mod restart;
 mod scheduler;
+mod second;
 mod sharing;
 mod speed;

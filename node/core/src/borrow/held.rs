@@ -1,6 +1,6 @@
 //! One lease in our hands: what its lender shall have, what it was told, and how far it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshfarm_protocol::id::{AttemptId, LeaseId, Millis};
 use meshfarm_protocol::lease::{Assignment, MAX_ATTEMPTS, Phase, Want};
@@ -18,6 +18,8 @@ pub(crate) struct Held {
     /// What the lender shall have, oldest first.
     pub(crate) attempts: Vec<Assignment>,
     pub(crate) running: BTreeSet<AttemptId>,
+    /// When those began to run, as far as we heard.
+    pub(crate) begun: BTreeMap<AttemptId, Millis>,
     pub(crate) phase: Phase,
     /// Since when it is in that phase.
     pub(super) since: Millis,
@@ -43,6 +45,7 @@ impl Held {
             isolation,
             attempts: Vec::new(),
             running: BTreeSet::new(),
+            begun: BTreeMap::new(),
             phase: Phase::Preparing,
             since: now,
             heard: now,

@@ -190,15 +190,14 @@ impl World<'_> {
         let mut moment = self.now.plus(Millis(SESSION_START));
         let mut attempts = Vec::new();
         for Assignment { attempt, task } in run.iter().copied() {
-            self.oracle.started(attempt);
             let node = &mut self.nodes[at];
             node.draws += 1;
             let draw = (at as u64) << 32 | node.draws;
             let job = (n, &self.scenario.job[n]);
             let (wall, outcome) =
                 workload::cost(self.streams, job, &node.entry, (step, task), draw);
-            let starts = Event::Input(at, Input::AttemptStarted { attempt });
-            self.after(moment.since(self.now).0, starts);
+            let begins = Event::AttemptBegin(at, session, attempt);
+            self.after(moment.since(self.now).0, begins);
             moment = moment.plus(Millis(wall));
             attempts.push((attempt, moment, wall, outcome));
         }
@@ -209,6 +208,19 @@ impl World<'_> {
         let name = node.name.clone();
         self.oracle.running(&name, running, slots);
         self.after(moment.since(self.now).0, Event::SessionEnd(at, session));
+    }
+
+    /// A session gets to one of its attempts, unless it has been stopped or killed.
+    pub(crate) fn attempt_begins(&mut self, at: usize, session: Session, attempt: AttemptId) {
+        let running = self.nodes[at].sessions.get(&session);
+        let begins = running.is_some_and(|running| {
+            let mut attempts = running.attempts.iter();
+            running.stopped.is_none() && attempts.any(|(known, ..)| *known == attempt)
+        });
+        if begins {
+            self.oracle.started(attempt);
+            self.hear(at, Input::AttemptStarted { attempt });
+        }
     }
 
     fn stop(&mut self, at: usize, session: Session) {

@@ -80,7 +80,7 @@ impl Oracle {
         }
     }
 
-    /// A lender starts an attempt.
+    /// A lender begins with an attempt.
     pub(crate) fn started(&mut self, attempt: AttemptId) {
         self.n_started += 1;
         if !self.started.insert(attempt) {

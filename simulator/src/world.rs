@@ -40,6 +40,7 @@ pub(crate) enum Event {
     Message { from: usize, to: usize, message: Message },
     Gossip { from: usize, to: usize, profile: Profile },
     Link(usize, usize),
+    AttemptBegin(usize, meshfarm_core::Session, AttemptId),
     SessionEnd(usize, meshfarm_core::Session),
     Fetched { site: usize, lease: LeaseId, borrower: SiteId },
     Arrived { site: usize, task: TaskRef, attempt: AttemptId, lender: SiteId, lease: LeaseId },
@@ -229,6 +230,9 @@ impl<'a> World<'a> {
                 }
             }
             Event::Input(site, input) => self.hear(site, input),
+            Event::AttemptBegin(site, session, attempt) => {
+                self.attempt_begins(site, session, attempt)
+            }
             Event::Message { from, to, message } => {
                 if self.links.is_whole(from, to) {
                     let from = self.nodes[from].id;
@@ -486,6 +490,7 @@ impl Event {
         match self {
             Self::Wake(site)
             | Self::Input(site, _)
+            | Self::AttemptBegin(site, ..)
             | Self::SessionEnd(site, _)
             | Self::Fetched { site, .. }
             | Self::Arrived { site, .. } => Some(*site),

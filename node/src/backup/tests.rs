@@ -1,3 +1,5 @@
+//! Backups: what is in one, what comes back of it, and files that are none.
+
 use std::os::unix::fs::PermissionsExt;
 
 use meshfarm_core::{FinishedRecord, HostMode, HostRecord, JobRecord, LentRecord};

@@ -328,6 +328,10 @@ impl Lending {
         let listener = Listener { lending: self, own: lease.borrower == self.means.me };
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
         let memory = holds.amounts.get(MEMORY).copied().unwrap_or_default();
+        let roots = self.roots_of(lease.borrower);
+        if let Err(error) = session::private_folder(&roots) {
+            tracing::warn!(folder = %roots.display(), %error, "no folder for the roots of jails");
+        }
         let (mut rest, mut jails) = (run, Vec::new());
         let mut early = false;
         while !rest.is_empty() && !early {
@@ -340,10 +344,7 @@ impl Lending {
                 limits: self.limits.with_memory(memory),
                 services: self.services.clone(),
                 tenant_uid: self.root.then_some(TENANT_UIDS + uid),
-                roots: KeptRoots {
-                    folder: self.folder.join(ROOTS),
-                    owner: lease.borrower.to_string(),
-                },
+                roots: KeptRoots { folder: roots.clone(), owner: lease.borrower.to_string() },
                 programs: self.programs.clone(),
                 clock: Arc::clone(&self.means.machine.clock),
             };
@@ -454,12 +455,36 @@ impl Lending {
         }
     }
 
+    /// Where the empty roots of a borrower's jails lie: they tell where its files belong, and go with its last lease.
+    fn roots_of(&self, borrower: SiteId) -> PathBuf {
+        self.folder.join(ROOTS).join(borrower.to_string())
+    }
+
+    /// Out of the way at once, so that a next lease begins anew; gone when there is time.
+    fn forget_roots(&self, borrower: SiteId, lease: LeaseId) {
+        let gone = self.folder.join(ROOTS).join(format!("gone-{lease}"));
+        if fs::rename(self.roots_of(borrower), &gone).is_ok() {
+            let remove = move || drop(fs::remove_dir_all(&gone));
+            self.means.machine.blocking.run(Box::new(remove));
+        }
+    }
+
     /// A lease is over: drop its keys, and its content unless another lease uses it.
     pub fn release(&self, lease: LeaseId) {
         self.means.sharing.forget(lease);
-        let Some(entered) = lock(&self.leases).remove(&lease) else {
+        let mut leases = lock(&self.leases);
+        let Some(entered) = leases.remove(&lease) else {
             return;
         };
+        if let Some(over) = &entered.lease {
+            let of_it = |other: &Entered| {
+                other.lease.as_ref().is_some_and(|other| other.borrower == over.borrower)
+            };
+            if over.borrower != self.means.me && !leases.values().any(of_it) {
+                self.forget_roots(over.borrower, lease);
+            }
+        }
+        drop(leases);
         entered.preparing.abort();
         if let Some(over) = &entered.lease {
             over.content.leave(lease);

@@ -40,10 +40,9 @@ const MAX_KEY: usize = 256;
 const BATCH: usize = 4 << 20;
 
 /// What is in a backup of the records. Everything else is made anew or belongs to others.
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 7] = [
     Family::Job,
     Family::Task,
-    Family::Lease,
     Family::Membership,
     Family::Receipt,
     Family::Output,
@@ -206,10 +205,10 @@ fn write_draft(
     Ok(counted)
 }
 
-/// Whether a record goes into a backup: leases that were given and content that only others need do not.
+/// Whether a record goes into a backup. Content that only others need does not, nor does any lease: what was leased when
+/// the backup was written may have been accepted since, and its lender would neither run it nor tell of it again.
 fn belongs(family: Family, key: &[u8], roots: &BTreeSet<ChunkId>) -> bool {
     match family {
-        Family::Lease => key.first() == Some(&b'b'),
         Family::Root => {
             let root = key.get(1..).and_then(|root| <[u8; 32]>::try_from(root).ok());
             root.is_some_and(|root| roots.contains(&ChunkId(root)))
@@ -221,6 +220,7 @@ fn belongs(family: Family, key: &[u8], roots: &BTreeSet<ChunkId>) -> bool {
         | Family::Output
         | Family::Neighbour => true,
         Family::Meta
+        | Family::Lease
         | Family::Attempt
         | Family::Profile
         | Family::Chunk
@@ -423,9 +423,7 @@ fn place(name: &[u8]) -> Option<(Family, &[u8])> {
     let slash = name.iter().position(|byte| *byte == b'/')?;
     let (family, key) = (&name[..slash], &name[slash + 1..]);
     let family = FAMILIES.into_iter().find(|known| known.name().as_bytes() == family)?;
-    // What others had of the site is no part of a backup, whoever says so.
-    let own = family != Family::Lease || key.first() == Some(&b'b');
-    (own && !key.is_empty()).then_some((family, key))
+    (!key.is_empty()).then_some((family, key))
 }
 
 /// Write a file that is not there yet, for its owner only.

@@ -126,6 +126,10 @@ impl Site {
                 waits.push(format!("step {name} comes first: {done} of its {all} tasks are done"));
             }
         }
+        match run.n_held() {
+            0 => {}
+            n => waits.push(format!("{n} tasks are held until somebody releases them")),
+        }
         if run.inputs == Inputs::Building {
             waits.push("its inputs are being assembled from the steps before it".to_owned());
         }
@@ -206,6 +210,9 @@ impl Site {
         if host.slots == 0 {
             blocks.push("it has no slots".to_owned());
         }
+        if !self.told.own.is_open() {
+            blocks.push("it is paused".to_owned());
+        }
         let share = job.step_spec(step).map(|spec| self.lend.share(&spec.requirement));
         let share = share.unwrap_or_default();
         if host.slots > 0 && self.lend.at_once(&share) > 0 && self.lend.left().room(&share) == 0 {
@@ -252,7 +259,11 @@ impl Site {
             }
         };
         let profile = known.profile.as_ref();
-        block(!job.allows(&known.name, false), "the job's policy does not allow this site");
+        let own = self.hosts.contains(site);
+        let allowed = place::allows(job, (site, &known.name), &self.hosts);
+        block(!allowed, "the job's policy does not allow this site");
+        block(own && !self.hosts.is_open(site), "it was stopped");
+        block(known.shut, "it is paused for our tasks");
         block(profile.is_none(), "it has not said what it offers yet");
         block(!known.connected, "it is not connected");
         block(profile.is_some_and(|p| !p.lending), "it does not lend now");
@@ -271,8 +282,8 @@ impl Site {
             blocks.push(format!("it {why}; it is asked again in {left}"));
         }
         let hosts = profile.map_or(&[][..], |profile| &profile.hosts);
-        let looks = looks(job, step, false, hosts);
-        ExplainedSite { site: known.name.clone(), own: false, looks, blocks }
+        let looks = looks(job, step, own, hosts);
+        ExplainedSite { site: known.name.clone(), own, looks, blocks }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Why tasks wait, in words.
 
-use meshfarm_core::{Explained, ExplainedSite};
+use meshfarm_core::{Ask, Explained, ExplainedSite, HostMode, Operation, Tasks};
 use meshfarm_protocol::id::{JobId, StepNo, TaskNo};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::profile::{MEMORY, VCPU};
 
-use crate::mesh::{Mesh, asking, cores, frames, having, spec, step, with};
+use crate::mesh::{Mesh, asking, cores, frames, having, id, spec, step, with};
 
 fn explain(mesh: &Mesh, job: JobId) -> Explained {
     mesh.site(0).explain(job, None, mesh.now).unwrap()
@@ -102,4 +102,23 @@ fn a_reservation_is_told_to_whom_it_is_for_and_to_those_behind_it() {
     let behind = explain(&mesh, narrow);
     let words = ["room is kept for shot, expected in 30 s, which its tasks would delay"];
     assert_eq!(site(&behind, 0, "oslo").blocks, words);
+}
+
+#[test]
+fn what_people_have_said_of_hosts_sites_and_tasks_is_told() {
+    let mut mesh = Mesh::new([("oslo", 0), ("render01", 1), ("graz", 1)]);
+    mesh.become_hosts(0, &[1]);
+    let job = mesh.submit(0, with(frames(4), |policy| policy.place = Place::Local));
+    let site = |mesh: &Mesh, name: &str| {
+        let explained = mesh.site(0).explain(job, None, mesh.now).unwrap();
+        explained.steps[0].sites.iter().find(|site| site.site == name).unwrap().clone()
+    };
+    let host = site(&mesh, "render01");
+    assert!(host.own && !host.blocks.iter().any(|why| why.contains("policy")), "{host:?}");
+    assert!(site(&mesh, "graz").blocks.iter().any(|why| why.contains("policy")));
+    mesh.ask(0, Ask::Host(id(1), HostMode::Stopped));
+    assert!(site(&mesh, "render01").blocks.contains(&"it was stopped".to_owned()));
+    mesh.operate(0, job, Operation::Hold { tasks: Tasks::All, give_back: true });
+    let waits = &mesh.site(0).explain(job, None, mesh.now).unwrap().steps[0].waits;
+    assert!(waits.iter().any(|why| why.contains("4 tasks are held")), "{waits:?}");
 }

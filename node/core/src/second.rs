@@ -7,8 +7,7 @@
 use std::collections::BTreeSet;
 
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
-use meshfarm_protocol::lease::{Assignment, Offer};
-use meshfarm_protocol::message::Message;
+use meshfarm_protocol::lease::Assignment;
 
 use crate::borrow::State;
 use crate::door::{Event, Output, TaskRef};
@@ -65,33 +64,13 @@ impl Site {
         let own = if engaged.contains(&self.config.me) { 0 } else { uncovered };
         let room = self.own_room((id, step), turn, own, now);
         let Some(job) = self.jobs.get(id) else { return };
-        let (Some((root, bytes)), Some(spec)) = (job.content(step), job.step_spec(step)) else {
-            return;
-        };
-        let (tenant, priority) = (job.spec.tenant, job.priority());
-        let floors = [place::floor(job, false), place::floor(job, true)];
+        let Some((root, bytes)) = job.content(step) else { return };
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh: n, again: &[], uncovered };
         let chosen = place::place(&demand, &self.supply(&engaged, room), now, &mut rng);
-        if chosen.is_empty() {
-            return;
-        }
-        let requirement = spec.requirement.clone();
-        self.rng = rng;
-        for (lender, slots) in chosen {
-            let offer = Offer {
-                lease: LeaseId(self.random()),
-                tenant,
-                requirement: requirement.clone(),
-                isolation: floors[usize::from(self.owns(lender))],
-                slots,
-                tasks: uncovered,
-                root,
-                bytes,
-                priority,
-            };
-            self.borrow.offered(&offer, (id, step), lender, now);
-            out.push(Output::Send { to: lender, message: Message::Offer(offer) });
+        if !chosen.is_empty() {
+            self.rng = rng;
+            self.offer((id, step), (chosen, uncovered), now, out);
         }
     }
 

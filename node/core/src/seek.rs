@@ -347,34 +347,44 @@ impl Site {
         let own = !engaged.contains(&self.config.me);
         let room = self.own_room((id, step), turn, if own { uncovered } else { 0 }, now);
         let Some(job) = self.jobs.get(id) else { return };
-        let (Some((root, bytes)), Some(ready), Some(spec)) =
-            (job.content(step), job.ready(step), job.step_spec(step))
-        else {
+        let (Some((root, bytes)), Some(ready)) = (job.content(step), job.ready(step)) else {
             return;
         };
         let again: Vec<_> = ready.again(now).collect();
         let fresh = ready.n_fresh();
-        let (tenant, priority) = (job.spec.tenant, job.priority());
-        let floors = [place::floor(job, false), place::floor(job, true)];
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
         let asked = place::place(&demand, &self.supply(&engaged, room), now, &mut rng);
-        if asked.is_empty() {
-            return;
+        if !asked.is_empty() {
+            self.rng = rng;
+            self.offer((id, step), (asked, waiting), now, out);
         }
-        let requirement = spec.requirement.clone();
-        self.rng = rng;
-        for (lender, slots) in asked {
+    }
+
+    /// Ask these lenders for so many slots each, for a step of which `tasks` wait.
+    pub(crate) fn offer(
+        &mut self,
+        (id, step): (JobId, StepNo),
+        (lenders, tasks): (Vec<(SiteId, u32)>, u32),
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        for (lender, slots) in lenders {
+            let lease = LeaseId(self.random());
+            let Some(job) = self.jobs.get(id) else { return };
+            let (Some((root, bytes)), Some(spec)) = (job.content(step), job.step_spec(step)) else {
+                return;
+            };
             let offer = Offer {
-                lease: LeaseId(self.random()),
-                tenant,
-                requirement: requirement.clone(),
-                isolation: floors[usize::from(self.owns(lender))],
+                lease,
+                tenant: job.spec.tenant,
+                requirement: spec.requirement.clone(),
+                isolation: place::floor(job, self.owns(lender)),
                 slots,
-                tasks: waiting,
+                tasks,
                 root,
                 bytes,
-                priority,
+                priority: job.priority(),
             };
             self.borrow.offered(&offer, (id, step), lender, now);
             out.push(Output::Send { to: lender, message: Message::Offer(offer) });

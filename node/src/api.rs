@@ -10,6 +10,8 @@ use meshfarm_protocol::id::{JobId, MeshId, Millis, SiteId};
 use meshfarm_protocol::job::{Order, Place};
 use meshfarm_protocol::membership::Role;
 
+use crate::job_bundle::Deadline;
+
 mod store;
 
 pub use store::{
@@ -146,6 +148,9 @@ pub struct Submit {
     /// A task is stopped when its log has said nothing for so long.
     #[serde(default)]
     pub silence: Option<Millis>,
+    /// When the job shall be done: `2h` from its submission, or a moment such as `2026-11-30 18:00`.
+    #[serde(default)]
+    pub deadline: Option<Deadline>,
     /// In which order tasks start.
     #[serde(default)]
     pub order: Option<Order>,

@@ -96,6 +96,7 @@ impl NodeBackend {
     /// Read a submission on a thread that may wait.
     async fn load(&self, submit: Submit) -> Result<LoadedJob, Problem> {
         let (catalog, policy) = (Arc::clone(&self.catalog), self.policy.clone());
+        let now = self.means.machine.clock.now();
         let tenant = self.tenant.tenant();
         let load = move || {
             let request = request(submit)?;
@@ -105,6 +106,7 @@ impl NodeBackend {
                 policy: &policy,
                 project: DEFAULT_PROJECT,
                 tenant_of: &tenant_of,
+                now,
             };
             job_bundle::load(&request, &defaults).map_err(|e| Problem::bad_input(causes(&e)))
         };
@@ -276,6 +278,7 @@ impl NodeBackend {
         if let Some(head) = body.head() {
             self.gate.ask(Ask::Serve(head)).await?;
         }
+        self.gate.ask(Ask::Submitter(self.meshes.is_submitter())).await?;
         self.means.net.add_mesh(mesh, certificate.clone()).await;
         Ok(self.mesh_view(&body))
     }
@@ -283,6 +286,7 @@ impl NodeBackend {
     async fn found_mesh(&self, name: String) -> Result<MeshView, Problem> {
         let created = self.meshes.create(&name, (self.means.me, &self.name), &self.means.machine);
         let (mesh, certificate) = created.map_err(mesh_problem)?;
+        self.gate.ask(Ask::Submitter(self.meshes.is_submitter())).await?;
         self.means.net.add_mesh(mesh, certificate.clone()).await;
         let body = certificate.open().map_err(|error| Problem::broken(&error))?;
         Ok(self.mesh_view(&body))
@@ -454,6 +458,7 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
         max_failed_tasks: submit.max_failed_tasks,
         timeout: submit.timeout.map(job_bundle::Duration),
         silence: submit.silence.map(job_bundle::Duration),
+        deadline: submit.deadline,
         order: submit.order,
         ..PolicyChanges::default()
     };

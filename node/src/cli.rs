@@ -9,6 +9,7 @@ use meshfarm_protocol::job::Order;
 use meshfarm_protocol::membership::{Role, is_name};
 
 use crate::config::{LogFormat, MAX_SLOTS, bad_name};
+use crate::job_bundle::Deadline;
 
 mod hosts;
 mod openjd;
@@ -132,6 +133,7 @@ A machine becomes a host with a ticket of `meshfarm invite --role host`. It runs
 Examples:
   meshfarm submit shot.blend --frames 1-240 --watch
   meshfarm submit animation.ini --resolution 1280x720 --output ~/frames --where remote
+  meshfarm submit shot.blend --frames 1-240 --deadline 6h
   meshfarm submit bundle/ -p Quality=9 --dry-run
 
 SOURCE is a scene file, a job bundle (folder or .tar) of Open Job Description, its template, or \
@@ -421,6 +423,9 @@ pub struct Submit {
     /// Stop a task whose log has said nothing for so long, such as 10m [default: never]
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub silence: Option<Millis>,
+    /// When the job shall be done: 90m, 2h, 3d from now, or a moment such as '2026-11-30 18:00' [default: none]
+    #[arg(long, value_name = "TIME")]
+    pub deadline: Option<Deadline>,
     /// In which order tasks start [default: given]
     #[arg(long, value_enum, value_name = "ORDER")]
     pub order: Option<TaskOrder>,
@@ -651,7 +656,7 @@ mod tests {
     fn a_submission_is_read_whole() {
         let cli = parse(
             "submit shot.blend --frames 1-240:2 --resolution 1920x1080 -p A=b=c -p D= --where lyon \
-             --priority 100 --retries 0 --timeout 10m --silence 90s --order first-last-middle --hold --input tex --input a.png -o out --watch --json",
+             --priority 100 --retries 0 --timeout 10m --silence 90s --deadline 3d --order first-last-middle --hold --input tex --input a.png -o out --watch --json",
         );
         let cli = cli.unwrap();
         assert!(cli.json);
@@ -662,6 +667,7 @@ mod tests {
         assert_eq!(submit.parameters, pairs);
         assert_eq!(submit.timeout, Some(Millis::seconds(600)));
         assert_eq!((submit.silence, submit.hold), (Some(Millis::seconds(90)), true));
+        assert_eq!(submit.deadline, Some(Deadline::In(Millis::seconds(3 * 86_400))));
         assert_eq!(submit.order, Some(TaskOrder::FirstLastMiddle));
         assert_eq!((submit.priority, submit.retries), (Some(100), Some(0)));
         assert_eq!(submit.inputs.len(), 2);
@@ -693,6 +699,7 @@ mod tests {
             ("jobs --queue old", ["--queue", "outsourced"]),
             ("submit a --order random", ["--order", "first-last-middle"]),
             ("submit a --silence long", ["--silence", "10m"]),
+            ("submit a --deadline soon", ["--deadline", "2026-11-30 18:00"]),
             ("job xyz", ["JOB", "hexadecimal"]),
             ("init --name a/b", ["--name", "control characters"]),
             ("init --lend 0", ["--lend", "1..=4096"]),

@@ -375,8 +375,8 @@ pub fn ready_line(format: LogFormat, status: &Status) -> String {
 }
 
 async fn doctor(desk: &Desk, found: &Found) -> Done {
-    let running = desk.client.status().await.ok();
-    let examination = doctor::examine(&desk.home, found, running.as_ref());
+    let (running, slots) = (desk.client.status().await.ok(), desk.client.slots().await.ok());
+    let examination = doctor::examine(&desk.home, found, running.as_ref(), slots.as_ref());
     desk.show(&pages::examination(&examination))?;
     if doctor::is_broken(&examination) { Err(Failure::Said) } else { Ok(()) }
 }
@@ -402,6 +402,7 @@ async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
         retries: flags.retries,
         timeout: flags.timeout,
         silence: flags.silence,
+        deadline: flags.deadline,
         order: flags.order.map(Into::into),
         hold: flags.hold,
         folder,
@@ -449,7 +450,7 @@ fn user() -> String {
 async fn jobs(desk: &Desk, flags: cli::Jobs) -> Done {
     let mut jobs = desk.client.jobs().await?;
     let Some(queue) = flags.queue.map(Queue::from) else {
-        return desk.show(&pages::jobs(&jobs, &[]));
+        return desk.show(&pages::jobs(&jobs, &[], now()));
     };
     jobs.retain(|job| job.queue == queue);
     let mut lent = Vec::new();
@@ -457,14 +458,14 @@ async fn jobs(desk: &Desk, flags: cli::Jobs) -> Done {
         lent = desk.client.slots().await?.leases;
         lent.retain(|lease| !lease.own);
     }
-    desk.show(&pages::jobs(&jobs, &lent))
+    desk.show(&pages::jobs(&jobs, &lent, now()))
 }
 
 async fn job(desk: &Desk, flags: &cli::Job) -> Done {
     let view = desk.client.job(&flags.which.job, false).await?;
     let outputs = desk.client.outputs(view.job).await?;
     let Some(file) = &flags.sheet else {
-        return desk.show(&pages::job(&view, &outputs));
+        return desk.show(&pages::job(&view, &outputs, now()));
     };
     let done = view.steps.iter().flat_map(|step| &step.tasks).filter(|task| task.state == "done");
     let number = |label: &str| label.rsplit('=').next().and_then(|value| value.parse().ok());

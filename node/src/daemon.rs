@@ -214,8 +214,8 @@ impl Daemon {
                 if up.dialled {
                     self.remember(site, vec![up.address]).await;
                 }
-                let name = up.memberships.first().map(|member| member.name.clone());
-                Some(Input::PeerUp { site, name: name.unwrap_or_else(|| site.short()) })
+                let (name, role) = (up.memberships.first().map(|m| m.name.clone()), up.role());
+                Some(Input::PeerUp { site, name: name.unwrap_or_else(|| site.short()), role })
             }
             net::Event::PeerDown { site } => Some(Input::PeerDown { site }),
             net::Event::Asked { from, request: Asked::Core(message), answer } => {
@@ -418,7 +418,11 @@ impl Daemon {
 
     fn tell(&mut self, event: Event, at: Millis) {
         match &event {
-            Event::Blame { .. } | Event::LeaseLost { .. } | Event::OutputBlocked { .. } => {
+            Event::Blame { .. }
+            | Event::LeaseLost { .. }
+            | Event::OutputBlocked { .. }
+            | Event::DeadlineAtRisk { .. }
+            | Event::DeadlineMissed { .. } => {
                 tracing::warn!(?event, "event");
             }
             event => tracing::info!(?event, "event"),

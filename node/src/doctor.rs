@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use meshfarm_core::SlotsView;
 use meshfarm_protocol::profile::Level;
 
 use crate::api::{Check, CheckState, Examination, Software, Status, causes};
@@ -47,9 +48,14 @@ pub struct Mechanism {
     pub better: Option<String>,
 }
 
-/// Look at everything. `running` is the node of this home, when it runs.
+/// Look at everything. `running` is the node of this home, when it runs, and `slots` what it does with them.
 #[must_use]
-pub fn examine(home: &Home, found: &Found, running: Option<&Status>) -> Examination {
+pub fn examine(
+    home: &Home,
+    found: &Found,
+    running: Option<&Status>,
+    slots: Option<&SlotsView>,
+) -> Examination {
     let mut checks = vec![writable(home)];
     let config = match home.load() {
         Ok(config) => {
@@ -76,6 +82,7 @@ pub fn examine(home: &Home, found: &Found, running: Option<&Status>) -> Examinat
         }
         (None, None) => checks.push(weak("node", "does not run", "meshfarm init")),
     }
+    checks.extend(slots.map(|slots| taking(slots, config.as_ref().is_some_and(|c| c.lend))));
     checks.extend(sandbox(found, config.as_ref()));
     let read = |path: &str| match path {
         // A name of a namespace, not a file.
@@ -179,6 +186,23 @@ fn port(address: &str) -> Check {
     }
 }
 
+/// Whether the node's slots take tasks, and who has decided that.
+fn taking(slots: &SlotsView, lends: bool) -> Check {
+    let name = "slots";
+    let resume = "take tasks again: meshfarm resume";
+    match (slots.own.is_open(), slots.foreign.is_open(), slots.shut) {
+        (false, _, _) => weak(name, "paused by a person: no task is taken, not even own ones", resume),
+        (true, false, _) => {
+            weak(name, "paused by a person: no task of another site is taken", resume)
+        }
+        (true, true, Some(shut)) if lends => {
+            weak(name, format!("no task of another site is taken now: {shut}"), "it lends again by itself")
+        }
+        (true, true, _) if lends => good(name, "take tasks, own ones and those of other sites"),
+        (true, true, _) => good(name, "take own tasks; this site does not lend"),
+    }
+}
+
 fn sandbox(found: &Found, config: Option<&Config>) -> Vec<Check> {
     let lends = config.is_some_and(|config| config.lend);
     let text = format!("{}: {}", found.level, meaning(found.level));
@@ -263,7 +287,7 @@ mod tests {
                 better: Some("delegate one".into()),
             }],
         };
-        let examination = examine(&home, &found, None);
+        let examination = examine(&home, &found, None, None);
         assert!(!is_broken(&examination), "{examination:#?}");
         assert_eq!(state(&examination, "isolation"), CheckState::Good);
         assert_eq!(state(&examination, "isolation: cgroup"), CheckState::Weak);
@@ -279,7 +303,7 @@ mod tests {
         let mut config = local(port);
         config.lend = true;
         let (_temp, home) = home(&config);
-        let examination = examine(&home, &Found::default(), None);
+        let examination = examine(&home, &Found::default(), None, None);
         assert!(is_broken(&examination));
         assert_eq!(
             state(&examination, &format!("listen {}", config.listen[0])),
@@ -293,7 +317,7 @@ mod tests {
     fn a_folder_that_is_no_home_is_named_with_the_way_out() {
         let temp = tempfile::tempdir().unwrap();
         let home = Home::find(Some(temp.path().join("none"))).unwrap();
-        let examination = examine(&home, &Found::default(), None);
+        let examination = examine(&home, &Found::default(), None, None);
         assert!(is_broken(&examination));
         let check = &examination.checks[0];
         assert!(check.found.contains("none") && check.help.as_deref().unwrap().contains("init"));

@@ -5,6 +5,7 @@
 
 mod around;
 mod catalog;
+mod deadline;
 mod error;
 mod files;
 mod parameters;
@@ -19,7 +20,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use meshfarm_protocol::id::TenantId;
+use meshfarm_protocol::id::{Millis, TenantId};
 use meshfarm_protocol::job::{JobSpec, MAX_STEPS, MeshPolicy};
 use meshfarm_protocol::session::{JobFile, SESSION_VERSION};
 use openjd_model::job::Job;
@@ -31,6 +32,7 @@ use openjd_model::{
 use serde::{Deserialize, Serialize};
 
 pub use catalog::{About, Catalog, ParameterNames, Probe, Renderer, SceneKind, SettingKeys};
+pub use deadline::Deadline;
 pub use error::BundleError;
 pub use files::InputFile;
 pub use policy::{Duration, PolicyChanges};
@@ -88,6 +90,8 @@ pub struct Defaults<'a> {
     pub project: &'a str,
     /// The tenant that a project is.
     pub tenant_of: &'a dyn Fn(&str) -> TenantId,
+    /// When the job is submitted.
+    pub now: Millis,
 }
 
 impl std::fmt::Debug for Defaults<'_> {
@@ -136,11 +140,11 @@ pub fn load(request: &SubmitRequest, defaults: &Defaults<'_>) -> Result<LoadedJo
     add_assets(&mut wanted, &bundle, request);
     let plan = wanted.plan()?;
 
-    let mut policy = defaults.policy.clone();
+    let (mut policy, now) = (defaults.policy.clone(), defaults.now);
     let path = bundle.path.display().to_string();
-    policy::apply(&mut policy, &bundle.exported.changes, &path)?;
-    policy::apply(&mut policy, &bundle.policy, "mesh.toml")?;
-    policy::apply(&mut policy, &request.policy, "the command line")?;
+    policy::apply(&mut policy, &bundle.exported.changes, (&path, now))?;
+    policy::apply(&mut policy, &bundle.policy, ("mesh.toml", now))?;
+    policy::apply(&mut policy, &request.policy, ("the command line", now))?;
     let project = request.policy.project.clone().or(bundle.policy.project);
     let project = project.unwrap_or_else(|| defaults.project.to_owned());
 

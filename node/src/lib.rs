@@ -34,6 +34,7 @@ pub mod pins;
 pub mod print;
 pub mod probe;
 pub mod records;
+pub mod refresh;
 pub mod returning;
 mod serving;
 pub mod session;

@@ -124,6 +124,13 @@ impl Meshes {
         self.all_bodies().find_map(|body| Some((body.head()?, body.mesh_name)))
     }
 
+    /// Whether our certificates let this site borrow only, in every mesh that it belongs to.
+    #[must_use]
+    pub fn is_submitter(&self) -> bool {
+        let bodies = self.bodies();
+        !bodies.is_empty() && bodies.iter().all(|body| body.role == Role::Submitter)
+    }
+
     /// Whether this machine can become a host: it belongs to nothing.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use meshfarm_protocol::id::{MeshId, Millis, SiteId};
-use meshfarm_protocol::membership::{Certificate, Refused, Ticket};
+use meshfarm_protocol::membership::{Certificate, Refused, Role, Ticket};
 use meshfarm_protocol::message::{Answer, Join, LaneHello, Message, Request, SignedProfile};
 use meshfarm_protocol::profile::Profile;
 use meshfarm_protocol::seal::SigningKey;
@@ -171,6 +171,16 @@ pub struct PeerUp {
     pub address: Multiaddr,
     /// Whether we dialled `address`, so that it is worth remembering.
     pub dialled: bool,
+}
+
+impl PeerUp {
+    /// The most that its certificates let it do in any mesh that both belong to.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        let roles = || self.memberships.iter().map(|membership| membership.role);
+        let best = [Role::Site, Role::Host].into_iter().find(|role| roles().any(|of| of == *role));
+        best.unwrap_or(Role::Submitter)
+    }
 }
 
 /// Why a request was not answered. Whether it was received is unknown unless stated.

@@ -8,7 +8,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use meshfarm_core::{self as core, Input, Record, Site};
-use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{Millis, SiteId, TenantId};
 use meshfarm_protocol::job::MeshPolicy;
 use meshfarm_protocol::profile::{HostClass, Level, MEMORY};
@@ -20,7 +19,7 @@ use crate::backend::NodeBackend;
 use crate::backup::{self, BackupError, Counted};
 use crate::chunks::{Chunks, Settings as ChunkSettings};
 use crate::command;
-use crate::config::{Config, Home, kept_licences, with_licences};
+use crate::config::{Config, Home, kept_licences};
 use crate::daemon::{Daemon, INPUTS, Inlets, Rooms};
 use crate::doctor::{Found, Mechanism};
 use crate::gate::Gate;
@@ -38,20 +37,15 @@ use crate::pace::Pace;
 use crate::pins::Pins;
 use crate::probe;
 use crate::records;
+use crate::refresh::{self, Probing};
 use crate::returning::Returning;
 use crate::sharing::Sharing;
-use crate::store::{Batch, Family, Store};
+use crate::store::Store;
 use crate::sweep::Sweeper;
 use crate::{owner, sys, web};
 
 /// The project of jobs that name none.
 pub const DEFAULT_PROJECT: &str = "default";
-
-/// Where the last probe of this machine is remembered.
-const HOST_KEY: &[u8] = b"host";
-
-/// A remembered probe longer than this was not written by us.
-const MAX_HOST: usize = 1 << 20;
 
 /// The rooms beneath the command line.
 #[derive(Clone, Copy, Debug)]
@@ -225,37 +219,26 @@ fn open(home: &Home) -> Result<Opened, Problem> {
 }
 
 impl Opened {
-    /// What the machine offers: as remembered, and looked at anew in the background; at the first start
-    /// looked at before anything else.
+    /// What the machine offers: as remembered, and probed anew in the background; at the first start probed before
+    /// anything else. From then on its programs are watched.
     fn host(&self, home: &Home, config: &Config, input_tx: &mpsc::Sender<Input>) -> HostClass {
-        let remembered = self.store.get(Family::Meta, HOST_KEY).ok().flatten();
-        let remembered =
-            remembered.and_then(|bytes| codec::decode::<HostClass>(&bytes, MAX_HOST).ok());
-        let (catalog, store) = (Arc::clone(&self.catalog), Arc::clone(&self.store));
-        let (scratch, level) = (home.root().to_owned(), level_of(self.level));
-        let (slots, speed) = (config.n_slots(), remembered.as_ref().map(|host| host.speed));
-        let licences = config.licences.clone();
-        let look = move || {
-            let (catalog, scratch) = (&*catalog, scratch.as_path());
-            let host =
-                probe::probe(&probe::Ask { catalog, scratch, slots: Some(slots), speed, level });
-            let mut batch = Batch::new();
-            batch.put(Family::Meta, HOST_KEY, codec::encode(&host));
-            if let Err(error) = store.commit(batch) {
-                tracing::warn!(%error, "the probe of this machine is not remembered");
-            }
-            with_licences(host, &licences)
+        let probing = Probing {
+            catalog: Arc::clone(&self.catalog),
+            store: Arc::clone(&self.store),
+            scratch: home.root().to_owned(),
+            slots: config.n_slots(),
+            level: level_of(self.level),
+            licences: config.licences.clone(),
         };
-        match remembered {
-            None => look(),
-            Some(host) => {
-                let input_tx = input_tx.clone();
-                self.machine.blocking.run(Box::new(move || {
-                    drop(input_tx.blocking_send(Input::Host(Box::new(look()))));
-                }));
-                with_licences(HostClass { slots, level, ..host }, &config.licences)
+        let (host, probed) = match probing.remembered() {
+            Some(host) => (host, None),
+            None => {
+                let programs = probing.programs();
+                (probing.probe(), Some(programs))
             }
-        }
+        };
+        tokio::spawn(refresh::watch(probing, probed, self.machine.clone(), input_tx.clone()));
+        host
     }
 
     fn site(
@@ -270,6 +253,7 @@ impl Opened {
             name: config.name.clone(),
             host,
             head,
+            submitter: self.meshes.is_submitter(),
             sealing_key: self.keys.sealing.public(),
             addresses: Vec::new(),
             // Whether to lend to other sites is no question for a host.

@@ -49,9 +49,18 @@ pub struct StepSpec {
     /// Whether entering its session costs something (job or step environments), so that several
     /// tasks should share one session.
     pub environments: bool,
+    /// How long tasks that share a session shall run together, where the template says so: the target of its chunks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Millis>,
 }
 
 impl StepSpec {
+    /// Whether several of its tasks should share one session.
+    #[must_use]
+    pub const fn shares_sessions(&self) -> bool {
+        self.environments || self.session.is_some()
+    }
+
     /// How many tasks the step has.
     #[must_use]
     pub fn n_tasks(&self) -> u32 {
@@ -77,6 +86,9 @@ pub struct MeshPolicy {
     /// A task is stopped when its log has said nothing for so long. None: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub silence: Option<Millis>,
+    /// When the job shall be done, in milliseconds since 1970. None: nobody minds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Millis>,
     /// The weakest isolation that another site may offer.
     pub isolation: Level,
     /// How many tasks are leased together at most. None: by the granted slots.
@@ -102,6 +114,7 @@ impl Default for MeshPolicy {
             max_failed_tasks: None,
             timeout: None,
             silence: None,
+            deadline: None,
             isolation: Level::S2,
             batch: None,
             order: Order::Given,

@@ -22,6 +22,15 @@ pub const GPU_MEMORY: &str = "amount.worker.gpu.memory";
 /// Scratch disk in GiB, in thousandths.
 pub const SCRATCH: &str = "amount.worker.disk.scratch";
 
+/// What the amount of a floating licence is called, before the licence's name.
+pub const LICENCE: &str = "meshfarm:amount.licence.";
+
+/// Whether an amount counts floating licences.
+#[must_use]
+pub fn is_licence(amount: &str) -> bool {
+    amount.get(..LICENCE.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(LICENCE))
+}
+
 /// An amount in thousandths of its unit: sites must agree on comparisons, so no floating point.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

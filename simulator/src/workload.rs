@@ -36,6 +36,7 @@ pub(crate) fn spec(n: usize, entry: &JobEntry) -> JobSpec {
         labels: (1..=*frames).map(|frame| format!("Frame={frame}")).collect(),
         needs: step.checked_sub(1).map(StepNo).into_iter().collect(),
         environments: entry.environments,
+        session: None,
     });
     JobSpec {
         name: format!("job {n}"),

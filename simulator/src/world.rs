@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use meshfarm_core::opening::Opening;
 use meshfarm_core::{Ask, Config, Input, JobPhase, Key, Record, Request, Site, TaskRef};
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, hex};
+use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::{Level, Profile};
 use meshfarm_protocol::seal::{SealingKey, content_hash};
@@ -315,6 +316,7 @@ impl<'a> World<'a> {
             name: node.name.clone(),
             host: workload::host(&node.entry),
             head: None,
+            submitter: false,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: node.entry.lending,
@@ -349,7 +351,8 @@ impl<'a> World<'a> {
         let connected = alive && self.links.is_whole(a, b);
         let (site, name) = (self.nodes[b].id, self.nodes[b].name.clone());
         if connected && self.links.told.insert((a, b)) {
-            self.hear(a, Input::PeerUp { site, name });
+            let role = Role::Site;
+            self.hear(a, Input::PeerUp { site, name, role });
         } else if !connected && self.links.told.remove(&(a, b)) {
             self.hear(a, Input::PeerDown { site });
         }

@@ -41,6 +41,8 @@ pub(crate) struct Landing {
     pub(crate) lease: LeaseId,
     pub(crate) lender: SiteId,
     pub(crate) usage: Usage,
+    /// What its lease promised.
+    pub(crate) isolation: Option<Level>,
     pub(crate) outputs: Outputs,
     /// None while being fetched; otherwise not before this moment.
     pub(crate) again: Option<Millis>,
@@ -108,6 +110,14 @@ impl Borrow {
     pub(crate) fn held_mut(&mut self, lease: LeaseId) -> Option<&mut Held> {
         match &mut self.leases.get_mut(&lease)?.state {
             State::Held(held) => Some(held),
+            State::Offered { .. } => None,
+        }
+    }
+
+    /// The isolation that a lease of ours promised, as far as it is known.
+    pub(crate) fn isolation(&self, lease: LeaseId) -> Option<Level> {
+        match &self.leases.get(&lease)?.state {
+            State::Held(held) => held.isolation,
             State::Offered { .. } => None,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use meshfarm_protocol::profile::{Amount, GPU, GPU_MEMORY, HostClass, Requirement, VCPU};
+use meshfarm_protocol::profile::{
+    Amount, GPU, GPU_MEMORY, HostClass, Requirement, VCPU, is_licence,
+};
 
 /// Amounts that tell what something is like. A session that asks for them takes nothing away from others.
 const DESCRIBE: [&str; 2] = [GPU_MEMORY, "meshfarm:amount.cpu.mhz"];
@@ -17,6 +19,11 @@ impl Share {
     fn get(&self, name: usize) -> u64 {
         let found = self.amounts.iter().find(|(known, _)| *known == name);
         found.map_or(0, |(_, amount)| *amount)
+    }
+
+    /// Whether both take some of the same.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.amounts.iter().any(|(name, _)| other.get(*name) > 0)
     }
 
     /// Whether it takes more of something than `other`.
@@ -35,11 +42,23 @@ pub(crate) struct Budget {
 impl Budget {
     /// How many sessions of this share there is room for.
     pub(crate) fn room(&self, share: &Share) -> u32 {
+        self.beside_slots(share).min(u32::try_from(self.slots).unwrap_or(u32::MAX))
+    }
+
+    /// How many sessions of this share there are amounts for, on whatever machine their slots are.
+    pub(crate) fn beside_slots(&self, share: &Share) -> u32 {
         let each = share.amounts.iter().map(|(name, amount)| {
             // No amount of a share is zero.
             self.amounts.get(*name).map_or(0, |have| have / amount)
         });
-        u32::try_from(each.fold(self.slots, u64::min)).unwrap_or(u32::MAX)
+        u32::try_from(each.fold(u64::MAX, u64::min)).unwrap_or(u32::MAX)
+    }
+
+    /// Count the amounts of `n` sessions to it that have their slots on another machine.
+    pub(crate) fn take_in(&mut self, share: &Share, n: u32) {
+        let slots = self.slots;
+        self.give(share, n);
+        self.slots = slots;
     }
 
     /// Promise the shares of `n` sessions. What is not there stays at nothing.
@@ -156,6 +175,13 @@ impl Capacity {
             share.amounts.extend((even > 0).then_some((vcpu, even)));
         }
         share
+    }
+
+    /// What of a share are floating licences.
+    pub(crate) fn licences(&self, share: &Share) -> Share {
+        let licence = |name: usize| self.names.get(name).is_some_and(|name| is_licence(name));
+        let amounts = share.amounts.iter().filter(|(name, _)| licence(*name));
+        Share { amounts: amounts.copied().collect() }
     }
 
     /// How much of an amount a share takes.

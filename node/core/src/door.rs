@@ -58,6 +58,8 @@ pub enum Input {
         site: SiteId,
         /// Its name, from its certificate.
         name: String,
+        /// What its certificates let it do, whatever its profile says.
+        role: Role,
     },
     /// The last connection to a member is gone.
     PeerDown {
@@ -183,6 +185,8 @@ pub enum Ask {
     Host(SiteId, HostMode),
     /// This machine has become a host of that site.
     Serve(SiteId),
+    /// This site's certificates have changed: whether they let it borrow only.
+    Submitter(bool),
 }
 
 /// A selection of tasks of a job.
@@ -422,6 +426,22 @@ pub enum Event {
         job: JobId,
         /// How.
         phase: crate::JobPhase,
+    },
+    /// A job may not be done by its deadline. Told once.
+    DeadlineAtRisk {
+        /// The job.
+        job: JobId,
+        /// Its deadline.
+        deadline: Millis,
+        /// When it is expected to end, as far as that is known.
+        expected: Option<Millis>,
+    },
+    /// A job was not done by its deadline, and goes on. Told once.
+    DeadlineMissed {
+        /// The job.
+        job: JobId,
+        /// Its deadline.
+        deadline: Millis,
     },
     /// A task was handed to a site.
     TaskLeased {

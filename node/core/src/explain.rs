@@ -6,11 +6,16 @@ use meshfarm_protocol::id::{JobId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::matching::{Look, look};
 use meshfarm_protocol::profile::{HostClass, Level};
 
+use crate::deadline::DeadlineView;
 use crate::job::{Job, JobPhase, Task};
+use crate::licences;
 use crate::place;
 use crate::site::Site;
 use crate::sites::Known;
 use crate::step::{Counts, Inputs};
+
+/// Said of our machines when the site has licences that a step needs, and each is in use.
+const NO_LICENCE: &str = "every licence that it needs is in use on this site";
 
 /// Why a job, or one task of it, waits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +26,9 @@ pub struct Explained {
     pub name: String,
     /// How it stands.
     pub phase: JobPhase,
+    /// By when it shall be done, and whether it will, if it has a deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<DeadlineView>,
     /// Its steps, or only that of the task which was asked for.
     pub steps: Vec<ExplainedStep>,
     /// The task which was asked for.
@@ -84,7 +92,8 @@ impl Site {
         let steps = job.step_numbers().filter(|step| task.is_none_or(|(of, _)| of == *step));
         let steps = steps.filter_map(|step| self.explain_step(job, step, task, now)).collect();
         let (name, phase) = (job.spec.name.clone(), job.record.phase.clone());
-        Some(Explained { job: id, name, phase, steps, task: one })
+        let deadline = job.deadline_view();
+        Some(Explained { job: id, name, phase, deadline, steps, task: one })
     }
 
     fn explain_step(
@@ -215,7 +224,10 @@ impl Site {
         }
         let share = job.step_spec(step).map(|spec| self.lend.share(&spec.requirement));
         let share = share.unwrap_or_default();
-        if host.slots > 0 && self.lend.at_once(&share) > 0 && self.lend.left().room(&share) == 0 {
+        let licensed = self.licensed(job.record.job, step) > 0;
+        if !licensed && self.lend.at_once(&share) > 0 {
+            blocks.push(NO_LICENCE.to_owned());
+        } else if host.slots > 0 && self.lend.at_once(&share) > 0 && self.lend.left().room(&share) == 0 {
             let free = self.lend.free();
             blocks.push(match free {
                 0 => "every slot is taken".to_owned(),
@@ -260,9 +272,11 @@ impl Site {
         };
         let profile = known.profile.as_ref();
         let own = self.hosts.contains(site);
+        block(own && self.licensed(job.record.job, step) == 0, NO_LICENCE);
         let allowed = place::allows(job, (site, &known.name), &self.hosts);
         block(!allowed, "the job's policy does not allow this site");
         block(own && !self.hosts.is_open(site), "it was stopped");
+        block(!known.lends(), "its certificate lets it submit only");
         block(known.shut, "it is paused for our tasks");
         block(profile.is_none(), "it has not said what it offers yet");
         block(!known.connected, "it is not connected");
@@ -281,8 +295,12 @@ impl Site {
             let left = seconds(known.ask_after.since(now));
             blocks.push(format!("it {why}; it is asked again in {left}"));
         }
-        let hosts = profile.map_or(&[][..], |profile| &profile.hosts);
-        let looks = looks(job, step, own, hosts);
+        let mut hosts = profile.map_or_else(Vec::new, |profile| profile.hosts.clone());
+        if own {
+            let ours = |host| licences::with_ours(host, self.lend.host());
+            hosts = hosts.into_iter().map(ours).collect();
+        }
+        let looks = looks(job, step, own, &hosts);
         ExplainedSite { site: known.name.clone(), own, looks, blocks }
     }
 }

@@ -9,6 +9,7 @@ use meshfarm_protocol::message::Message;
 use crate::borrow::State;
 use crate::door::{Output, Reply};
 use crate::jobs::put;
+use crate::operate::SiteOperation;
 use crate::record::{HostMode, HostRecord, Record};
 use crate::site::Site;
 
@@ -126,7 +127,7 @@ impl Site {
         out: &mut Vec<Output>,
     ) -> Reply {
         if host == self.config.me {
-            return Reply::Refused("this is the head itself: stop its node instead".to_owned());
+            return self.set_own_machine(mode, now, out);
         }
         if self.hosts.set(host, mode, out).is_none() {
             return Reply::Refused(format!("this site has no host {}", host.short()));
@@ -139,13 +140,38 @@ impl Site {
         Reply::Changed(u32::try_from(self.tasks_at(host)).unwrap_or(u32::MAX))
     }
 
+    /// A person stops or starts this machine as one of the site's: its slots take no tasks of anybody, or take them again.
+    fn set_own_machine(
+        &mut self,
+        mode: HostMode,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Reply {
+        let operation = match mode {
+            HostMode::Open => SiteOperation::Resume,
+            HostMode::Stopped => SiteOperation::Pause { own: true, give_back: None },
+            HostMode::Removed => {
+                let text = "this is the head itself, whose hosts and jobs would be lost with it: stop it instead";
+                return Reply::Refused(text.to_owned());
+            }
+        };
+        self.on_site_operation(operation, now, out);
+        Reply::Changed(self.n_running())
+    }
+
+    /// How many tasks sessions on this machine have, of whomever.
+    pub(crate) fn n_running(&self) -> u32 {
+        let tasks = self.lend.all().map(|(_, lent)| lent.in_sessions().count());
+        u32::try_from(tasks.sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
     /// What a stopped host has not begun with waits again. Tasks that share a session are one piece with those that
     /// run: they stay.
     fn take_back_queued(&mut self, host: SiteId, now: Millis, out: &mut Vec<Output>) {
         let jobs = &self.jobs;
         let queued = self.borrow.take_queued(host, |job, step| {
             let spec = jobs.get(job).and_then(|job| job.step_spec(step));
-            spec.is_some_and(|spec| !spec.environments)
+            spec.is_some_and(|spec| !spec.shares_sessions())
         });
         for (at, attempt) in queued {
             self.give_up((at, attempt), (host, "the host was stopped"), now, out);

@@ -9,6 +9,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo,
 use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
 use meshfarm_protocol::profile::Level;
 
+use crate::deadline::Outlook;
 use crate::door::TaskRef;
 use crate::fair::Account;
 use crate::reasons;
@@ -121,12 +122,15 @@ pub(crate) struct Job {
     pub(crate) steps: Vec<Step>,
     /// Who pays for it.
     pub(crate) account: Account,
+    /// When it is expected to end, if it has a deadline.
+    pub(crate) outlook: Outlook,
 }
 
 impl Job {
     pub(crate) fn new(spec: JobSpec, record: JobRecord, account: Account) -> Self {
         let steps = spec.steps.iter().map(|step| Step::new(step, spec.policy.order)).collect();
-        let mut job = Self { spec: Arc::new(spec), record, steps, account };
+        let (spec, outlook) = (Arc::new(spec), Outlook::default());
+        let mut job = Self { spec, record, steps, account, outlook };
         for n in 0..job.steps.len() {
             if job.spec.steps[n].needs.is_empty() {
                 let (root, bytes) = (job.record.root, job.record.bytes);

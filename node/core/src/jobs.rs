@@ -7,12 +7,14 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, 
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::profile::Level;
 
+use crate::deadline::{Due, Outlook, Warned};
 use crate::door::{Event, Output, TaskRef};
 use crate::fair::{Account, Fair};
 use crate::job::{Job, JobPhase, Task};
 use crate::record::{Change, JobRecord, Key, Record, Steering};
 use crate::step::{Counts, Inputs, Step, is_open};
 
+mod check;
 mod select;
 
 /// How long a task that has failed waits before its second try; doubled with each further one.
@@ -46,14 +48,19 @@ pub(crate) struct Jobs {
     jobs: BTreeMap<JobId, Job>,
     /// Those that have tasks to run, so that no decision walks through those that have ended.
     active: BTreeSet<JobId>,
+    /// The tasks that each try has ended, so that the rest of its log is known when it comes.
+    ended_by: BTreeMap<AttemptId, TaskRef>,
     fair: Fair,
 }
 
-/// How urgent a job is: its priority, what its project has used lately, how old it is. Less comes first.
+/// How urgent a job is: its priority, how near its deadline is, what its project has used lately, how old it is. Less
+/// comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    /// 0 is most urgent.
-    pub(crate) level: u8,
+    /// By priority, and whether it is in danger of missing its deadline; see [`Job::class`].
+    pub(crate) class: (u8, bool),
+    /// How long before it must have all slots, in milliseconds, of a job in danger.
+    pub(crate) slack: u64,
     /// Core-milliseconds that count against the project.
     pub(crate) used: u64,
     pub(crate) submitted: Millis,
@@ -75,7 +82,8 @@ impl Jobs {
         let mut ranks: Vec<_> = self
             .active()
             .map(|job| Rank {
-                level: u8::MAX - job.priority(),
+                class: job.class(),
+                slack: job.outlook.slack.map_or(u64::MAX, |slack| slack.0),
                 used: *used.entry(job.account).or_insert_with(|| self.fair.used(job.account)),
                 submitted: job.record.submitted,
                 job: job.record.job,
@@ -87,6 +95,29 @@ impl Jobs {
 
     fn active(&self) -> impl Iterator<Item = &Job> {
         self.active.iter().filter_map(|job| self.jobs.get(job))
+    }
+
+    /// Active jobs that have a deadline.
+    pub(crate) fn deadlines(&self) -> Vec<Due> {
+        let due = self.active().filter_map(|job| Some((job.record.job, job.deadline()?)));
+        due.collect()
+    }
+
+    /// A job is expected to end otherwise than before. What is to be told of that is told once, also after a restart.
+    pub(crate) fn look(
+        &mut self,
+        id: JobId,
+        outlook: Outlook,
+        (warned, event): (Warned, Event),
+        out: &mut Vec<Output>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.outlook = outlook;
+        if warned > job.record.warned {
+            job.record.warned = warned;
+            put(out, Record::Job(job.record.clone()));
+            out.push(Output::Tell(event));
+        }
     }
 
     /// Time passes.
@@ -114,7 +145,9 @@ impl Jobs {
                 continue;
             };
             for at in refs(id, &job, |_| true) {
-                attempts.extend(job.tasks(at.step)[at.task.0 as usize].attempt());
+                let attempt = job.tasks(at.step)[at.task.0 as usize].attempt();
+                attempt.map(|attempt| self.ended_by.remove(&attempt));
+                attempts.extend(attempt);
                 put_delete(out, Key::Task(at));
             }
             put_delete(out, Key::Job(id));
@@ -217,8 +250,31 @@ impl Jobs {
         if let Some((account, cores)) = self.pays(at).filter(|_| was != is) {
             if is { self.fair.begin(account, cores) } else { self.fair.end(account, cores) }
         }
+        self.index(at, &task);
         if let Some(step) = self.step_mut(at) {
             step.set(at.task, task);
+        }
+    }
+
+    /// A task is about to stand so: which try has ended it, if one has.
+    fn index(&mut self, at: TaskRef, task: &Task) {
+        if let Some(old) = self.task(at).and_then(ended_by) {
+            self.ended_by.remove(&old);
+        }
+        if self.task(at).is_some() {
+            self.ended_by.extend(ended_by(task).map(|attempt| (attempt, at)));
+        }
+    }
+
+    /// Whether `by` has ended a task of ours with this try.
+    pub(crate) fn was_ended(&self, attempt: AttemptId, by: SiteId) -> bool {
+        let task = self.ended_by.get(&attempt).and_then(|at| self.task(*at));
+        match task {
+            Some(Task::Done { attempt: ours, by: of, .. }) => *ours == attempt && *of == by,
+            Some(Task::Failed { attempt: ours, failed_on, .. }) => {
+                *ours == attempt && failed_on.last() == Some(&by)
+            }
+            Some(Task::Waiting { .. } | Task::Leased { .. } | Task::Canceled) | None => false,
         }
     }
 
@@ -260,7 +316,7 @@ impl Jobs {
     pub(crate) fn accept(
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
-        by: SiteId,
+        (by, promised): (SiteId, Option<Level>),
         (now, wall): (Millis, Millis),
         out: &mut Vec<Output>,
     ) -> bool {
@@ -269,7 +325,7 @@ impl Jobs {
         }
         let isolation = match self.task(at) {
             Some(Task::Leased { attempt: ours, isolation, .. }) if *ours == attempt => *isolation,
-            // The late result of a try that was given up.
+            // A second try, or the late result of one that was given up.
             Some(
                 Task::Leased { .. }
                 | Task::Waiting { .. }
@@ -277,7 +333,7 @@ impl Jobs {
                 | Task::Failed { .. }
                 | Task::Canceled,
             )
-            | None => None,
+            | None => promised,
         };
         self.set(at, Task::Done { attempt, by, at: now, wall, isolation }, out);
         out.push(Output::Tell(Event::TaskDone { task: at, lender: by }));
@@ -412,6 +468,7 @@ impl Jobs {
         };
         job.record.phase = phase.clone();
         job.record.ended = Some(now);
+        job.outlook = Outlook::default();
         job.record.steering.held.clear();
         job.record.steering.trimmed &= phase == JobPhase::Done;
         self.active.remove(&id);
@@ -509,40 +566,21 @@ impl Jobs {
             if step.has_record(at.task) {
                 put_delete(out, Key::Task(*at));
             }
-            if let Some(Task::Leased { .. }) = step.tasks().get(at.task.0 as usize) {
+            let task = step.tasks().get(at.task.0 as usize);
+            if let Some(Task::Leased { .. }) = task {
                 self.fair.end(job.account, step.cores);
             }
+            task.and_then(ended_by).map(|attempt| self.ended_by.remove(&attempt));
             step.set(at.task, Task::new());
         }
     }
+}
 
-    pub(crate) fn check(&self) {
-        let mut running: BTreeMap<Account, u64> = BTreeMap::new();
-        for job in self.jobs.values() {
-            let listed = self.active.contains(&job.record.job);
-            assert_eq!(listed, job.is_active(), "a job would never run, or run after its end");
-            for step in &job.steps {
-                let leased = step.tasks().iter().filter(|t| matches!(t, Task::Leased { .. }));
-                *running.entry(job.account).or_default() += step.cores * leased.count() as u64;
-            }
-            let open = job.counts().open;
-            assert!(job.is_active() || open == 0, "an ended job has open tasks");
-            assert!(job.is_active() || job.record.steering.held.is_empty(), "an ended job is held");
-            for (n, step) in job.step_numbers().zip(&job.steps) {
-                let open = |task: &TaskNo| step.tasks().get(task.0 as usize).is_some_and(is_open);
-                let on_record = job.record.steering.held.iter().filter(|(of, ..)| *of == n);
-                let on_record = on_record.flat_map(|(_, first, last)| first.0..=last.0);
-                let on_record: BTreeSet<_> = on_record.map(TaskNo).filter(open).collect();
-                let held = step.held_ranges().into_iter();
-                let held = held.flat_map(|(first, last)| first.0..=last.0).map(TaskNo);
-                assert_eq!(held.collect::<BTreeSet<_>>(), on_record, "a hold would not survive");
-            }
-            for (step, spec) in job.steps.iter().zip(&job.spec.steps) {
-                assert_eq!(step.tasks().len(), spec.labels.len(), "a step lost tasks");
-                step.check();
-            }
-        }
-        self.fair.check(&running);
+/// The try that has ended a task.
+const fn ended_by(task: &Task) -> Option<AttemptId> {
+    match task {
+        Task::Done { attempt, .. } | Task::Failed { attempt, .. } => Some(*attempt),
+        Task::Waiting { .. } | Task::Leased { .. } | Task::Canceled => None,
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Lend {
     capacity: Capacity,
     /// What was promised when the machine last turned out to be another: it may be more than this one has.
     owed: Budget,
+    /// What our hosts hold of what is the site's and not a machine's: floating licences.
+    pub(crate) away: Budget,
     pub(crate) lending: bool,
     floor: Level,
     pub(crate) full: bool,
@@ -63,7 +65,7 @@ impl Lend {
         (host, kept): (HostClass, BTreeSet<String>),
         (lending, floor): (bool, Level),
     ) -> Self {
-        let (owed, leases) = (Budget::default(), BTreeMap::new());
+        let (owed, away, leases) = (Budget::default(), Budget::default(), BTreeMap::new());
         let (full, reserved, next_session) = (false, None, 1);
         let mut capacity = Capacity::default();
         capacity.set(&host);
@@ -75,6 +77,7 @@ impl Lend {
             kept,
             capacity,
             owed,
+            away,
             lending,
             floor,
             full,

@@ -8,6 +8,7 @@
 
 mod borrow;
 mod capacity;
+mod deadline;
 mod door;
 mod experience;
 mod explain;
@@ -18,6 +19,7 @@ mod job;
 mod jobs;
 mod lend;
 mod lent;
+mod licences;
 mod membership;
 pub mod opening;
 mod operate;
@@ -33,9 +35,11 @@ mod seek;
 mod site;
 mod sites;
 mod step;
+mod telling;
 pub mod transfer;
 mod view;
 
+pub use deadline::{DeadlineState, DeadlineView, Warned};
 pub use door::{
     Ask, CollectError, Content, Ended, Event, Hold, Input, Output, PrepareError, Ready, Reply,
     Request, Session, TaskRef, Tasks,

@@ -387,7 +387,8 @@ impl Site {
 
     /// Make it so.
     pub(crate) fn obey(&mut self, out: &mut Vec<Output>) {
-        let (foreign, own) = (self.foreign().is_open(), self.told.own.is_open());
+        let foreign = self.foreign().is_open() && !self.config.submitter;
+        let own = self.told.own.is_open();
         self.lend.lending = self.config.lending && foreign;
         let me = self.config.me;
         self.lend.drain(|site| if site == me { !own } else { !foreign }, out);

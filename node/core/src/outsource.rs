@@ -4,6 +4,7 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, 
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Done, Grant, MAX_REASON, Outcome, Phase, Status, Usage, Want};
 use meshfarm_protocol::message::{Message, PassBody};
+use meshfarm_protocol::profile::Level;
 
 use crate::borrow::Landing;
 use crate::door::{CollectError, Content, Event, Output, TaskRef};
@@ -81,7 +82,7 @@ impl Site {
         Some(SessionSpec {
             layout: job.spec.layout.clone(),
             step,
-            environments: job.step_spec(step)?.environments,
+            environments: job.step_spec(step)?.shares_sessions(),
             timeout: job.spec.policy.timeout,
             silence: job.spec.policy.silence,
         })
@@ -212,6 +213,7 @@ impl Site {
             return;
         }
         let late = self.borrow.given_up(attempt);
+        let isolation = self.borrow.isolation(done.lease);
         let at = self.borrow.ended(from, &done, now).or(late);
         let wanted = at.filter(|at| self.jobs.wants_result(*at));
         let Some(at) = wanted else {
@@ -228,6 +230,7 @@ impl Site {
                     lease,
                     lender,
                     usage,
+                    isolation,
                     outputs,
                     again,
                     since,
@@ -236,7 +239,9 @@ impl Site {
                 };
                 self.borrow.land(attempt, landing);
             }
-            (Outcome::Done, None) => self.complete((at, attempt), (from, done.usage), now, out),
+            (Outcome::Done, None) => {
+                self.complete((at, attempt), (from, isolation, done.usage), now, out);
+            }
             (Outcome::Failed(mut reason), _) => {
                 // Before anybody has done a task of the job, the scene is as suspect as the site. A try that was
                 // given up has ended because it was stopped.
@@ -244,13 +249,7 @@ impl Site {
                     self.sites.failed(from, now);
                 }
                 reason.truncate(reason.floor_char_boundary(MAX_REASON));
-                if self.second_goes_on((at, attempt), Some(from), now, out) {
-                    let (task, lender, again) = (at, from, true);
-                    out.push(Output::Tell(Event::TaskFailed { task, lender, reason, again }));
-                } else {
-                    let failure = Failure { by: from, reason, fault: Fault::Its };
-                    self.jobs.fail((at, attempt), failure, now, out);
-                }
+                self.try_failed((at, attempt), (from, reason), now, out);
             }
         }
         if self.borrow.landing(attempt).is_none() {
@@ -258,10 +257,27 @@ impl Site {
         }
     }
 
+    /// A try has failed by its own fault or its site's: its task waits again, unless a second try of it goes on.
+    fn try_failed(
+        &mut self,
+        (at, attempt): (TaskRef, AttemptId),
+        (by, reason): (SiteId, String),
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        if self.second_goes_on((at, attempt), Some(by), now, out) {
+            let (task, lender, again) = (at, by, true);
+            out.push(Output::Tell(Event::TaskFailed { task, lender, reason, again }));
+        } else {
+            let failure = Failure { by, reason, fault: Fault::Its };
+            self.jobs.fail((at, attempt), failure, now, out);
+        }
+    }
+
     fn complete(
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
-        (by, usage): (SiteId, Usage),
+        (by, isolation, usage): (SiteId, Option<Level>, Usage),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -270,7 +286,7 @@ impl Site {
         self.sites.succeeded(by, wall, expected);
         let own = (by == self.config.me).then_some(self.lend.host().speed);
         let speed = own.or_else(|| self.sites.get(by).map(Known::speed));
-        if self.jobs.accept((at, attempt), by, (now, wall), out) {
+        if self.jobs.accept((at, attempt), (by, isolation), (now, wall), out) {
             self.jobs.learn(at, speed.map_or(wall, |speed| reference(wall, speed)));
         }
     }
@@ -301,7 +317,8 @@ impl Site {
                 let Some(l) = self.borrow.landed(attempt) else {
                     return;
                 };
-                self.complete((l.task, attempt), (l.lender, l.usage), now, out);
+                let by = (l.lender, l.isolation, l.usage);
+                self.complete((l.task, attempt), by, now, out);
                 accepted(l.lender, l.lease, attempt, out);
             }
             Err(CollectError::Bad(what)) => {
@@ -311,8 +328,7 @@ impl Site {
                 let reason = format!("its outputs were refused: {what}");
                 out.push(Output::Tell(Event::Blame { site: l.lender, what }));
                 self.sites.failed(l.lender, now);
-                let failure = Failure { by: l.lender, reason, fault: Fault::Its };
-                self.jobs.fail((l.task, attempt), failure, now, out);
+                self.try_failed((l.task, attempt), (l.lender, reason), now, out);
                 accepted(l.lender, l.lease, attempt, out);
             }
         }

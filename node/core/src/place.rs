@@ -15,6 +15,7 @@ use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
 use crate::hosts::Hosts;
 use crate::job::Job;
+use crate::licences;
 use crate::sites::{Known, Sites, at_speed};
 
 /// How many sites are considered at a time, besides those that have the content already.
@@ -48,6 +49,8 @@ pub(crate) struct Supply<'a> {
     pub(crate) shut: bool,
     /// How many tasks of the step our own machine could begin now, and how many it could hold if it were idle.
     pub(crate) room: (u32, u32),
+    /// How many tasks of the step there are licences for, on all our machines together.
+    pub(crate) licensed: u32,
     pub(crate) sites: &'a Sites,
     pub(crate) hosts: &'a Hosts,
     /// Sites that are not asked now: they have an open offer of this step, or somebody more urgent waits there.
@@ -84,6 +87,25 @@ pub(crate) fn fitting(job: &Job, step: StepNo, supply: &Supply<'_>, now: Millis)
     own.then_some(supply.me).into_iter().chain(others.map(|(site, _)| site)).collect()
 }
 
+/// Every machine that could run the step, with slots: ours with all that an idle one has, others with what is free.
+pub(crate) fn reach(
+    (job, step): (&Job, StepNo),
+    supply: &Supply<'_>,
+    now: Millis,
+) -> Vec<(SiteId, u32)> {
+    let Some(spec) = job.step_spec(step) else {
+        return Vec::new();
+    };
+    let own = own_fits(job, step, supply).then_some((supply.me, supply.room.1));
+    let others = able(job, spec, supply).filter(|(_, known)| !known.shunned(now));
+    let others = others.filter_map(|(site, known)| {
+        let profile = known.profile.as_ref()?;
+        let slots = profile.hosts.first().map_or(0, |host| host.slots);
+        Some((site, if supply.hosts.contains(site) { slots } else { profile.free }))
+    });
+    own.into_iter().chain(others).collect()
+}
+
 /// Whether our own machine could run the step at all.
 pub(crate) fn own_fits(job: &Job, step: StepNo, supply: &Supply<'_>) -> bool {
     let fits = |spec: &StepSpec| fits(&spec.requirement, floor(job, true), supply.host);
@@ -104,14 +126,14 @@ pub(crate) fn host_fits(
     let (Some(known), Some(spec)) = (known, job.step_spec(step)) else {
         return false;
     };
-    host_has(job, spec, known) && takes_work(job, (host, known), supply)
+    host_has(job, spec, known, supply.host) && takes_work(job, (host, known), supply)
 }
 
-/// Whether a host of ours has what a step asks.
-fn host_has(job: &Job, spec: &StepSpec, known: &Known) -> bool {
-    let level = floor(job, true);
+/// Whether a host of ours has what a step asks; licences are the site's, of which `own` is the head's machine.
+fn host_has(job: &Job, spec: &StepSpec, known: &Known, own: &HostClass) -> bool {
+    let (level, asked) = (floor(job, true), licences::of_host(&spec.requirement, own));
     let mut classes = known.profile.iter().flat_map(|profile| &profile.hosts);
-    classes.any(|host| fits(&spec.requirement, level, host))
+    classes.any(|host| fits(&asked, level, host))
 }
 
 /// Whether a job's policy lets a site, or a host of ours, run its tasks. A name that a host of ours has means the host,
@@ -124,7 +146,7 @@ pub(crate) fn allows(job: &Job, (site, name): (SiteId, &str), hosts: &Hosts) -> 
 
 /// Whether a machine would take tasks of the job now that it fits.
 fn takes_work(job: &Job, (site, known): (SiteId, &Known), supply: &Supply<'_>) -> bool {
-    let lends = known.profile.as_ref().is_some_and(|profile| profile.lending);
+    let lends = known.lends() && known.profile.as_ref().is_some_and(|profile| profile.lending);
     let open = !supply.hosts.contains(site) || supply.hosts.is_open(site);
     known.connected && lends && open && allows(job, (site, &known.name), supply.hosts)
 }
@@ -139,7 +161,7 @@ fn able<'a>(
     let sites = sites.filter(|(site, _)| !supply.hosts.contains(*site));
     let hosts = supply.hosts.all();
     let hosts = hosts.filter_map(|record| Some((record.host, supply.sites.get(record.host)?)));
-    let hosts = hosts.filter(|(_, known)| host_has(job, spec, known));
+    let hosts = hosts.filter(|(_, known)| host_has(job, spec, known, supply.host));
     sites.chain(hosts).filter(|other| takes_work(job, *other, supply))
 }
 
@@ -166,18 +188,23 @@ pub(crate) fn place(
         let mut again = demand.again.iter();
         demand.fresh > 0 || again.any(|failed_on| eligible(failed_on, site, &fitting))
     };
-    let mut left = demand.uncovered;
+    let (mut left, mut licensed) = (demand.uncovered, supply.licensed);
     let mut asked = Vec::new();
-    let mut ask = |site, free: u32| {
-        let slots = free.min(left);
+    let mut ask = |site, free: u32, own: bool| {
+        // Another site has licences of its own.
+        let slots = free.min(left).min(if own { licensed } else { u32::MAX });
         left -= slots;
+        licensed -= if own { slots } else { 0 };
         if slots > 0 {
             asked.push((site, slots));
         }
         left > 0
     };
     let own = own_fits(demand.job, demand.step, supply) && takes(supply.me);
-    if own && !supply.engaged.contains(&supply.me) && !ask(supply.me, supply.room.0) {
+    let hurry = demand.job.hurry(now);
+    let here = own && !supply.engaged.contains(&supply.me);
+    // A job in a hurry takes the fastest first, wherever they are.
+    if here && hurry.is_none() && !ask(supply.me, supply.room.0, true) {
         return asked;
     }
     let (mine, ours) = local_finish(demand, (spec, own), supply, takes);
@@ -189,14 +216,24 @@ pub(crate) fn place(
         })
         .filter(|candidate| {
             let local = if candidate.own { mine } else { ours };
-            local.is_none_or(|local| candidate.done_after < local)
+            hurry.is_some() || local.is_none_or(|local| candidate.done_after < local)
         })
         .collect();
     sample(&mut candidates, rng);
-    // What our own machines can take does not leave the house.
-    candidates.sort_by_key(|candidate| (!candidate.own, candidate.done_after));
+    if let Some(left) = hurry {
+        let (site, free) = (supply.me, if here { supply.room.0 } else { 0 });
+        let done_after = at_speed(task_time(demand), supply.host.speed).0;
+        candidates.push(Candidate { site, own: true, free, warm: true, done_after });
+        let in_time = |candidate: &Candidate| candidate.done_after <= left.0;
+        let any = candidates.iter().any(|candidate| candidate.free > 0 && in_time(candidate));
+        candidates.retain(|candidate| !any || in_time(candidate));
+        candidates.sort_by_key(|candidate| (candidate.done_after, !candidate.own));
+    } else {
+        // What our own machines can take does not leave the house.
+        candidates.sort_by_key(|candidate| (!candidate.own, candidate.done_after));
+    }
     for candidate in candidates {
-        if !ask(candidate.site, candidate.free) {
+        if !ask(candidate.site, candidate.free, candidate.own) {
             break;
         }
     }
@@ -226,7 +263,7 @@ fn local_finish(
     let mine = own.then_some((at_once, free, supply.host.speed));
     let hosts = supply.hosts.all().filter(|record| takes(record.host)).filter_map(|record| {
         let known = supply.sites.get(record.host)?;
-        let fits = host_has(demand.job, spec, known)
+        let fits = host_has(demand.job, spec, known, supply.host)
             && takes_work(demand.job, (record.host, known), supply);
         let profile = known.profile.as_ref().filter(|_| fits)?;
         let host = profile.hosts.first()?;

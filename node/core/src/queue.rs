@@ -1,5 +1,5 @@
-//! In which order jobs get our own slots: priority, then fair share between projects, then age; and what is kept for the
-//! first in line when it does not fit yet.
+//! In which order jobs get our own slots: priority, then deadlines in danger, then fair share between projects, then age;
+//! and what is kept for the first in line when it does not fit yet.
 
 use std::collections::BTreeSet;
 
@@ -22,21 +22,28 @@ const ROUNDS: usize = 4;
 /// What the jobs before one leave to it.
 #[derive(Debug, Default)]
 struct Line {
-    level: u8,
-    /// Whether somebody of a higher priority waits.
+    class: (u8, bool),
+    /// Whether somebody of a higher priority waits, or somebody in danger of missing a deadline.
     above: bool,
-    /// Use of the first project of the same priority that waits.
-    first: Option<u64>,
+    /// Slack of the first of the same class that waits, and use of its project.
+    first: Option<(u64, u64)>,
 }
+
+/// A job in danger gives up slots to another one only when that has so much less time to spare, in milliseconds.
+const NEARER: u64 = 60_000;
 
 impl Line {
     /// Whether a job gives up our slots as its tasks end, because somebody more urgent waits for them.
     fn yields(&mut self, rank: &Rank) -> bool {
-        if rank.level > self.level {
+        if rank.class > self.class {
             self.above |= self.first.is_some();
-            (self.level, self.first) = (rank.level, None);
+            (self.class, self.first) = (rank.class, None);
         }
-        let unfair = |first: u64| first.saturating_add(HYSTERESIS) <= rank.used;
+        let in_danger = rank.slack < u64::MAX;
+        let unfair = |(slack, used): (u64, u64)| match in_danger {
+            true => slack.saturating_add(NEARER) <= rank.slack,
+            false => used.saturating_add(HYSTERESIS) <= rank.used,
+        };
         self.above || self.first.is_some_and(unfair)
     }
 }
@@ -69,6 +76,7 @@ impl Site {
     /// Find lenders for the tasks of all jobs, the most urgent first. Slots that one gives up go to the next.
     pub(crate) fn place_jobs(&mut self, now: Millis, out: &mut Vec<Output>) {
         self.yields.clear();
+        self.count_licences();
         self.lend.reserved = None;
         let mut line = Line::default();
         let (left, alone) = (self.lend.left(), !self.sites.any_to_ask(now));
@@ -77,10 +85,10 @@ impl Site {
         self.host_yields.clear();
         for rank in self.jobs.by_urgency() {
             self.jobs.settle(rank.job, now, out);
-            self.host_yields.entry(rank.level).or_insert_with(|| pass.hosts.clone());
+            self.host_yields.entry(rank.class).or_insert_with(|| pass.hosts.clone());
             pass.yields = line.yields(&rank);
             if self.seek(rank.job, &mut pass, now, out) {
-                line.first.get_or_insert(rank.used);
+                line.first.get_or_insert((rank.slack, rank.used));
             }
         }
     }
@@ -127,6 +135,11 @@ impl Site {
         let mut ends = Vec::new();
         for (lease, lent) in self.lend.all().filter(|(_, lent)| lent.held() > 0) {
             self.ends((lease, lent), ((job, step), passed), now, &mut ends);
+        }
+        for (borrowed, n, share) in self.at_hosts() {
+            let known = self.jobs.get(borrowed.job).and_then(|job| job.task_time(borrowed.step));
+            let time = self.runs_for(borrowed.lender, known.unwrap_or(ASSUMED_TASK));
+            ends.push(End { at: now.plus(time), share, n, sure: known.is_some() });
         }
         self.lend.reserved = Reservation::new((job, step), (share, n), self.lend.left(), ends);
     }
@@ -195,10 +208,13 @@ mod tests {
     #[test]
     fn who_yields_to_whom() {
         let (submitted, job) = (Millis(0), JobId([0; 16]));
-        let rank = |level, used| Rank { level, used, submitted, job };
+        let rank = |level, used| {
+            let (class, slack) = ((level, true), u64::MAX);
+            Rank { class, slack, used, submitted, job }
+        };
         let mut line = Line::default();
         assert!(!line.yields(&rank(10, 0)));
-        line.first = Some(0);
+        line.first = Some((u64::MAX, 0));
         assert!(!line.yields(&rank(10, HYSTERESIS - 1)), "nearly even: nobody gives up a slot");
         assert!(line.yields(&rank(10, HYSTERESIS)));
         assert!(line.yields(&rank(20, 0)), "somebody of a higher priority waits");
@@ -206,5 +222,12 @@ mod tests {
         let mut line = Line::default();
         assert!(!line.yields(&rank(10, 0)));
         assert!(!line.yields(&rank(20, 0)), "nobody waits");
+        let near = |slack| Rank { class: (20, false), slack, ..rank(20, 0) };
+        let mut line = Line::default();
+        assert!(!line.yields(&near(10)));
+        line.first = Some((10, 0));
+        assert!(!line.yields(&near(NEARER)), "nearly as near: nobody gives up a slot");
+        assert!(line.yields(&near(NEARER + 10)));
+        assert!(line.yields(&rank(20, 0)), "somebody of the same priority is in danger");
     }
 }

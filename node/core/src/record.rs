@@ -12,6 +12,7 @@ use meshfarm_protocol::lease::Done;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::Level;
 
+use crate::deadline::Warned;
 use crate::door::TaskRef;
 use crate::job::{JobPhase, Task};
 
@@ -140,6 +141,9 @@ pub struct JobRecord {
     /// is rendered after all. In a job that has ended every open task is canceled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canceled: Vec<(StepNo, TaskNo, TaskNo)>,
+    /// What people were told of its deadline.
+    #[serde(default, skip_serializing_if = "Warned::is_not")]
+    pub warned: Warned,
 }
 
 /// What a person has changed of a job since it was submitted. What the job is, is written once; this overrides it.

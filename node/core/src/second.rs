@@ -12,7 +12,7 @@ use meshfarm_protocol::lease::Assignment;
 use crate::borrow::State;
 use crate::door::{Event, Output, TaskRef};
 use crate::job::Task;
-use crate::place::{self, Demand};
+use crate::place::{self, Demand, Supply};
 use crate::queue::Turn;
 use crate::site::Site;
 use crate::sites::at_speed;
@@ -67,7 +67,9 @@ impl Site {
         let Some((root, bytes)) = job.content(step) else { return };
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh: n, again: &[], uncovered };
-        let chosen = place::place(&demand, &self.supply(&engaged, room), now, &mut rng);
+        let licensed = self.licensed(id, step);
+        let supply = Supply { licensed, ..self.supply(&engaged, room) };
+        let chosen = place::place(&demand, &supply, now, &mut rng);
         if !chosen.is_empty() {
             self.rng = rng;
             self.offer((id, step), (chosen, uncovered), now, out);
@@ -143,7 +145,7 @@ impl Site {
     }
 
     /// How long a task runs at a lender that runs `reference` on the reference core.
-    fn runs_for(&self, lender: SiteId, reference: Millis) -> Millis {
+    pub(crate) fn runs_for(&self, lender: SiteId, reference: Millis) -> Millis {
         if lender == self.config.me {
             return at_speed(reference, self.lend.host().speed);
         }

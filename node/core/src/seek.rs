@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, StepNo};
+use meshfarm_protocol::job::StepSpec;
 use meshfarm_protocol::lease::{Assignment, Offer};
 use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::Level;
@@ -10,6 +11,7 @@ use meshfarm_protocol::profile::Level;
 use crate::borrow::State;
 use crate::door::{Output, TaskRef};
 use crate::job::Job;
+use crate::licences;
 use crate::place::{self, Demand, Supply};
 use crate::queue::{Pass, Turn};
 use crate::site::Site;
@@ -22,8 +24,8 @@ const SESSION_WORK: Millis = Millis::seconds(30);
 const FIRST_SHARE: usize = 2;
 
 /// How many of `tasks`, which wait or run, one session shall have of them when `slots` do them.
-fn share_of(time: Option<Millis>, tasks: usize, slots: usize) -> usize {
-    let by_time = time.map_or(FIRST_SHARE as u64, |time| SESSION_WORK.0 / time.0.max(1));
+fn share_of((time, work): (Option<Millis>, Millis), tasks: usize, slots: usize) -> usize {
+    let by_time = time.map_or(FIRST_SHARE as u64, |time| work.0 / time.0.max(1));
     let fair = tasks.div_ceil(slots.max(1));
     usize::try_from(by_time).unwrap_or(usize::MAX).clamp(1, fair.max(1))
 }
@@ -89,6 +91,7 @@ impl Site {
             host: self.lend.host(),
             shut: !self.told.own.is_open(),
             room,
+            licensed: u32::MAX,
             sites: &self.sites,
             hosts: &self.hosts,
             engaged,
@@ -117,8 +120,12 @@ impl Site {
         };
         let none = BTreeSet::new();
         let supply = self.supply(&none, (0, 0));
+        // What waits for a licence and not for a slot: those who have one give theirs up, and nobody else.
+        let free = self.licensed(id, step) > 0;
+        let gives = |host| free || self.has_licence_of_less_urgent(host, (job, step));
         for host in self.hosts.all().map(|record| record.host) {
             if !waits.contains(&host)
+                && gives(host)
                 && place::host_fits((job, step), host, &supply, now)
                 && self.runs(job, step, host, now)
             {
@@ -130,7 +137,7 @@ impl Site {
     /// Hosts of ours that the job gives up as its tasks end, because somebody more urgent waits for them.
     pub(crate) fn yielded(&self, job: &Job) -> &BTreeSet<SiteId> {
         static NONE: BTreeSet<SiteId> = BTreeSet::new();
-        self.host_yields.get(&(u8::MAX - job.priority())).unwrap_or(&NONE)
+        self.host_yields.get(&job.class()).unwrap_or(&NONE)
     }
 
     /// Whether a lease of `lender` gets no further tasks of the job now.
@@ -201,7 +208,8 @@ impl Site {
         };
         for (lease, lender) in held {
             let Some(job) = self.jobs.get(id) else { return };
-            let left_alone = self.left_alone(job, lender, now);
+            let left_alone = self.left_alone(job, lender, now)
+                || self.too_slow((job, step), lender, now);
             let takes = |failed_on: &[SiteId]| {
                 !left_alone
                     && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
@@ -212,8 +220,9 @@ impl Site {
             }
             // Our own slots are a call away: what waits stays free to go elsewhere.
             let own = lender == self.config.me;
-            let shares = job.step_spec(step).is_some_and(|spec| spec.environments);
-            let each = share_of(job.task_time(step), waiting + under_way, spare);
+            let shares = job.step_spec(step).is_some_and(StepSpec::shares_sessions);
+            let work = job.step_spec(step).and_then(|spec| spec.session).unwrap_or(SESSION_WORK);
+            let each = share_of((job.task_time(step), work), waiting + under_way, spare);
             let Some(held) = self.borrow.held_mut(lease) else {
                 continue;
             };
@@ -252,7 +261,7 @@ impl Site {
     ) -> usize {
         let own = lender == self.config.me;
         let spec = self.jobs.get(id).and_then(|job| job.step_spec(step));
-        let alone = spec.is_some_and(|spec| !spec.environments);
+        let alone = spec.is_some_and(|spec| !spec.shares_sessions());
         let under_way = self.borrow.held_mut(lease).map_or(0, |held| held.attempts.len());
         if own && alone {
             room = room.min(self.lend.room_in(lease, under_way));
@@ -354,7 +363,9 @@ impl Site {
         let fresh = ready.n_fresh();
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
-        let asked = place::place(&demand, &self.supply(&engaged, room), now, &mut rng);
+        let licensed = self.licensed(id, step);
+        let supply = Supply { licensed, ..self.supply(&engaged, room) };
+        let asked = place::place(&demand, &supply, now, &mut rng);
         if !asked.is_empty() {
             self.rng = rng;
             self.offer((id, step), (asked, waiting), now, out);
@@ -375,10 +386,15 @@ impl Site {
             let (Some((root, bytes)), Some(spec)) = (job.content(step), job.step_spec(step)) else {
                 return;
             };
+            let requirement = if self.hosts.contains(lender) {
+                licences::of_host(&spec.requirement, self.lend.host()).into_owned()
+            } else {
+                spec.requirement.clone()
+            };
             let offer = Offer {
                 lease,
                 tenant: job.spec.tenant,
-                requirement: spec.requirement.clone(),
+                requirement,
                 isolation: place::floor(job, self.owns(lender)),
                 slots,
                 tasks,
@@ -387,6 +403,10 @@ impl Site {
                 priority: job.priority(),
             };
             self.borrow.offered(&offer, (id, step), lender, now);
+            if self.hosts.contains(lender) {
+                let share = self.licences(id, step);
+                self.lend.away.take_in(&share, slots);
+            }
             out.push(Output::Send { to: lender, message: Message::Offer(offer) });
         }
     }
@@ -406,6 +426,7 @@ impl Site {
             return false;
         }
         let job = self.jobs.get(job).filter(|job| !self.left_alone(job, lender, now));
-        job.is_some_and(|job| self.runs(job, step, lender, now))
+        let in_time = |job: &&Job| !self.too_slow((job, step), lender, now);
+        job.filter(in_time).is_some_and(|job| self.runs(job, step, lender, now))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::lease::Declined;
@@ -13,6 +14,7 @@ use meshfarm_protocol::profile::{HostClass, Level, PROFILE_VERSION, Profile};
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
+use crate::deadline::Warned;
 use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef};
 use crate::hosts::Hosts;
 use crate::job::{JobPhase, Task};
@@ -22,15 +24,10 @@ use crate::membership::{Asking, Membership};
 use crate::opening::{Opened, Opening};
 use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record, SiteRecord, Steering};
 use crate::sites::Sites;
-
-/// How often a profile is told when nothing has changed, and how long it counts: three times that.
-const PUBLISH_EVERY: Millis = Millis::seconds(15);
+use crate::telling::Pace;
 
 /// How long a new peer is told our profile again and again: it hears gossip only some moments after it is up.
 const GREETING: Millis = Millis::seconds(3);
-
-/// A profile whose free slots have changed is told at most this often.
-const PUBLISH_PAUSE: Millis = Millis::seconds(1);
 
 /// What a site is told about itself when it starts.
 #[derive(Clone, Debug)]
@@ -43,6 +40,8 @@ pub struct Config {
     pub host: HostClass,
     /// The site that it is a host of, when it is one: it lends to that one only and has no jobs.
     pub head: Option<SiteId>,
+    /// Whether its certificates let it borrow only: it then lends to nobody, whatever else is set.
+    pub submitter: bool,
     /// X25519 key that envelopes for it are sealed to.
     pub sealing_key: SealingKey,
     /// Where it listens.
@@ -84,13 +83,17 @@ pub struct Site {
     /// Steps that give up our own slots as their tasks end, because somebody more urgent waits.
     pub(crate) yields: BTreeSet<(JobId, StepNo)>,
     /// By urgency: hosts of ours that jobs of it give up as their tasks end, because somebody more urgent waits.
-    pub(crate) host_yields: BTreeMap<u8, BTreeSet<SiteId>>,
+    pub(crate) host_yields: BTreeMap<(u8, bool), BTreeSet<SiteId>>,
+    /// When jobs with a deadline are looked at again.
+    pub(crate) look_at: Millis,
     /// Our own slots are left alone until then, because a session could not be prepared.
     pub(crate) own_pause: Millis,
     /// Whether hours and owner let us lend.
     pub(crate) opened: Opened,
     sequence: u64,
     published: Option<(Millis, u32, bool)>,
+    /// Bytes of our profile when it was last told.
+    told_bytes: usize,
     /// Somebody is new: until this moment the profile is told again and again.
     greet_until: Millis,
 }
@@ -101,7 +104,7 @@ impl Site {
     pub fn new(config: Config, now: Millis, records: Vec<Record>) -> Self {
         let (me, key) = (config.me, config.sealing_key);
         let opened = Opened::before_the_first_look(&config.opening);
-        let lending = config.lending && opened.intake().is_open();
+        let lending = config.lending && !config.submitter && opened.intake().is_open();
         let mut site = Self {
             rng: ChaCha8Rng::from_seed(config.seed),
             jobs: Jobs::default(),
@@ -117,11 +120,13 @@ impl Site {
             told: SiteRecord::default(),
             yields: BTreeSet::new(),
             host_yields: BTreeMap::new(),
+            look_at: Millis(0),
             own_pause: Millis(0),
             opened,
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
             sequence: now.0 << 20,
             published: None,
+            told_bytes: 0,
             greet_until: Millis(0),
             config,
         };
@@ -163,6 +168,8 @@ impl Site {
             }
         }
         self.jobs.restored();
+        self.count_licences();
+        self.lend.owe();
     }
 
     fn restore_task(&mut self, at: TaskRef, task: Task) {
@@ -201,8 +208,8 @@ impl Site {
                 out.push(Output::Answer(request, reply));
             }
             Input::Heard { from, message } => self.on_message(from, message, now, out),
-            Input::PeerUp { site, name } => {
-                self.sites.peer_up(site, name, now, out);
+            Input::PeerUp { site, name, role } => {
+                self.sites.peer_up(site, (name, role), now, out);
                 self.borrow.on_peer_up(site);
                 self.lend.on_peer_up(site, now);
                 self.greet_until = now.plus(GREETING);
@@ -258,7 +265,8 @@ impl Site {
                 let job = JobId(self.random());
                 let phase = JobPhase::Active;
                 let (submitted, ended, steering) = (now, None, Steering::default());
-                let (inputs, canceled) = (Vec::new(), Vec::new());
+                let (inputs, canceled, warned) = (Vec::new(), Vec::new(), Warned::default());
+                self.look_soon();
                 let record = JobRecord {
                     job,
                     submitted,
@@ -269,11 +277,15 @@ impl Site {
                     inputs,
                     steering,
                     canceled,
+                    warned,
                 };
                 self.jobs.submit(*spec, record, out);
                 Reply::Submitted(job)
             }
-            Ask::Operate { job, operation } => self.on_operation(job, operation, now, out),
+            Ask::Operate { job, operation } => {
+                self.look_soon();
+                self.on_operation(job, operation, now, out)
+            }
             Ask::OperateSite(operation) => self.on_site_operation(operation, now, out),
             Ask::Invite { mesh, mesh_name, secret_hash, role, uses, expires } => {
                 let (uses_left, used_by) = (uses, Vec::new());
@@ -295,6 +307,12 @@ impl Site {
             Ask::Serve(head) => {
                 (self.config.head, self.lend.head) = (Some(head), Some(head));
                 self.config.lending = true;
+                self.obey(out);
+                self.published = None;
+                Reply::Changed(1)
+            }
+            Ask::Submitter(submitter) => {
+                self.config.submitter = submitter;
                 self.obey(out);
                 self.published = None;
                 Reply::Changed(1)
@@ -351,6 +369,7 @@ impl Site {
         let borrow = &self.borrow;
         let busy = |job| borrow.serves(job);
         self.jobs.purge((now, self.config.keep_jobs), busy, out);
+        self.look_at_deadlines(now, out);
         for _ in 0..Self::rounds() {
             self.place_jobs(now, out);
             loop {
@@ -393,14 +412,23 @@ impl Site {
         if self.lend.lending && !self.lend.full { self.lend.offered() } else { 0 }
     }
 
+    fn pace(&self) -> Pace {
+        Pace::of(self.sites.n(), self.told_bytes)
+    }
+
     /// When our profile is to be told again.
     fn publish_at(&self) -> Millis {
+        let pace = self.pace();
         let (free, lending) = (self.offered(), self.lend.lending);
         self.published.map_or(Millis(0), |(at, old_free, old_lending)| {
             let changed = (old_free == 0) != (free == 0)
                 || (old_free != free && old_free.abs_diff(free).saturating_mul(4) >= old_free)
                 || old_lending != lending;
-            at.plus(if changed || at < self.greet_until { PUBLISH_PAUSE } else { PUBLISH_EVERY })
+            at.plus(match (changed, at < self.greet_until) {
+                (_, true) => pace.greet,
+                (true, false) => pace.pause,
+                (false, false) => pace.refresh,
+            })
         })
     }
 
@@ -412,7 +440,12 @@ impl Site {
         }
         self.sequence += 1;
         self.published = Some((now, free, lending));
-        out.push(Output::Publish(self.own_profile(now)));
+        let mut profile = self.own_profile(now);
+        if self.config.submitter {
+            profile.hosts.clear();
+        }
+        self.told_bytes = codec::encode(&profile).len();
+        out.push(Output::Publish(profile));
     }
 
     /// What this site offers, as it would be told at `now`.
@@ -423,7 +456,7 @@ impl Site {
             name: self.config.name.clone(),
             sequence: self.sequence,
             issued: now,
-            ttl: PUBLISH_EVERY.times(3),
+            ttl: self.pace().refresh.times(3),
             hosts: vec![self.lend.lent_host()],
             free: self.offered(),
             lending: self.lend.lending,
@@ -443,6 +476,7 @@ impl Site {
             self.lend.wake_at(connected),
             self.sites.wake_at(now),
             Some(self.publish_at()),
+            self.deadline_look(),
             self.jobs.purge_at(self.config.keep_jobs).filter(|at| *at > now),
             Some(self.own_pause).filter(|pause| *pause > now),
             self.foreign().give_back().filter(|at| *at > now),
@@ -482,6 +516,7 @@ impl Site {
         self.sites.check();
         self.hosts.check();
         self.check_hosts();
+        self.check_licences();
         for (lease, borrowed) in self.borrow.all() {
             let State::Held(held) = &borrowed.state else {
                 continue;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::fits;
+use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{Level, Profile, Requirement};
 
 use crate::door::{Event, Output};
@@ -56,6 +57,8 @@ pub(crate) fn reference(wall: Millis, speed: u32) -> Millis {
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) name: String,
+    /// What its certificates let it do.
+    pub(crate) role: Role,
     pub(crate) connected: bool,
     /// How many leases it may give back without a pause, because it has just come back.
     forgiven: u8,
@@ -80,6 +83,11 @@ impl Known {
     pub(crate) fn speed(&self) -> u32 {
         let hosts = self.profile.iter().flat_map(|profile| &profile.hosts);
         hosts.map(|host| host.speed).max().unwrap_or(REFERENCE_SPEED)
+    }
+
+    /// Whether its certificates let it lend.
+    pub(crate) fn lends(&self) -> bool {
+        self.role != Role::Submitter
     }
 
     /// Whether it is left alone now: it has failed everything lately, or refuses what its profile offers.
@@ -115,11 +123,16 @@ impl Sites {
         self.sites.iter().map(|(site, known)| (*site, known))
     }
 
+    /// How many there are.
+    pub(crate) fn n(&self) -> usize {
+        self.sites.len()
+    }
+
     /// Whether any site could be asked for slots now.
     pub(crate) fn any_to_ask(&self, now: Millis) -> bool {
         self.sites.values().any(|known| {
             let offers = known.profile.as_ref().is_some_and(|p| p.lending && p.free > 0);
-            known.connected && known.ask_after <= now && offers
+            known.connected && known.lends() && known.ask_after <= now && offers
         })
     }
 
@@ -155,12 +168,12 @@ impl Sites {
     pub(crate) fn peer_up(
         &mut self,
         site: SiteId,
-        name: String,
+        (name, role): (String, Role),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         let known = self.remember(site, name, now, out);
-        known.connected = true;
+        (known.connected, known.role) = (true, role);
         known.forgiven = FORGIVEN;
         known.ask_after = Millis(0);
     }
@@ -206,6 +219,7 @@ impl Sites {
             out.push(Output::Tell(Event::SiteFound { site, name: name.clone() }));
             Known {
                 name,
+                role: Role::Site,
                 connected: false,
                 forgiven: 0,
                 heard: now,

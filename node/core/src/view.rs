@@ -10,11 +10,14 @@ use meshfarm_protocol::id::{
 use meshfarm_protocol::job::{Layout, Place};
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
+use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{Amount, HostClass, Level, Profile};
 
 use crate::borrow::State;
+use crate::deadline::DeadlineView;
 use crate::door::TaskRef;
 use crate::job::{Job, JobPhase, Task};
+use crate::licences;
 use crate::opening::Shut;
 use crate::place;
 use crate::record::Intake;
@@ -63,6 +66,9 @@ pub struct JobView {
     pub submitted: Millis,
     /// When it ended.
     pub ended: Option<Millis>,
+    /// By when it shall be done, and whether it will, if it has a deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<DeadlineView>,
     /// Bytes of its content.
     pub bytes: u64,
     /// All its tasks.
@@ -140,6 +146,9 @@ pub struct SiteView {
     pub name: String,
     /// Whether it is our own.
     pub own: bool,
+    /// What its certificates let it do, as far as it has shown them.
+    #[serde(default = "site_role")]
+    pub role: Role,
     /// Whether a connection is open.
     pub connected: bool,
     /// When it was last heard of.
@@ -150,6 +159,10 @@ pub struct SiteView {
     pub declined: Option<Declined>,
     /// Whether a person wants none of our tasks sent there.
     pub shut: bool,
+}
+
+const fn site_role() -> Role {
+    Role::Site
 }
 
 /// Our slots as people see them.
@@ -231,6 +244,7 @@ impl Site {
             queue: Queue::New,
             submitted: job.record.submitted,
             ended: job.record.ended,
+            deadline: job.deadline_view(),
             bytes: job.record.bytes,
             tasks: 0,
             done: 0,
@@ -368,12 +382,15 @@ impl Site {
         for (site, known) in self.sites.all() {
             let profile = known.profile.as_ref();
             let floor = place::floor(job, self.owns(site));
+            let own = self.hosts.contains(site);
+            let need = if own { &licences::of_host(need, self.lend.host()) } else { need };
             let misfits = profile.map_or_else(Vec::new, |p| place::misfits(need, floor, &p.hosts));
             let reason = match profile {
                 _ if !place::allows(job, (site, &known.name), &self.hosts) => forbidden(),
                 _ if self.hosts.contains(site) && !self.hosts.is_open(site) => {
                     Some("was stopped".to_owned())
                 }
+                _ if !known.lends() => Some("may submit only".to_owned()),
                 None => Some("has not said what it offers yet".to_owned()),
                 Some(_) if !known.connected => Some("not connected".to_owned()),
                 Some(_) if known.shut => Some("is paused for our tasks".to_owned()),
@@ -397,6 +414,7 @@ impl Site {
             site: self.config.me,
             name: self.config.name.clone(),
             own: true,
+            role: if self.config.submitter { Role::Submitter } else { Role::Site },
             connected: true,
             heard: now,
             profile: Some(self.own_profile(now)),
@@ -408,6 +426,7 @@ impl Site {
             site,
             name: known.name.clone(),
             own: false,
+            role: known.role,
             connected: known.connected,
             heard: known.heard,
             profile: known.profile.clone(),
@@ -464,17 +483,9 @@ impl Site {
             State::Held(held) => held.attempts.iter().any(|a| a.attempt == attempt),
             State::Offered { .. } => false,
         };
-        let ended = |task: &Task| match task {
-            Task::Done { attempt: ours, by, .. } => *ours == attempt && *by == from,
-            Task::Failed { attempt: ours, failed_on, .. } => {
-                *ours == attempt && failed_on.last() == Some(&from)
-            }
-            Task::Waiting { .. } | Task::Leased { .. } | Task::Canceled => false,
-        };
-        let tasks_of = |job: &Job| job.step_numbers().any(|step| job.tasks(step).iter().any(ended));
         landing
+            || self.jobs.was_ended(attempt, from)
             || self.borrow.all().any(|(_, b)| b.lender == from && holds(&b.state))
-            || self.jobs.all().any(tasks_of)
     }
 
     /// The job that a lease of ours serves.

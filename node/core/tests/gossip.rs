@@ -2,6 +2,7 @@
 
 use meshfarm_core::{Event, Input};
 use meshfarm_protocol::id::{Millis, SiteId};
+use meshfarm_protocol::profile::Profile;
 
 use crate::mesh::{Mesh, frames, id};
 
@@ -88,4 +89,53 @@ fn a_profile_that_claims_to_live_for_ever_expires_all_the_same() {
     mesh.give(0, Input::Profile(profile));
     mesh.advance(3600 * 1000);
     assert_eq!(mesh.site(0).sites(mesh.now).len(), 1);
+}
+
+/// How many profiles a site tells in an hour that knows so many others, while its slots stay as they are or change all
+/// the time.
+fn told_in_an_hour(sites: u32, busy: bool) -> u64 {
+    let mut mesh = Mesh::new([("oslo", 8), ("lyon", 0)]);
+    mesh.checks = false;
+    let template = mesh.peers[1].profile.clone().unwrap();
+    let mut told = 0;
+    let mut last = 0;
+    for second in 0..3_600u32 {
+        if second % 60 == 0 {
+            for n in 0..sites.saturating_sub(1) {
+                let mut site = [0xff; 32];
+                site[..4].copy_from_slice(&n.to_be_bytes());
+                let sequence = u64::from(second);
+                let profile = Profile { site: SiteId(site), sequence, ..template.clone() };
+                mesh.give(0, Input::Profile(profile));
+            }
+        }
+        if busy {
+            mesh.set_slots(0, if second % 2 == 0 { 0 } else { 8 });
+        }
+        mesh.advance(1_000);
+        let sequence = mesh.peers[0].profile.as_ref().unwrap().sequence;
+        told += u64::from(sequence != last);
+        last = sequence;
+    }
+    told
+}
+
+#[test]
+fn the_more_sites_there_are_the_less_often_each_speaks_and_gossip_costs_a_line_the_same() {
+    // Each profile of these sites weighs 900 bytes on its way, and reaches a site four times.
+    let kbit = |sites: u64, told: u64| sites * told * 900 * 4 * 8 / 3_600_000;
+    let mut costs = Vec::new();
+    for sites in [100, 1_000] {
+        let (quiet, busy) = (told_in_an_hour(sites, false), told_in_an_hour(sites, true));
+        println!(
+            "{sites} sites: {quiet} profiles an hour and {} kbit/s when quiet, {busy} and {} kbit/s when busy",
+            kbit(sites.into(), quiet),
+            kbit(sites.into(), busy)
+        );
+        assert!(quiet < busy && kbit(sites.into(), busy) <= 500);
+        costs.push(kbit(sites.into(), busy));
+    }
+    assert!(costs[1] < 2 * costs[0], "ten times as many sites cost about the same: {costs:?}");
+    let few = told_in_an_hour(2, true);
+    assert!(few > 1_700, "two sites tell every change at once: {few}");
 }

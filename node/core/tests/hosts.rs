@@ -316,3 +316,26 @@ fn a_machine_becomes_a_host_while_it_runs() {
     assert_eq!(mesh.phase(HEAD, job), JobPhase::Done);
     assert_eq!(mesh.site(R1).head(), Some(id(HEAD)));
 }
+
+#[test]
+fn the_head_itself_is_stopped_and_started_as_a_machine_like_the_others() {
+    let mut mesh = studio(1);
+    let job = mesh.submit(HEAD, local(12));
+    assert_eq!(mesh.n_running(HEAD), 1);
+    let stop = |mode| Ask::Host(id(HEAD), mode);
+    assert_eq!(mesh.ask(HEAD, stop(HostMode::Stopped)), Reply::Changed(1));
+    assert_eq!(view(&mesh, "oslo").state, HostState::Pausing);
+    mesh.finish(HEAD, None);
+    mesh.advance(2_000);
+    assert_eq!((mesh.n_running(HEAD), view(&mesh, "oslo").state), (0, HostState::Stopped));
+    mesh.submit(LYON, with(frames(1), |policy| policy.place = Place::Remote));
+    mesh.advance(2_000);
+    assert_eq!(mesh.n_running(HEAD), 0, "nor for others");
+    mesh.restart(HEAD);
+    mesh.advance(2_000);
+    assert_eq!((mesh.n_running(HEAD), view(&mesh, "oslo").state), (0, HostState::Stopped));
+    assert_eq!(mesh.ask(HEAD, stop(HostMode::Open)), Reply::Changed(0));
+    assert!(matches!(mesh.ask(HEAD, stop(HostMode::Removed)), Reply::Refused(_)));
+    mesh.finish_all();
+    assert_eq!((mesh.phase(HEAD, job), view(&mesh, "oslo").state), (JobPhase::Done, HostState::Connected));
+}

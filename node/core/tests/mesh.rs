@@ -57,6 +57,8 @@ pub(crate) struct Peer {
     pub(crate) purged: Vec<(Vec<AttemptId>, Millis)>,
     /// The site that it is a host of.
     head: Option<usize>,
+    /// What its certificate lets it do.
+    pub(crate) role: Role,
     host: HostClass,
     /// The weakest isolation that it gives.
     pub(crate) floor: Level,
@@ -148,6 +150,7 @@ pub(crate) fn step(n: u32, needs: &[u32]) -> StepSpec {
         labels: (1..=n).map(|frame| format!("Frame={frame}")).collect(),
         needs: needs.iter().copied().map(StepNo).collect(),
         environments: false,
+        session: None,
     }
 }
 
@@ -212,6 +215,7 @@ impl Mesh {
             profile: None,
             purged: Vec::new(),
             head: None,
+            role: Role::Site,
             host,
             floor: Level::S2,
             opening: Opening::default(),
@@ -252,6 +256,7 @@ impl Mesh {
             name: peer.name.into(),
             host: peer.host.clone(),
             head: peer.head.map(id),
+            submitter: peer.role == Role::Submitter,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: true,
@@ -279,7 +284,8 @@ impl Mesh {
         }
         for (a, b) in [(a, b), (b, a)] {
             let (site, name) = (id(b), self.peers[b].name.to_owned());
-            self.give(a, Input::PeerUp { site, name });
+            let role = self.peers[b].role;
+            self.give(a, Input::PeerUp { site, name, role });
             if let Some(profile) = self.peers[b].profile.clone() {
                 self.give(a, Input::Profile(profile));
             }

@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that finds nothing there has failed")]
 
 mod capacity;
+mod deadline;
 mod early;
 mod explain;
 mod gossip;
 mod hosts;
+mod licences;
 mod membership;
 mod mesh;
 mod opening;
@@ -19,3 +21,4 @@ mod scheduler;
 mod second;
 mod sharing;
 mod speed;
+mod submitter;

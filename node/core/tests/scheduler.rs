@@ -429,3 +429,24 @@ fn sessions_with_environments_are_no_longer_than_half_a_minute_of_known_work() {
     }
     assert_eq!((mesh.phase(0, job), most), (JobPhase::Done, 30), "tasks take a second here");
 }
+
+#[test]
+fn chunks_with_a_target_share_sessions_that_run_about_so_long() {
+    for (target, wanted) in [(5, 5), (90, 90), (1, 2)] {
+        let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+        mesh.shared_sessions = true;
+        let chunks = meshfarm_protocol::job::StepSpec {
+            session: Some(meshfarm_protocol::id::Millis::seconds(target)),
+            ..step(300, &[])
+        };
+        let job = mesh.submit(0, spec(vec![chunks]));
+        let mut most = 0;
+        while mesh.phase(0, job) == JobPhase::Active {
+            most = most.max(sizes(&mesh, 1)[0]);
+            let first = mesh.peers[1].running[0].session;
+            mesh.end(1, first, None);
+            mesh.settle();
+        }
+        assert_eq!((mesh.phase(0, job), most), (JobPhase::Done, wanted), "tasks take a second");
+    }
+}

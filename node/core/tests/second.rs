@@ -1,7 +1,8 @@
 //! Second tries of tasks that run much longer than others: whoever is done first counts, once.
 
-use meshfarm_core::{JobPhase, Operation, Tasks};
+use meshfarm_core::{CollectError, JobPhase, Operation, Tasks};
 use meshfarm_protocol::id::{Millis, StepNo, TaskNo};
+use meshfarm_protocol::profile::Level;
 
 use crate::mesh::{Mesh, frames, with};
 
@@ -40,7 +41,9 @@ fn a_task_that_runs_long_is_begun_elsewhere_and_the_first_result_counts() {
             (0, 0),
             "the other one is stopped"
         );
-        assert_eq!(mesh.job(0, job).failed, 0);
+        let job = mesh.job(0, job);
+        let levels: Vec<_> = job.steps[0].tasks.iter().map(|task| task.isolation).collect();
+        assert_eq!((job.failed, levels), (0, vec![Some(Level::S2); 6]));
         mesh.advance(70_000);
         assert_eq!(mesh.leftovers(), 0);
     }
@@ -59,6 +62,21 @@ fn a_first_try_that_fails_leaves_the_task_to_the_second() {
     mesh.finish(fast, None);
     mesh.advance(10_000);
     assert_eq!(mesh.phase(0, job), JobPhase::Done);
+}
+
+#[test]
+fn a_first_try_whose_outputs_are_refused_leaves_the_task_to_the_second() {
+    let (mut mesh, job, (slow, fast)) = last_one();
+    mesh.advance(60_000);
+    let started = mesh.peers[fast].started.len();
+    mesh.collected.push_back(CollectError::Bad("forged".into()));
+    mesh.finish(slow, None);
+    mesh.advance(5_000);
+    assert_eq!((mesh.n_running(fast), mesh.phase(0, job)), (1, JobPhase::Active));
+    mesh.finish(fast, None);
+    mesh.advance(5_000);
+    assert_eq!(mesh.phase(0, job), JobPhase::Done);
+    assert_eq!(mesh.peers[fast].started.len(), started, "nothing is begun a third time");
 }
 
 #[test]

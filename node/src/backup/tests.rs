@@ -29,6 +29,7 @@ fn job(job: u8, phase: JobPhase, root: ChunkId) -> Record {
         inputs: Vec::new(),
         steering: meshfarm_core::Steering::default(),
         canceled: Vec::new(),
+        warned: meshfarm_core::Warned::default(),
     })
 }
 

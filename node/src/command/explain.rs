@@ -7,7 +7,7 @@ use crate::api::Problem;
 use crate::cli;
 use crate::print::pages;
 
-use super::{Desk, Done};
+use super::{Desk, Done, now};
 
 pub(super) async fn explain(desk: &Desk, flags: &cli::Explain) -> Done {
     let brief = flags.task.is_none();
@@ -16,7 +16,7 @@ pub(super) async fn explain(desk: &Desk, flags: &cli::Explain) -> Done {
         Some(task) => Some(find(&view, task)?),
         None => None,
     };
-    desk.show(&pages::explain(&desk.client.explain(view.job, task).await?))
+    desk.show(&pages::explain(&desk.client.explain(view.job, task).await?, now()))
 }
 
 /// The task of this number or label.

@@ -115,6 +115,7 @@ fn spec(name: &str) -> JobSpec {
             labels: (1..=3).map(|n| format!("Frame={n}")).collect(),
             needs: Vec::new(),
             environments: false,
+            session: None,
         }],
         layout: Layout::default(),
     }

@@ -1,18 +1,16 @@
-//! Floating licences that the site has: the tables `[[licence]]` of `meshfarm.toml`.
+//! Floating licences that the site has: the tables `[[licence]]` of its head's `meshfarm.toml`.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use meshfarm_protocol::profile::{Amount, HostClass};
-
-/// What a licence's amount is called, before its name.
-const PREFIX: &str = "meshfarm:amount.licence.";
+use meshfarm_protocol::profile::{Amount, HostClass, LICENCE, is_licence};
 
 /// More kinds of licences, or more of one kind, are a slip of the finger.
 const MOST: u32 = 100_000;
 
-/// Licences of one kind. A task that asks for some holds them while it runs; never more are in use than there are.
+/// Licences of one kind. A task that asks for some holds them while it runs; on all machines of the site together, never
+/// more are in use than there are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LicenceConfig {
@@ -27,7 +25,7 @@ pub struct LicenceConfig {
 
 impl LicenceConfig {
     fn amount(&self) -> String {
-        format!("{PREFIX}{}", self.name)
+        format!("{LICENCE}{}", self.name)
     }
 
     fn problem(&self) -> Option<String> {
@@ -58,8 +56,8 @@ pub(super) fn check(licences: &[LicenceConfig]) -> Result<(), (&'static str, Str
 }
 
 pub(super) fn to_text(licences: &[LicenceConfig]) -> String {
-    let mut text = "# Floating licences of this site; a job asks for the amount meshfarm:amount.licence.NAME. Tasks of other sites\n\
-                    # get them only with lend = true.\n\
+    let mut text = "# Floating licences of this site, for all its machines together; a job asks for the amount\n\
+                    # meshfarm:amount.licence.NAME. Tasks of other sites get them only with lend = true.\n\
                     # [[licence]]\n# name = \"nuke\"\n# count = 2\n# lend = false\n"
         .to_owned();
     for LicenceConfig { name, count, lend } in licences {
@@ -72,7 +70,7 @@ pub(super) fn to_text(licences: &[LicenceConfig]) -> String {
 /// A host with the site's licences: these, and no others that it was remembered with.
 #[must_use]
 pub fn with_licences(mut host: HostClass, licences: &[LicenceConfig]) -> HostClass {
-    host.amounts.retain(|name, _| !name.starts_with(PREFIX));
+    host.amounts.retain(|name, _| !is_licence(name));
     let amounts = licences.iter().map(|l| (l.amount(), Amount::whole(l.count.into())));
     host.amounts.extend(amounts);
     host

@@ -7,6 +7,7 @@ use meshfarm_protocol::job::{MeshPolicy, Order, Place};
 use meshfarm_protocol::profile::Level;
 use serde::{Deserialize, Serialize};
 
+use super::deadline::Deadline;
 use super::error::{BundleError, hint};
 
 /// What `mesh.toml` or the flags of a submission say of the mesh policy. Not said is not changed.
@@ -26,6 +27,8 @@ pub struct PolicyChanges {
     pub timeout: Option<Duration>,
     /// A task is stopped when its log has said nothing for so long: written as `timeout` is.
     pub silence: Option<Duration>,
+    /// When the job shall be done: written as `timeout` is, from its submission, or a moment such as `2026-11-30 18:00`.
+    pub deadline: Option<Deadline>,
     /// The weakest isolation that another site may offer.
     pub isolation: Option<Level>,
     /// How many tasks are leased together at most.
@@ -43,7 +46,7 @@ pub struct Duration(pub Millis);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Written {
+pub(super) enum Written {
     Seconds(u64),
     Text(String),
 }
@@ -88,7 +91,7 @@ impl std::str::FromStr for Duration {
 }
 
 /// Keys of `mesh.toml` that the design has and this version cannot honour: better refused than ignored.
-const NOT_HONOURED: [&str; 4] = ["budget", "deadline", "network", "notify"];
+const NOT_HONOURED: [&str; 3] = ["budget", "network", "notify"];
 
 /// Reads the text of a `mesh.toml`.
 pub(super) fn read(path: &Path, text: &str) -> Result<PolicyChanges, BundleError> {
@@ -107,12 +110,19 @@ pub(super) fn read(path: &Path, text: &str) -> Result<PolicyChanges, BundleError
     toml::from_str(text).map_err(syntax)
 }
 
-/// Puts `changes` into `policy`. `origin` is who says so.
+/// Puts `changes` into the `policy` of a job that is submitted `now`. `origin` is who says so.
 pub(super) fn apply(
     policy: &mut MeshPolicy,
     changes: &PolicyChanges,
-    origin: &str,
+    (origin, now): (&str, Millis),
 ) -> Result<(), BundleError> {
+    if let Some(deadline) = changes.deadline {
+        let moment = deadline.moment(now).map_err(|problem| BundleError::Argument {
+            argument: format!("{origin}: deadline {}", String::from(deadline)),
+            problem,
+        })?;
+        policy.deadline = Some(moment);
+    }
     if let Some(place) = &changes.place {
         policy.place = match place.as_str() {
             "local" => Place::Local,
@@ -237,10 +247,11 @@ mod tests {
 
     #[test]
     fn a_mesh_toml_says_what_it_wants_and_nothing_unknown() {
-        let text = "where = 'lyon'\npriority = 80\ntimeout = '2h'\nsilence = '10m'\norder = 'first-last-middle'\nisolation = 'S3'\n";
+        let text = "where = 'lyon'\ndeadline = '2h'\npriority = 80\ntimeout = '2h'\nsilence = '10m'\norder = 'first-last-middle'\nisolation = 'S3'\n";
         let changes = read(Path::new("mesh.toml"), text).unwrap();
         let mut policy = MeshPolicy::default();
-        apply(&mut policy, &changes, "mesh.toml").unwrap();
+        apply(&mut policy, &changes, ("mesh.toml", Millis(5))).unwrap();
+        assert_eq!(policy.deadline, Some(Millis(7_200_005)));
         assert_eq!(policy.place, Place::Site("lyon".into()));
         assert_eq!((policy.priority, policy.timeout), (80, Some(Millis::seconds(7200))));
         assert_eq!(policy.silence, Some(Millis::seconds(600)));
@@ -250,13 +261,18 @@ mod tests {
             ("priorty = 1", "priorty"),
             ("\npriority = 'high'", "line 2"),
             ("timeout = '2 weeks'", "90s, 30m or 2h"),
+            ("deadline = 'tomorrow'", "2026-11-30 18:00"),
             ("budget = 5", "cannot honour"),
         ] {
             let error = read(Path::new("mesh.toml"), text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         }
         let changes = PolicyChanges { priority: Some(101), ..PolicyChanges::default() };
-        assert!(apply(&mut policy, &changes, "mesh.toml").is_err());
+        assert!(apply(&mut policy, &changes, ("mesh.toml", Millis(5))).is_err());
+        let deadline = Some(Deadline::At(Millis(5)));
+        let changes = PolicyChanges { deadline, ..PolicyChanges::default() };
+        let error = apply(&mut policy, &changes, ("mesh.toml", Millis(5))).unwrap_err().to_string();
+        assert!(error.contains("mesh.toml: deadline 1970") && error.contains("over"), "{error}");
     }
 
     #[test]

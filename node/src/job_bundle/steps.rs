@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use meshfarm_protocol::id::StepNo;
+use meshfarm_protocol::id::{Millis, StepNo};
 use meshfarm_protocol::job::{MAX_STEPS, MAX_TASKS, StepSpec};
 use meshfarm_protocol::profile::{Amount, AmountNeed, AttributeNeed, Requirement};
-use openjd_model::job::{HostRequirements, Job, Step};
+use openjd_model::job::{HostRequirements, Job, Step, TaskParameter};
 use openjd_model::{ModelError, StepParameterSpaceIterator, TaskParameterSet};
 
 use super::error::BundleError;
+
+/// A longer target of a chunk counts as this, in seconds: a day.
+const MAX_TARGET: u64 = 86_400;
 
 /// A longer label is cut, in characters.
 const MAX_LABEL: usize = 200;
@@ -50,6 +53,7 @@ pub(super) fn steps(job: &Job, around: bool) -> Result<Vec<StepSpec>, StepsError
             labels: labels(step, tasks.as_ref()),
             needs: needs(job, step),
             environments: around || inner.or(outer).is_some(),
+            session: target(step),
         });
     }
     Ok(steps)
@@ -65,6 +69,24 @@ pub(super) fn tasks_of(step: &Step) -> Result<Option<StepParameterSpaceIterator>
     };
     let pinned = StepParameterSpaceIterator::new(space)?.chunks_default_task_count();
     StepParameterSpaceIterator::new_with_chunk_override(space, pinned).map(Some)
+}
+
+/// How long a chunk of the step shall run, where its template says that.
+///
+/// The tasks are chunks of the size that the template gives, because they have numbers before any has run. So as many of
+/// them as are expected to take that long together run in one session, one after the other.
+fn target(step: &Step) -> Option<Millis> {
+    let mut parameters = step.parameter_space.iter().flat_map(|s| s.task_parameter_definitions.values());
+    parameters.find_map(|parameter| match parameter {
+        TaskParameter::ChunkInt { chunks, .. } => {
+            let seconds = u64::try_from(chunks.target_runtime_seconds?).ok()?;
+            (seconds > 0).then_some(Millis::seconds(seconds.min(MAX_TARGET)))
+        }
+        TaskParameter::Int { .. }
+        | TaskParameter::Float { .. }
+        | TaskParameter::String { .. }
+        | TaskParameter::Path { .. } => None,
+    })
 }
 
 fn labels(step: &Step, tasks: Option<&StepParameterSpaceIterator>) -> Vec<String> {

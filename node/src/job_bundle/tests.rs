@@ -72,6 +72,7 @@ fn load_with(request: &SubmitRequest) -> Result<LoadedJob, BundleError> {
         policy: &policy,
         project: "main",
         tenant_of: &|project| TenantId([project.as_bytes()[0]; 16]),
+        now: Millis(1),
     };
     load(request, &defaults)
 }

@@ -62,7 +62,7 @@ impl Profiles {
             Ok(signed) => signed,
             Err(_) => return Verdict::Reject("not a profile"),
         };
-        let profile: Profile = match codec::decode(&signed.body, MAX_PROFILE_BYTES) {
+        let mut profile: Profile = match codec::decode(&signed.body, MAX_PROFILE_BYTES) {
             Ok(profile) => profile,
             Err(_) => return Verdict::Reject("a malformed profile"),
         };
@@ -94,6 +94,11 @@ impl Profiles {
             return Verdict::Reject("a forged signature");
         }
         let seen = Seen { sequence: profile.sequence, at: now };
+        if body.role == Role::Submitter {
+            // Its certificate is believed, and not what it claims to offer.
+            (profile.lending, profile.free) = (false, 0);
+            profile.hosts.clear();
+        }
         match (self.remember((mesh, profile.site), seen), body.role) {
             (false, _) => Verdict::Ignore("more sites than fit in memory"),
             (true, Role::Host) => Verdict::Keep(Box::new(profile)),

@@ -11,6 +11,7 @@ use crate::api::{Check, CheckState, Examination, Invited, MeshView};
 
 use super::{Cell, Page, Tone, bytes, faint, moment, plain, span, strong};
 
+mod deadline;
 mod explain;
 mod hosts;
 mod jobs;
@@ -75,6 +76,7 @@ pub fn sites(sites: &[SiteView], now: Millis) -> Page {
         vec![
             plain(&site.name),
             state,
+            plain(role(site.role)),
             plain(slots.to_string()),
             plain(free),
             plain(lends),
@@ -83,7 +85,7 @@ pub fn sites(sites: &[SiteView], now: Millis) -> Page {
             faint(site.site.short()),
         ]
     });
-    let head = ["SITE", "STATE", ">SLOTS", ">FREE", "LENDS", "ISOLATION", "SOFTWARE", "ID"];
+    let head = ["SITE", "STATE", "ROLE", ">SLOTS", ">FREE", "LENDS", "ISOLATION", "SOFTWARE", "ID"];
     page.table(&head, rows);
     page
 }

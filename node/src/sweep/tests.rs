@@ -139,6 +139,7 @@ fn job(phase: JobPhase, root: ChunkId) -> JobRecord {
         inputs,
         canceled,
         steering,
+        warned: meshfarm_core::Warned::default(),
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) fn job(n: u32, project: &str) -> JobSpec {
         labels: (1..=n).map(|frame| format!("Frame={frame}")).collect(),
         needs: Vec::new(),
         environments: false,
+        session: None,
     };
     JobSpec {
         name: "shot".into(),
@@ -72,6 +73,7 @@ impl OneSite {
             floor: Level::S2,
             kept: BTreeSet::new(),
             head: None,
+            submitter: false,
             opening: Opening::default(),
             keep_jobs: Millis(u64::MAX),
             seed: [7; 32],

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use meshfarm_core::{Ask, Index, Input, Operation, Tasks};
 use meshfarm_protocol::id::{Millis, SiteId};
 use meshfarm_protocol::matching::fits;
+use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{
     Amount, AmountNeed, AttributeNeed, GPU, GPU_MEMORY, HostClass, Level, MEMORY, PROFILE_VERSION,
     Profile, Requirement, SCRATCH, VCPU, version_values,
@@ -150,7 +151,7 @@ fn place(table: &mut Table) -> Result<()> {
     let mut site = OneSite::new(0);
     for n in 0..table.scale().of(SITES).max(10) {
         let name = format!("site {n}");
-        site.give("up", Input::PeerUp { site: id(n), name: name.clone() });
+        site.give("up", Input::PeerUp { site: id(n), name: name.clone(), role: Role::Site });
         let profile = Profile {
             version: PROFILE_VERSION,
             site: id(n),

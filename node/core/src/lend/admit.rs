@@ -25,14 +25,19 @@ impl Lend {
 
     /// The machine offers something else. What was promised stays promised.
     pub(crate) fn set_host(&mut self, host: HostClass) {
-        self.owed = self.held();
+        self.owe();
         self.capacity.set(&host);
         self.host = host;
     }
 
-    /// Everything that leases hold.
+    /// What is promised now stays promised, whether or not the machine has it.
+    pub(crate) fn owe(&mut self) {
+        self.owed = self.held();
+    }
+
+    /// Everything that leases hold, ours of hosts too.
     pub(super) fn held(&self) -> Budget {
-        let mut held = Budget::default();
+        let mut held = self.away.clone();
         for lent in self.leases.values() {
             match lent.held() {
                 0 => {}

@@ -6,6 +6,7 @@ use meshfarm_protocol::id::{JobId, LeaseId, Millis, SiteId};
 use meshfarm_protocol::profile::HostClass;
 
 use crate::borrow::State;
+use crate::licences;
 use crate::record::{HostMode, HostRecord};
 use crate::site::Site;
 
@@ -30,7 +31,7 @@ pub struct HostView {
     pub free: u32,
     /// Tasks that run there.
     pub running: u32,
-    /// What it has, once it has said so.
+    /// What it has, once it has said so, and the licences of the site.
     pub offers: Option<HostClass>,
 }
 
@@ -85,17 +86,22 @@ impl Site {
 
     fn own_machine(&self, now: Millis) -> HostView {
         let (slots, free) = (self.lend.host().slots, self.lend.free());
-        let running = self.lend.all().map(|(_, lent)| lent.running.len()).sum::<usize>();
+        let running = self.n_running();
+        let state = match (self.told.own.is_open(), running) {
+            (true, _) => HostState::Connected,
+            (false, 0) => HostState::Stopped,
+            (false, _) => HostState::Pausing,
+        };
         HostView {
             host: self.config.me,
             name: self.config.name.clone(),
             own: true,
-            state: HostState::Connected,
+            state,
             heard: Some(now),
             slots,
             used: slots.saturating_sub(free),
             free,
-            running: u32::try_from(running).unwrap_or(u32::MAX),
+            running,
             offers: Some(self.lend.host().clone()),
         }
     }
@@ -118,6 +124,7 @@ impl Site {
             HostMode::Open => HostState::Connected,
         };
         let offers = profile.and_then(|profile| profile.hosts.first()).cloned();
+        let offers = offers.map(|host| licences::with_ours(host, self.lend.host()));
         let slots = offers.as_ref().filter(|_| connected).map_or(0, |host| host.slots);
         let (mut used, mut running) = (0u32, 0);
         for (_, borrowed) in self.borrow.all().filter(|(_, b)| b.lender == record.host) {

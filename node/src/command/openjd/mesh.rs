@@ -42,6 +42,7 @@ pub(super) async fn run(
         retries: Some(0),
         timeout: None,
         silence: None,
+        deadline: None,
         order: None,
         hold: false,
         environments: request.environments.iter().map(|path| request.cwd.join(path)).collect(),

@@ -1,12 +1,14 @@
 //! The page that says why a job's tasks wait.
 
 use meshfarm_core::{Explained, ExplainedSite, ExplainedStep, JobPhase};
+use meshfarm_protocol::id::Millis;
 
+use super::deadline;
 use crate::print::{Cell, Page, Tone, faint, plain, strong};
 
 /// Why the tasks of a job wait: each step, and each site's answer to it.
 #[must_use]
-pub fn explain(explained: &Explained) -> Page {
+pub fn explain(explained: &Explained, now: Millis) -> Page {
     let mut page = Page::of(explained);
     page.quiet = vec![explained.job.to_string()];
     let ended = match &explained.phase {
@@ -16,6 +18,9 @@ pub fn explain(explained: &Explained) -> Page {
         JobPhase::Canceled => faint("was canceled"),
     };
     page.line([strong(&explained.name), faint(explained.job.short()), ended]);
+    if let Some(view) = explained.deadline.filter(|_| explained.phase == JobPhase::Active) {
+        page.line([deadline::deadline(&view, None, now)]);
+    }
     if let Some(task) = &explained.task {
         page.line([plain("Task"), strong(&task.label), plain(format!("is {}", task.state))]);
         for wait in &task.waits {
@@ -97,6 +102,7 @@ mod tests {
             job: JobId([7; 16]),
             name: "shot".into(),
             phase: JobPhase::Active,
+            deadline: None,
             steps: vec![step],
             task: None,
         };

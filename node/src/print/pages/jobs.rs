@@ -10,6 +10,7 @@ use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::job::Place;
 
 use crate::api::{DryRun, FilePlan, JobBytes, Outputs, Submitted};
+use super::deadline;
 use crate::print::{Cell, Page, Tone, bytes, faint, moment, plain, ranges, span, strong};
 
 /// So many tasks of a step are listed one by one; a longer step is summed up.
@@ -67,19 +68,30 @@ pub fn reads(place: &Place) -> Option<String> {
 
 /// A list of jobs, and batches of other sites that were asked for with it.
 #[must_use]
-pub fn jobs(jobs: &[JobView], lent: &[LeaseView]) -> Page {
+pub fn jobs(jobs: &[JobView], lent: &[LeaseView], now: Millis) -> Page {
     let mut page = Page::of(&jobs);
     page.quiet = jobs.iter().map(|job| job.job.to_string()).collect();
     if jobs.is_empty() && lent.is_empty() {
         page.line([plain("no jobs here; submit one: meshfarm submit scene.pov --frames 1-20")]);
     }
-    let head =
-        ["JOB", "NAME", "STATE", "QUEUE", ">DONE", ">RUNNING", ">FAILED", ">PRIORITY", "SUBMITTED"];
+    let due = jobs.iter().any(|job| job.deadline.is_some());
+    let mut head = vec![
+        "JOB",
+        "NAME",
+        "STATE",
+        "QUEUE",
+        ">DONE",
+        ">RUNNING",
+        ">FAILED",
+        ">PRIORITY",
+        "SUBMITTED",
+    ];
+    head.extend(due.then_some("DEADLINE"));
     page.table(
         &head,
         jobs.iter().map(|job| {
             let failed = if job.failed > 0 { Tone::Bad } else { Tone::Plain };
-            vec![
+            let mut row = vec![
                 strong(job.job.short()),
                 plain(&job.name),
                 state(job),
@@ -89,7 +101,10 @@ pub fn jobs(jobs: &[JobView], lent: &[LeaseView]) -> Page {
                 Cell::new(job.failed.to_string(), failed),
                 plain(job.priority.to_string()),
                 faint(moment(job.submitted)),
-            ]
+            ];
+            let deadline = job.deadline.as_ref().map(|view| deadline::short(view, now));
+            row.extend(due.then(|| deadline.unwrap_or_else(|| plain(""))));
+            row
         }),
     );
     if !lent.is_empty() {
@@ -111,7 +126,7 @@ pub fn jobs(jobs: &[JobView], lent: &[LeaseView]) -> Page {
 
 /// One job with its tasks, and why those that wait do so.
 #[must_use]
-pub fn job(job: &JobView, outputs: &Outputs) -> Page {
+pub fn job(job: &JobView, outputs: &Outputs, now: Millis) -> Page {
     #[derive(Serialize)]
     struct Whole<'a> {
         #[serde(flatten)]
@@ -133,6 +148,9 @@ pub fn job(job: &JobView, outputs: &Outputs) -> Page {
         moment(job.submitted),
         bytes(job.bytes)
     ))]);
+    if let Some(view) = &job.deadline {
+        page.line([deadline::deadline(view, job.ended, now), faint(moment(view.at))]);
+    }
     for folder in &outputs.folders {
         page.line([faint("outputs in"), plain(folder.display().to_string())]);
     }

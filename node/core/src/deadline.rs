@@ -4,6 +4,8 @@
 //! long as it can still make it: what is lost anyway takes nothing from others. (Jackson 1955, the earliest due date;
 //! Dertouzos 1974, least laxity.) It goes on after its deadline.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use meshfarm_protocol::id::{JobId, Millis, SiteId, StepNo};
@@ -85,27 +87,30 @@ pub enum DeadlineState {
     Met,
 }
 
-/// Machines, and how long a task runs there.
-#[derive(Clone, Copy, Debug, Default)]
-struct Force {
-    slots: u64,
-    /// Sum over the slots.
-    time: u64,
-}
+/// Slots, and how long a task runs there in milliseconds.
+#[derive(Clone, Debug, Default)]
+struct Force(Vec<(u64, u64)>);
 
 impl Force {
     fn add(&mut self, slots: u32, each: Millis) {
-        self.slots = self.slots.saturating_add(slots.into());
-        self.time = self.time.saturating_add(each.0.saturating_mul(slots.into()));
+        if slots > 0 {
+            self.0.push((slots.into(), each.0.max(1)));
+        }
     }
 
-    /// How long they take for so many tasks. None when there is no slot.
-    fn takes(self, tasks: u64) -> Option<u64> {
-        if tasks == 0 {
-            return Some(0);
+    /// How long it takes for so many tasks, when whoever would be done with one first gets it. None without a slot.
+    fn takes(&self, tasks: u64) -> Option<u64> {
+        let alone = |(slots, each): &(u64, u64)| each.saturating_mul(tasks.div_ceil(*slots));
+        let done = |by: u64| {
+            let each = self.0.iter().map(|(slots, each)| slots.saturating_mul(by / each));
+            each.fold(0, u64::saturating_add)
+        };
+        let (mut least, mut most) = (0, self.0.iter().map(alone).min()?);
+        while least < most {
+            let by = least + (most - least) / 2;
+            (least, most) = if done(by) < tasks { (by + 1, most) } else { (least, by) };
         }
-        let each = self.time.checked_div(self.slots)?;
-        Some(each.saturating_mul(tasks.div_ceil(self.slots)))
+        Some(most)
     }
 }
 
@@ -236,10 +241,11 @@ impl Site {
             for (lender, slots) in self.reach(job, step, &mine, now) {
                 whole.add(slots, self.runs_for(lender, time));
             }
-            let sum = |of: Option<u64>, force: Force| {
-                Some(of?.saturating_add(rest).saturating_add(force.takes(waiting)?))
+            let sum = |of: Option<u64>, force: &Force| {
+                let takes = if waiting == 0 { 0 } else { force.takes(waiting)? };
+                Some(of?.saturating_add(rest).saturating_add(takes))
             };
-            (left.pace, left.best) = (sum(left.pace, force), sum(left.best, whole));
+            (left.pace, left.best) = (sum(left.pace, &force), sum(left.best, &whole));
             left.longest = left.longest.max(time.0);
         }
         Outlook::new(job, (deadline, n > 0), left, now)
@@ -280,7 +286,7 @@ impl Site {
         held: &[(SiteId, u32)],
         now: Millis,
     ) -> Vec<(SiteId, u32)> {
-        let none = std::collections::BTreeSet::new();
+        let none = BTreeSet::new();
         let spec = job.step_spec(step);
         let share = spec.map(|spec| self.lend.share(&spec.requirement)).unwrap_or_default();
         let supply = self.supply(&none, (0, self.lend.at_once(&share)));
@@ -297,21 +303,17 @@ impl Site {
         reach
     }
 
-    /// Whether a task of a job in danger would end too late at `lender`, where another machine would do it in time.
-    pub(crate) fn too_slow(
-        &self,
-        (job, step): (&Job, StepNo),
-        lender: SiteId,
-        now: Millis,
-    ) -> bool {
+    /// Machines where a task of a job in danger would end too late, when another one would do it in time.
+    pub(crate) fn too_slow(&self, job: &Job, step: StepNo, now: Millis) -> BTreeSet<SiteId> {
+        let none = BTreeSet::new();
         let Some(left) = job.hurry(now) else {
-            return false;
+            return none;
         };
         let time = job.task_time(step).unwrap_or(ASSUMED_TASK);
-        let none = std::collections::BTreeSet::new();
-        let fitting = || place::fitting(job, step, &self.supply(&none, (0, 0)), now);
-        self.runs_for(lender, time) > left
-            && fitting().into_iter().any(|other| self.runs_for(other, time) <= left)
+        let fitting = place::fitting(job, step, &self.supply(&none, (0, 0)), now);
+        let late = |site: &SiteId| self.runs_for(*site, time) > left;
+        let slow: BTreeSet<SiteId> = fitting.iter().copied().filter(late).collect();
+        if slow.len() < fitting.len() { slow } else { none }
     }
 
     /// Jobs with a deadline are looked at now.
@@ -322,3 +324,22 @@ impl Site {
 
 /// A job with a deadline, and when that is.
 pub(crate) type Due = (JobId, Millis);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_machines_help_and_never_hinder() {
+        let takes = |machines: &[(u32, u64)], tasks| {
+            let mut force = Force::default();
+            machines.iter().for_each(|(slots, each)| force.add(*slots, Millis(*each)));
+            force.takes(tasks)
+        };
+        assert_eq!(takes(&[(2, 10)], 5), Some(30));
+        assert_eq!(takes(&[(1, 10), (2, 100)], 3), Some(30));
+        assert_eq!(takes(&[(1, 10), (2, 25)], 4), Some(25));
+        assert_eq!((takes(&[(1, 10)], 0), takes(&[(0, 10)], 1), takes(&[], 0)), (Some(0), None, None));
+        assert!(takes(&[(u32::MAX, u64::MAX)], u64::MAX).is_some());
+    }
+}

@@ -201,10 +201,10 @@ pub(crate) fn place(
         left > 0
     };
     let own = own_fits(demand.job, demand.step, supply) && takes(supply.me);
-    let hurry = demand.job.hurry(now);
+    let hurry = demand.job.hurry(now).is_some();
     let here = own && !supply.engaged.contains(&supply.me);
     // A job in a hurry takes the fastest first, wherever they are.
-    if here && hurry.is_none() && !ask(supply.me, supply.room.0, true) {
+    if here && !hurry && !ask(supply.me, supply.room.0, true) {
         return asked;
     }
     let (mine, ours) = local_finish(demand, (spec, own), supply, takes);
@@ -216,22 +216,17 @@ pub(crate) fn place(
         })
         .filter(|candidate| {
             let local = if candidate.own { mine } else { ours };
-            hurry.is_some() || local.is_none_or(|local| candidate.done_after < local)
+            hurry || local.is_none_or(|local| candidate.done_after < local)
         })
         .collect();
     sample(&mut candidates, rng);
-    if let Some(left) = hurry {
+    if hurry {
         let (site, free) = (supply.me, if here { supply.room.0 } else { 0 });
         let done_after = at_speed(task_time(demand), supply.host.speed).0;
         candidates.push(Candidate { site, own: true, free, warm: true, done_after });
-        let in_time = |candidate: &Candidate| candidate.done_after <= left.0;
-        let any = candidates.iter().any(|candidate| candidate.free > 0 && in_time(candidate));
-        candidates.retain(|candidate| !any || in_time(candidate));
-        candidates.sort_by_key(|candidate| (candidate.done_after, !candidate.own));
-    } else {
-        // What our own machines can take does not leave the house.
-        candidates.sort_by_key(|candidate| (!candidate.own, candidate.done_after));
     }
+    // What our own machines can take does not leave the house.
+    candidates.sort_by_key(|candidate| (!candidate.own && !hurry, candidate.done_after));
     for candidate in candidates {
         if !ask(candidate.site, candidate.free, candidate.own) {
             break;

@@ -60,6 +60,7 @@ impl Site {
             return;
         }
         engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.yielded(job)));
+        engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.too_slow(job, step, now)));
         let uncovered = u32::try_from(n).unwrap_or(u32::MAX);
         let own = if engaged.contains(&self.config.me) { 0 } else { uncovered };
         let room = self.own_room((id, step), turn, own, now);

@@ -206,10 +206,10 @@ impl Site {
         } else {
             Vec::new()
         };
+        let slow = self.too_slow(job, step, now);
         for (lease, lender) in held {
             let Some(job) = self.jobs.get(id) else { return };
-            let left_alone = self.left_alone(job, lender, now)
-                || self.too_slow((job, step), lender, now);
+            let left_alone = self.left_alone(job, lender, now) || slow.contains(&lender);
             let takes = |failed_on: &[SiteId]| {
                 !left_alone
                     && (failed_on.is_empty() || place::eligible(failed_on, lender, &fitting))
@@ -353,6 +353,7 @@ impl Site {
             return;
         }
         engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.yielded(job)));
+        engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.too_slow(job, step, now)));
         let own = !engaged.contains(&self.config.me);
         let room = self.own_room((id, step), turn, if own { uncovered } else { 0 }, now);
         let Some(job) = self.jobs.get(id) else { return };
@@ -426,7 +427,7 @@ impl Site {
             return false;
         }
         let job = self.jobs.get(job).filter(|job| !self.left_alone(job, lender, now));
-        let in_time = |job: &&Job| !self.too_slow((job, step), lender, now);
+        let in_time = |job: &&Job| !self.too_slow(job, step, now).contains(&lender);
         job.filter(in_time).is_some_and(|job| self.runs(job, step, lender, now))
     }
 }

@@ -92,6 +92,8 @@ pub struct Site {
     pub(crate) opened: Opened,
     sequence: u64,
     published: Option<(Millis, u32, bool)>,
+    /// Whether our profile says something else than it did then.
+    news: bool,
     /// Bytes of our profile when it was last told.
     told_bytes: usize,
     /// Somebody is new: until this moment the profile is told again and again.
@@ -126,6 +128,7 @@ impl Site {
             // Later starts are greater, and within one start there are 2^20 profiles a second at most.
             sequence: now.0 << 20,
             published: None,
+            news: false,
             told_bytes: 0,
             greet_until: Millis(0),
             config,
@@ -239,8 +242,8 @@ impl Site {
                 self.jobs.inputs_ready((job, step), result, now, out);
             }
             Input::Host(host) => {
+                self.news |= *host != *self.lend.host();
                 self.lend.set_host(*host);
-                self.published = None;
             }
             Input::WrongChunk { site, lease, chunk, came } => {
                 let evidence = EvidenceRecord { site, n: 1, at: now, lease, chunk, came };
@@ -421,7 +424,8 @@ impl Site {
         let pace = self.pace();
         let (free, lending) = (self.offered(), self.lend.lending);
         self.published.map_or(Millis(0), |(at, old_free, old_lending)| {
-            let changed = (old_free == 0) != (free == 0)
+            let changed = self.news
+                || (old_free == 0) != (free == 0)
                 || (old_free != free && old_free.abs_diff(free).saturating_mul(4) >= old_free)
                 || old_lending != lending;
             at.plus(match (changed, at < self.greet_until) {
@@ -440,6 +444,7 @@ impl Site {
         }
         self.sequence += 1;
         self.published = Some((now, free, lending));
+        self.news = false;
         let mut profile = self.own_profile(now);
         if self.config.submitter {
             profile.hosts.clear();
@@ -501,7 +506,7 @@ impl Site {
     pub fn set_addresses(&mut self, addresses: Vec<String>) {
         if self.config.addresses != addresses {
             self.config.addresses = addresses;
-            self.published = None;
+            self.news = true;
         }
     }
 

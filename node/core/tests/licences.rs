@@ -103,13 +103,14 @@ fn a_more_urgent_job_gets_the_licences_as_tasks_end_and_others_lose_no_slots_for
     mesh.advance(1_000);
     assert_eq!(running(&mesh, low), 2);
     let high = mesh.submit(HEAD, with(nuke(4), |policy| policy.priority = 90));
-    let other = mesh.submit(HEAD, with(plain(40), |policy| policy.priority = 10));
-    for _ in 0..3 {
+    let other = mesh.submit(HEAD, with(plain(90), |policy| policy.priority = 10));
+    for _ in 0..5 {
         mesh.finish(R1, None);
         mesh.finish(R2, None);
         mesh.advance(3_000);
     }
     assert_eq!(mesh.phase(HEAD, high), JobPhase::Done);
+    assert!(mesh.job(HEAD, low).done < 10, "{}", mesh.job(HEAD, low).done);
     let high = mesh.submit(HEAD, with(nuke(4), |policy| policy.priority = 90));
     for _ in 0..2 {
         mesh.finish(R1, None);

@@ -15,7 +15,9 @@ use meshfarm_protocol::message::{Message, Pass};
 use meshfarm_protocol::profile::{Level, Requirement, VCPU};
 use meshfarm_protocol::seal::{SealingKey, Signature};
 
-use crate::mesh::{AtOnce, Mesh, cores, envelope, frames, having, id, spec, step, with};
+use crate::mesh::{AtOnce, Mesh, asking, cores, envelope, frames, having, id, spec, step, with};
+
+const NUKE: &str = "meshfarm:amount.licence.nuke";
 
 /// Slots of each site.
 const SLOTS: [u32; 3] = [2, 3, 1];
@@ -260,13 +262,16 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Submit(at, n, steps) => {
             let mut spec = if steps { spec(vec![step(n, &[]), step(1, &[0])]) } else { frames(n) };
             spec.steps.iter_mut().for_each(|step| step.environments = mesh.shared_sessions);
+            // Some are due soon, some are overdue already, most at no time.
+            let due = |n: u64| mesh.now.plus(Millis(n * 7_000));
+            spec.policy.deadline = (n % 3 == 0).then(|| due(u64::from(n) - 3));
             let (spec, root) = (Box::new(spec), ChunkId([5; 32]));
             let ask = Ask::Submit { spec, root, bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
         }
         Act::Wide(at, n, vcpu) => {
-            let spec =
-                Box::new(with(cores(n, vcpu), |p| p.priority = 40 + u8::try_from(n).unwrap()));
+            let wide = if vcpu == 2 { asking(n, &[(VCPU, 2), (NUKE, 1)]) } else { cores(n, vcpu) };
+            let spec = Box::new(with(wide, |p| p.priority = 40 + u8::try_from(n).unwrap()));
             let ask = Ask::Submit { spec, root: ChunkId([6; 32]), bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
         }
@@ -354,7 +359,11 @@ fn comes_to_rest(mesh: &mut Mesh, host: bool) {
 
 /// Three sites, or a site with a host and another site.
 fn walk(acts: Vec<Act>, eve: bool, with_host: bool) -> Mesh {
-    let host = |at: usize| having(SLOTS[at], &[(VCPU, u64::from(SLOTS[at]) + 1)]);
+    // The first has a licence, which its host may use.
+    let host = |at: usize| {
+        let amounts = [(VCPU, u64::from(SLOTS[at]) + 1), (NUKE, 1)];
+        having(SLOTS[at], &amounts[..if at == 0 { 2 } else { 1 }])
+    };
     let mut mesh = Mesh::with_hosts([("oslo", host(0)), ("lyon", host(1)), ("graz", host(2))]);
     if with_host {
         mesh.become_hosts(0, &[1]);

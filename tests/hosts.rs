@@ -19,7 +19,7 @@ sleep 0.4
 cat INPUT > {frame4}-$nonce.txt";
 
 /// A head without slots, two hosts, and another site, all running and apart.
-fn studio() -> Mesh {
+pub(crate) fn studio() -> Mesh {
     let mut mesh =
         Mesh::apart(vec![alone("oslo", 0), alone("r1", 1), alone("r2", 1), lender("lyon", 2)]);
     mesh[0].json(&["mesh", "create", "demo"]);
@@ -170,7 +170,19 @@ fn hosts_are_stopped_and_started_and_serve_their_head_only() {
     mesh[3].run(&["join", ticket]).refused(2, &["demo", "belongs to none"]);
     mesh[0].run(&["join", ticket]).refused(2, &["already"]);
     mesh[0].run(&["hosts", "stop", "render09"]).refused(2, &["render09", "meshfarm hosts"]);
-    mesh[0].run(&["hosts", "stop", "oslo"]).refused(2, &["head"]);
+    mesh[0].json(&["hosts", "stop", "oslo"]);
+    let own = |mesh: &Mesh| {
+        let hosts = mesh[0].api("/v1/hosts");
+        let own = list(&hosts).iter().find(|host| host["own"] == true).unwrap();
+        text(&own["state"]).to_owned()
+    };
+    assert_eq!(own(&mesh), "stopped");
+    let examined = mesh[0].run(&["doctor"]).out;
+    assert!(examined.contains("paused by a person") && examined.contains("resume"), "{examined}");
+    mesh[0].json(&["hosts", "start", "oslo"]);
+    assert_eq!(own(&mesh), "connected");
+    assert!(!mesh[0].run(&["doctor"]).out.contains("paused by a person"));
+    mesh[0].run(&["hosts", "remove", "oslo"]).refused(2, &["head"]);
     mesh[0].run(&["invite", "--role", "host", "--mesh", "demo"]).refused(2, &["--mesh demo"]);
     mesh[0].json(&["hosts", "remove", "render01"]);
     assert_eq!(states(&mesh), ["connected"]);

@@ -365,7 +365,8 @@ impl NodeBackend {
 
     async fn examine(&self) -> Result<Examination, Problem> {
         let (home, status) = (self.home.clone(), self.status_now().await);
-        let look = move || doctor::examine(&home, &Node.look(&home), Some(&status));
+        let slots = self.gate.look(|site, _| site.slots()).await?;
+        let look = move || doctor::examine(&home, &Node.look(&home), Some(&status), Some(&slots));
         self.means.machine.block(look).await.ok_or_else(panicked)
     }
 }

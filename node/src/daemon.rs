@@ -210,11 +210,11 @@ impl Daemon {
                 None
             }
             net::Event::PeerUp(up) => {
-                let site = up.site;
+                let (site, role) = (up.site, up.role());
                 if up.dialled {
                     self.remember(site, vec![up.address]).await;
                 }
-                let (name, role) = (up.memberships.first().map(|m| m.name.clone()), up.role());
+                let name = up.memberships.first().map(|member| member.name.clone());
                 Some(Input::PeerUp { site, name: name.unwrap_or_else(|| site.short()), role })
             }
             net::Event::PeerDown { site } => Some(Input::PeerDown { site }),

@@ -191,13 +191,17 @@ fn taking(slots: &SlotsView, lends: bool) -> Check {
     let name = "slots";
     let resume = "take tasks again: meshfarm resume";
     match (slots.own.is_open(), slots.foreign.is_open(), slots.shut) {
-        (false, _, _) => weak(name, "paused by a person: no task is taken, not even own ones", resume),
+        (false, _, _) => {
+            weak(name, "paused by a person: no task is taken, not even own ones", resume)
+        }
         (true, false, _) => {
             weak(name, "paused by a person: no task of another site is taken", resume)
         }
-        (true, true, Some(shut)) if lends => {
-            weak(name, format!("no task of another site is taken now: {shut}"), "it lends again by itself")
-        }
+        (true, true, Some(shut)) if lends => weak(
+            name,
+            format!("no task of another site is taken now: {shut}"),
+            "it lends again by itself",
+        ),
         (true, true, _) if lends => good(name, "take tasks, own ones and those of other sites"),
         (true, true, _) => good(name, "take own tasks; this site does not lend"),
     }

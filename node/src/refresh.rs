@@ -98,7 +98,8 @@ fn find(name: &str, folders: &[PathBuf]) -> File {
 }
 
 fn file(path: &Path) -> File {
-    let about = fs::metadata(path).ok().filter(|about| about.is_file() && about.mode() & 0o111 != 0)?;
+    let about =
+        fs::metadata(path).ok().filter(|about| about.is_file() && about.mode() & 0o111 != 0)?;
     let changed = about.ctime().wrapping_mul(1_000_000_000).wrapping_add(about.ctime_nsec());
     Some((path.to_owned(), about.dev(), about.ino(), changed, about.len()))
 }

@@ -26,9 +26,7 @@ const NEVER: Millis = Millis(u64::MAX);
 const SPARE: u64 = 8;
 
 /// What people were told of a job's deadline; each is told once.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Warned {
     /// Nothing.
@@ -339,7 +337,10 @@ mod tests {
         assert_eq!(takes(&[(2, 10)], 5), Some(30));
         assert_eq!(takes(&[(1, 10), (2, 100)], 3), Some(30));
         assert_eq!(takes(&[(1, 10), (2, 25)], 4), Some(25));
-        assert_eq!((takes(&[(1, 10)], 0), takes(&[(0, 10)], 1), takes(&[], 0)), (Some(0), None, None));
+        assert_eq!(
+            (takes(&[(1, 10)], 0), takes(&[(0, 10)], 1), takes(&[], 0)),
+            (Some(0), None, None)
+        );
         assert!(takes(&[(u32::MAX, u64::MAX)], u64::MAX).is_some());
     }
 }

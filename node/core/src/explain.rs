@@ -227,7 +227,10 @@ impl Site {
         let licensed = self.licensed(job.record.job, step) > 0;
         if !licensed && self.lend.at_once(&share) > 0 {
             blocks.push(NO_LICENCE.to_owned());
-        } else if host.slots > 0 && self.lend.at_once(&share) > 0 && self.lend.left().room(&share) == 0 {
+        } else if host.slots > 0
+            && self.lend.at_once(&share) > 0
+            && self.lend.left().room(&share) == 0
+        {
             let free = self.lend.free();
             blocks.push(match free {
                 0 => "every slot is taken".to_owned(),

@@ -141,12 +141,7 @@ impl Site {
     }
 
     /// A person stops or starts this machine as one of the site's: its slots take no tasks of anybody, or take them again.
-    fn set_own_machine(
-        &mut self,
-        mode: HostMode,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) -> Reply {
+    fn set_own_machine(&mut self, mode: HostMode, now: Millis, out: &mut Vec<Output>) -> Reply {
         let operation = match mode {
             HostMode::Open => SiteOperation::Resume,
             HostMode::Stopped => SiteOperation::Pause { own: true, give_back: None },

@@ -79,10 +79,15 @@ mod tests {
 
     #[test]
     fn few_sites_speak_at_once_and_many_take_their_time() {
-        assert_eq!((Pace::of(1, BYTES).pause, Pace::of(1, BYTES).refresh), (LEAST_PAUSE, LEAST_REFRESH));
+        assert_eq!(
+            (Pace::of(1, BYTES).pause, Pace::of(1, BYTES).refresh),
+            (LEAST_PAUSE, LEAST_REFRESH)
+        );
         let many = Pace::of(1_000, BYTES);
         assert!((Millis::seconds(60)..=MOST_PAUSE).contains(&many.pause), "{many:?}");
-        assert!(many.greet < many.pause && many.pause < many.refresh && many.refresh < MOST_REFRESH);
+        assert!(
+            many.greet < many.pause && many.pause < many.refresh && many.refresh < MOST_REFRESH
+        );
         let huge = Pace::of(usize::MAX, usize::MAX);
         assert_eq!((huge.pause, huge.refresh), (MOST_PAUSE, MOST_REFRESH));
     }

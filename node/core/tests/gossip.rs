@@ -133,7 +133,9 @@ fn the_more_sites_there_are_the_less_often_each_speaks_and_gossip_costs_a_line_t
     for sites in [100, 1_000] {
         let ((quiet, rest), (busy, most)) =
             (told_in_an_hour(sites, false), told_in_an_hour(sites, true));
-        println!("{sites} sites: {quiet} profiles an hour of each and {rest} kbit/s when quiet, {busy} and {most} kbit/s when busy");
+        println!(
+            "{sites} sites: {quiet} profiles an hour of each and {rest} kbit/s when quiet, {busy} and {most} kbit/s when busy"
+        );
         assert!(quiet < busy && most <= 500, "{quiet} {busy} {most}");
         costs.push(most);
     }

@@ -337,5 +337,8 @@ fn the_head_itself_is_stopped_and_started_as_a_machine_like_the_others() {
     assert_eq!(mesh.ask(HEAD, stop(HostMode::Open)), Reply::Changed(0));
     assert!(matches!(mesh.ask(HEAD, stop(HostMode::Removed)), Reply::Refused(_)));
     mesh.finish_all();
-    assert_eq!((mesh.phase(HEAD, job), view(&mesh, "oslo").state), (JobPhase::Done, HostState::Connected));
+    assert_eq!(
+        (mesh.phase(HEAD, job), view(&mesh, "oslo").state),
+        (JobPhase::Done, HostState::Connected)
+    );
 }

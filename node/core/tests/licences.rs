@@ -48,7 +48,11 @@ fn no_more_tasks_run_on_all_machines_than_there_are_licences() {
         let job = mesh.submit(HEAD, nuke(10));
         let other = mesh.submit(HEAD, plain(4));
         mesh.advance(2_000);
-        assert_eq!((running(&mesh, job), running(&mesh, other)), (2, 4), "{slots} slots of the head");
+        assert_eq!(
+            (running(&mesh, job), running(&mesh, other)),
+            (2, 4),
+            "{slots} slots of the head"
+        );
         let mut most = 0;
         for _ in 0..40 {
             for at in [HEAD, R1, R2] {
@@ -58,7 +62,10 @@ fn no_more_tasks_run_on_all_machines_than_there_are_licences() {
             mesh.advance(1_000);
             most = most.max(running(&mesh, job));
         }
-        assert_eq!((mesh.phase(HEAD, job), mesh.phase(HEAD, other), most), (JobPhase::Done, JobPhase::Done, 2));
+        assert_eq!(
+            (mesh.phase(HEAD, job), mesh.phase(HEAD, other), most),
+            (JobPhase::Done, JobPhase::Done, 2)
+        );
     }
 }
 
@@ -112,7 +119,7 @@ fn a_more_urgent_job_gets_the_licences_as_tasks_end_and_others_lose_no_slots_for
     assert_eq!(mesh.phase(HEAD, high), JobPhase::Done);
     assert!(mesh.job(HEAD, low).done < 10, "{}", mesh.job(HEAD, low).done);
     let high = mesh.submit(HEAD, with(nuke(4), |policy| policy.priority = 90));
-    for _ in 0..2 {
+    for _ in 0..4 {
         mesh.finish(R1, None);
         mesh.finish(R2, None);
         mesh.advance(3_000);

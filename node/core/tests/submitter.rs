@@ -68,9 +68,8 @@ fn nobody_offers_it_anything_whatever_it_says_and_it_takes_nothing() {
     };
     mesh.give(ADA, Input::Heard { from: id(OSLO), message: Message::Offer(offer) });
     let said = mesh.wires.pop_back().unwrap();
-    let policy = |message: &Message| {
-        matches!(message, Message::Decline { reason: Declined::Policy, .. })
-    };
+    let policy =
+        |message: &Message| matches!(message, Message::Decline { reason: Declined::Policy, .. });
     assert!(said.0 == ADA && policy(&said.2), "{said:?}");
 }
 

@@ -118,6 +118,9 @@ mod tests {
             let text = serde_json::to_string(&deadline).unwrap();
             assert_eq!(serde_json::from_str::<Deadline>(&text).unwrap(), deadline);
         }
-        assert_eq!(serde_json::from_str::<Deadline>("60").unwrap(), Deadline::In(Millis::seconds(60)));
+        assert_eq!(
+            serde_json::from_str::<Deadline>("60").unwrap(),
+            Deadline::In(Millis::seconds(60))
+        );
     }
 }

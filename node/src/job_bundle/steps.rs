@@ -76,7 +76,8 @@ pub(super) fn tasks_of(step: &Step) -> Result<Option<StepParameterSpaceIterator>
 /// The tasks are chunks of the size that the template gives, because they have numbers before any has run. So as many of
 /// them as are expected to take that long together run in one session, one after the other.
 fn target(step: &Step) -> Option<Millis> {
-    let mut parameters = step.parameter_space.iter().flat_map(|s| s.task_parameter_definitions.values());
+    let mut parameters =
+        step.parameter_space.iter().flat_map(|s| s.task_parameter_definitions.values());
     parameters.find_map(|parameter| match parameter {
         TaskParameter::ChunkInt { chunks, .. } => {
             let seconds = u64::try_from(chunks.target_runtime_seconds?).ok()?;

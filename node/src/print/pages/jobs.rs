@@ -9,8 +9,8 @@ use meshfarm_core::{JobPhase, JobView, LeaseView, Queue, StepView, TaskView};
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::job::Place;
 
-use crate::api::{DryRun, FilePlan, JobBytes, Outputs, Submitted};
 use super::deadline;
+use crate::api::{DryRun, FilePlan, JobBytes, Outputs, Submitted};
 use crate::print::{Cell, Page, Tone, bytes, faint, moment, plain, ranges, span, strong};
 
 /// So many tasks of a step are listed one by one; a longer step is summed up.

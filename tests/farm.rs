@@ -56,7 +56,7 @@ fn a_deadline_is_foretold_missed_and_met_and_each_is_told_once() {
     let job = ["submit", "bundle:command", "-p", "Command=true", "-o", out.to_str().unwrap()];
     let wrong = |flag: &str| mesh[0].run(&[&job[..], &["--deadline", flag]].concat());
     wrong("2020-01-01 10:00").refused(2, &["deadline", "over already"]);
-    wrong("tomorrow").refused(1, &["--deadline", "2026-11-30 18:00"]);
+    wrong("tomorrow").refused(2, &["--deadline", "2026-11-30 18:00"]);
 }
 
 /// Takes a while, and writes when it began and ended.

@@ -15,7 +15,10 @@ use crate::record::{Change, JobRecord, Key, Record, Steering};
 use crate::step::{Counts, Inputs, Step, is_open};
 
 mod check;
+mod ended;
 mod select;
+
+use ended::ended_by;
 
 /// How long a task that has failed waits before its second try; doubled with each further one.
 const RETRY_PAUSE: Millis = Millis::seconds(1);
@@ -253,28 +256,6 @@ impl Jobs {
         self.index(at, &task);
         if let Some(step) = self.step_mut(at) {
             step.set(at.task, task);
-        }
-    }
-
-    /// A task is about to stand so: which try has ended it, if one has.
-    fn index(&mut self, at: TaskRef, task: &Task) {
-        if let Some(old) = self.task(at).and_then(ended_by) {
-            self.ended_by.remove(&old);
-        }
-        if self.task(at).is_some() {
-            self.ended_by.extend(ended_by(task).map(|attempt| (attempt, at)));
-        }
-    }
-
-    /// Whether `by` has ended a task of ours with this try.
-    pub(crate) fn was_ended(&self, attempt: AttemptId, by: SiteId) -> bool {
-        let task = self.ended_by.get(&attempt).and_then(|at| self.task(*at));
-        match task {
-            Some(Task::Done { attempt: ours, by: of, .. }) => *ours == attempt && *of == by,
-            Some(Task::Failed { attempt: ours, failed_on, .. }) => {
-                *ours == attempt && failed_on.last() == Some(&by)
-            }
-            Some(Task::Waiting { .. } | Task::Leased { .. } | Task::Canceled) | None => false,
         }
     }
 
@@ -573,14 +554,6 @@ impl Jobs {
             task.and_then(ended_by).map(|attempt| self.ended_by.remove(&attempt));
             step.set(at.task, Task::new());
         }
-    }
-}
-
-/// The try that has ended a task.
-const fn ended_by(task: &Task) -> Option<AttemptId> {
-    match task {
-        Task::Done { attempt, .. } | Task::Failed { attempt, .. } => Some(*attempt),
-        Task::Waiting { .. } | Task::Leased { .. } | Task::Canceled => None,
     }
 }
 

@@ -161,7 +161,8 @@ impl Job {
 
     /// How long is left until the deadline, of a job in danger that can make it.
     pub(crate) fn hurry(&self, now: Millis) -> Option<Millis> {
-        self.outlook.slack.and(self.deadline()).map(|deadline| deadline.since(now))
+        self.outlook.slack?;
+        Some(self.deadline()?.since(now))
     }
 
     /// How it stands to its deadline, as people see it.

@@ -53,6 +53,7 @@ fn site() -> Site {
         name: "oslo".into(),
         host,
         head: None,
+        submitter: false,
         sealing_key: SealingSecret::from_seed([2; 32]).public(),
         addresses: Vec::new(),
         lending: false,

@@ -1,6 +1,6 @@
 //! Tests of the pages of jobs.
 
-use meshfarm_core::Why;
+use meshfarm_core::{DeadlineState, DeadlineView, Why};
 use meshfarm_protocol::id::{JobId, TaskNo};
 use meshfarm_protocol::matching::Misfit;
 use meshfarm_protocol::profile::AttributeNeed;
@@ -10,6 +10,9 @@ use crate::print::{Printer, TablePrinter};
 use meshfarm_protocol::profile::Level;
 
 use super::*;
+
+/// When the pages are made.
+const NOW: Millis = Millis(90_000);
 
 fn text(page: &Page) -> String {
     TablePrinter { colour: false }.text(page)
@@ -43,6 +46,7 @@ fn view(phase: JobPhase, tasks: Vec<TaskView>, why: Vec<Why>) -> JobView {
         ended: (phase != JobPhase::Active).then_some(Millis(61_000)),
         phase,
         submitted: Millis(1_000),
+        deadline: None,
         bytes: 3536,
         tasks: tasks.len(),
         done: count("done"),
@@ -105,7 +109,7 @@ fn a_job_that_no_site_can_take_says_what_is_missing_where() {
         Why { site: "lyon".into(), misfits, reason: None },
     ];
     let view = view(JobPhase::Active, vec![task(0, "waiting", None)], why);
-    let text = text(&job(&view, &Outputs::default()));
+    let text = text(&job(&view, &Outputs::default(), NOW));
     for words in [
         "No site meets what this step asks for",
         "lyon meshfarm:attr.software.blender: asks one of v9, has none",
@@ -130,7 +134,8 @@ fn a_list_of_jobs_says_which_queue_each_is_in_and_names_batches_of_others() {
         running: 2,
         queued: 1,
     };
-    let shown = text(&jobs(std::slice::from_ref(&held), &[lease]));
+    let shown = text(&jobs(std::slice::from_ref(&held), &[lease], NOW));
+    assert!(!shown.contains("DEADLINE"), "nobody has one: {shown}");
     let mut lines = shown.lines();
     let words = |line: &str| line.split_whitespace().take(5).collect::<Vec<_>>().join(" ");
     assert_eq!(lines.next().map(words).unwrap(), "JOB NAME STATE QUEUE DONE");
@@ -140,11 +145,24 @@ fn a_list_of_jobs_says_which_queue_each_is_in_and_names_batches_of_others() {
 }
 
 #[test]
+fn deadlines_are_shown_where_a_job_has_one() {
+    let (at, expected) = (NOW.plus(Millis(7_200_000)), Some(NOW.plus(Millis(10_800_000))));
+    let deadline = Some(DeadlineView { at, expected, state: DeadlineState::WillMiss });
+    let plain = view(JobPhase::Active, vec![task(0, "waiting", None)], Vec::new());
+    let due = JobView { deadline, ..plain.clone() };
+    let listed = text(&jobs(&[plain, due.clone()], &[], NOW));
+    let lines: Vec<_> = listed.lines().map(str::trim_end).collect();
+    assert!(lines[0].ends_with("DEADLINE") && lines[2].ends_with("2h 00m, will miss"), "{listed}");
+    let shown = text(&job(&due, &Outputs::default(), NOW));
+    assert!(shown.contains("will miss by 1h 00m"), "{shown}");
+}
+
+#[test]
 fn a_job_with_very_many_tasks_is_summed_up() {
     let mut tasks: Vec<_> = (0..1000).map(|n| task(n, "waiting", None)).collect();
     tasks[0].state = "done".into();
     let view = view(JobPhase::Active, tasks, Vec::new());
-    let text = text(&job(&view, &Outputs::default()));
+    let text = text(&job(&view, &Outputs::default(), NOW));
     assert!(text.contains("waiting    999") && text.lines().count() < 15, "{text}");
 }
 

@@ -318,6 +318,31 @@ mod tests {
     }
 
     #[test]
+    fn paused_slots_are_told_with_the_way_back() {
+        let host = serde_json::json!({"count": 1, "description": "", "amounts": {}, "attributes": {},
+            "software": {}, "slots": 1, "speed": 1000, "level": "S2"});
+        let closed = serde_json::json!({"closed": {"give_back": null}});
+        let slots = |foreign, own, shut| {
+            let view = serde_json::json!({"host": host, "free": 1, "lending": true, "foreign": foreign,
+                "own": own, "shut": shut, "leases": []});
+            serde_json::from_value::<SlotsView>(view).unwrap()
+        };
+        let open = serde_json::json!("open");
+        let none = serde_json::Value::Null;
+        let check = |slots: &SlotsView, lends| taking(slots, lends);
+        assert_eq!(check(&slots(&open, &open, &none), true).state, CheckState::Good);
+        for (foreign, own, word) in [(&closed, &open, "another site"), (&closed, &closed, "own")] {
+            let said = check(&slots(foreign, own, &none), true);
+            assert_eq!(said.state, CheckState::Weak);
+            assert!(said.found.contains(word) && said.help.unwrap().contains("resume"));
+        }
+        let hours = serde_json::json!("hours");
+        let said = check(&slots(&open, &open, &hours), true);
+        assert!(said.found.contains("lending hours") && said.state == CheckState::Weak);
+        assert_eq!(check(&slots(&open, &open, &hours), false).state, CheckState::Good);
+    }
+
+    #[test]
     fn a_folder_that_is_no_home_is_named_with_the_way_out() {
         let temp = tempfile::tempdir().unwrap();
         let home = Home::find(Some(temp.path().join("none"))).unwrap();

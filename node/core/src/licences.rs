@@ -47,6 +47,11 @@ impl Site {
         self.lend.left().beside_slots(&self.licences(job, step))
     }
 
+    /// The same where it matters: while we have no hosts, the room on our own machine says it.
+    pub(crate) fn licensed_with_hosts(&self, job: JobId, step: StepNo) -> u32 {
+        if self.hosts.is_empty() { u32::MAX } else { self.licensed(job, step) }
+    }
+
     /// Licences that leases of our hosts hold: of each lease how many slots it has, and what each of them takes.
     pub(crate) fn at_hosts(&self) -> impl Iterator<Item = (&Borrowed, u32, Share)> {
         let any = self.lend.host().amounts.keys().any(|name| is_licence(name));

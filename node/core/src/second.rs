@@ -68,7 +68,7 @@ impl Site {
         let Some((root, bytes)) = job.content(step) else { return };
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh: n, again: &[], uncovered };
-        let licensed = self.licensed(id, step);
+        let licensed = self.licensed_with_hosts(id, step);
         let supply = Supply { licensed, ..self.supply(&engaged, room) };
         let chosen = place::place(&demand, &supply, now, &mut rng);
         if !chosen.is_empty() {

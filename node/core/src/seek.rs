@@ -364,7 +364,7 @@ impl Site {
         let fresh = ready.n_fresh();
         let mut rng = self.rng.clone();
         let demand = Demand { job, step, root, bytes, fresh, again: &again, uncovered };
-        let licensed = self.licensed(id, step);
+        let licensed = self.licensed_with_hosts(id, step);
         let supply = Supply { licensed, ..self.supply(&engaged, room) };
         let asked = place::place(&demand, &supply, now, &mut rng);
         if !asked.is_empty() {

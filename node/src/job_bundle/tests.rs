@@ -305,6 +305,12 @@ steps:
     let labels = &job.spec.steps[0].labels;
     assert_eq!(labels.len(), 3, "{labels:?}");
     assert!(labels[0].starts_with("Frames=1-"), "{labels:?}");
+    let step = &job.spec.steps[0];
+    assert_eq!((step.session, step.environments), (Some(Millis::seconds(60)), false));
+    let fixed = chunked.replace(" targetRuntimeSeconds: 60,", "");
+    let studio = Studio::new(&[("fixed.yaml", &fixed)]);
+    let job = studio.load(&studio.request("fixed.yaml")).unwrap();
+    assert!(!job.spec.steps[0].shares_sessions());
 }
 
 #[test]

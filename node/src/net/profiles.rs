@@ -265,6 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn a_submitter_offers_nothing_whatever_it_says() {
+        let case = Case { role: Role::Submitter, ..case() };
+        let data = case.gossip(&case.key, Millis(u64::MAX));
+        match Profiles::new(SiteId([0; 32])).check(case.root.mesh(), &data, NOW) {
+            Verdict::Accept(profile) => assert_eq!((profile.lending, profile.free), (false, 0)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn a_forged_profile_does_not_silence_the_real_one() {
         let mut case = case();
         let mut profiles = Profiles::new(SiteId([0; 32]));

@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod allowed;
 mod bad_input;
 mod cli;
 mod early;

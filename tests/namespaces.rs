@@ -54,7 +54,7 @@ impl Space {
     }
 
     /// Runs a shell command inside.
-    fn shell(&self, kinds: &[&str], script: &str) {
+    pub(crate) fn shell(&self, kinds: &[&str], script: &str) {
         let enter = self.enter(kinds);
         let mut command = Command::new(&enter[0]);
         let ran = finish(command.args(&enter[1..]).args(["sh", "-ec", script]));

@@ -21,12 +21,13 @@ use meshfarm_protocol::seal::{ChunkKey, SealingKey, TenantSecret};
 use meshfarm_protocol::session::OutputPath;
 use meshfarm_sandbox::{self as sandbox, CollectLimits, KeptRoots, Programs, Report};
 
-use crate::config::{ServiceConfig, SessionLimits};
+use crate::config::{IsolationConfig, ServiceConfig, SessionLimits};
 use crate::content::ingest::{Cutting, Ingest, Input as Taken, Source};
 use crate::laid_out::{LaidOut, MAX_CONTENT, Progress, Wanted};
 use crate::logs::Logs;
 use crate::means::Means;
 use crate::pins::Why;
+use crate::probe::Cards;
 use crate::session::{self, Left, Listen, Plan, Ran, Stop};
 use crate::traces::Purpose;
 
@@ -48,6 +49,8 @@ pub struct Lending {
     /// How much of the machine one session may use.
     limits: SessionLimits,
     services: Vec<ServiceConfig>,
+    isolation: IsolationConfig,
+    cards: Arc<Cards>,
     /// Whether we may give files to tenants' uids.
     root: bool,
     /// Plaintext of running leases; emptied at every start.
@@ -99,6 +102,10 @@ pub struct Ground {
     pub limits: SessionLimits,
     /// What of the network it may reach.
     pub services: Vec<ServiceConfig>,
+    /// The most that jails of others allow, and the software that all sessions see.
+    pub isolation: IsolationConfig,
+    /// The graphics cards, by their numbers in the profile.
+    pub cards: Arc<Cards>,
     /// Whether the node runs as root and may give sessions host users of their own.
     pub root: bool,
     /// A folder of our own for plaintext; whatever is in it is removed.
@@ -117,13 +124,15 @@ impl Lending {
         }
         session::private_folder(&ground.folder)?;
         session::private_folder(&ground.folder.join(ROOTS))?;
-        let Ground { programs, limits, services, root, folder } = ground;
+        let Ground { programs, limits, services, isolation, cards, root, folder } = ground;
         Ok(Self {
             means,
             logs,
             programs,
             limits,
             services,
+            isolation,
+            cards,
             root,
             folder,
             leases: Mutex::default(),
@@ -325,7 +334,10 @@ impl Lending {
         stop: &Arc<Stop>,
     ) -> Over {
         let all = run.clone();
-        let listener = Listener { lending: self, own: lease.borrower == self.means.me };
+        let own = lease.borrower == self.means.me;
+        let listener = Listener { lending: self, own };
+        let profile = lease.session.profile;
+        let profile = if own { profile } else { profile.narrower(self.isolation.profile) };
         let uid = u32::try_from(session.0 % N_TENANT_UIDS).unwrap_or(0);
         let memory = holds.amounts.get(MEMORY).copied().unwrap_or_default();
         let roots = self.roots_of(lease.borrower);
@@ -342,6 +354,10 @@ impl Lending {
                 run: rest,
                 floor: level_of(isolation),
                 limits: self.limits.with_memory(memory),
+                profile,
+                software: self.isolation.software.clone(),
+                cards: Arc::clone(&self.cards),
+                gpus: holds.gpus.clone(),
                 services: self.services.clone(),
                 tenant_uid: self.root.then_some(TENANT_UIDS + uid),
                 roots: KeptRoots { folder: roots.clone(), owner: lease.borrower.to_string() },

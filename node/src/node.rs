@@ -35,7 +35,7 @@ use crate::neighbours::Neighbours;
 use crate::net::{self, Outside, transport};
 use crate::pace::Pace;
 use crate::pins::Pins;
-use crate::probe;
+use crate::probe::{self, Cards};
 use crate::records;
 use crate::refresh::{self, Probing};
 use crate::returning::Returning;
@@ -89,7 +89,11 @@ impl command::Rooms for Node {
         };
         let level = level_of(report.level);
         let scratch = home.root();
-        let ask = probe::Ask { catalog: &catalog, scratch, slots: None, speed: Some(1), level };
+        let cards = &Cards::default();
+        let config = home.load().ok();
+        let software = config.as_ref().map_or(&[][..], |config| &config.isolation.software);
+        let (catalog_of, slots, speed) = (&catalog, None, Some(1));
+        let ask = probe::Ask { catalog: catalog_of, software, scratch, slots, speed, level, cards };
         let host = probe::probe(&ask);
         let mechanisms = report.mechanisms.into_iter().map(|mechanism| Mechanism {
             name: mechanism.name.to_string(),
@@ -169,6 +173,7 @@ struct Opened {
     catalog: Arc<Catalog>,
     programs: Programs,
     level: sandbox::Level,
+    cards: Arc<Cards>,
 }
 
 fn backed_up(file: &Path, counted: Counted) -> BackedUp {
@@ -215,7 +220,8 @@ fn open(home: &Home) -> Result<Opened, Problem> {
     let programs = sandbox::find_programs().map_err(|error| Problem::refused(causes(&error)))?;
     let level = sandbox::probe_with(&programs.launcher).level;
     let (meshes, catalog) = (Arc::new(meshes), Arc::new(catalog));
-    Ok(Opened { machine, keys, store, chunks, meshes, catalog, programs, level })
+    let cards = Arc::default();
+    Ok(Opened { machine, keys, store, chunks, meshes, catalog, programs, level, cards })
 }
 
 impl Opened {
@@ -229,6 +235,8 @@ impl Opened {
             slots: config.n_slots(),
             level: level_of(self.level),
             licences: config.licences.clone(),
+            software: config.isolation.software.clone(),
+            cards: Arc::clone(&self.cards),
         };
         let (host, probed) = match probing.remembered() {
             Some(host) => (host, None),
@@ -375,6 +383,8 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
         programs: opened.programs.clone(),
         limits,
         services: config.services.clone(),
+        isolation: config.isolation.clone(),
+        cards: Arc::clone(&opened.cards),
         root: sys::is_root() && sys::has_user(TENANT_UIDS),
         folder: home.work(),
     };

@@ -38,6 +38,8 @@ use meshfarm_protocol::profile::{
 
 use crate::job_bundle::{Catalog, Probe};
 
+pub use gpu::{Cards, Gpu};
+
 /// A program that does not tell its version in this time is taken as absent. Blender needs 1.4 s, and
 /// much longer from a cold disk.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
@@ -56,6 +58,8 @@ const FEATURES: [&str; 14] = [
 pub struct Ask<'a> {
     /// The renderers to look for.
     pub catalog: &'a Catalog,
+    /// Folders of renderers that are looked into before those of PATH.
+    pub software: &'a [PathBuf],
     /// The folder where sessions work, whose disk is the scratch disk.
     pub scratch: &'a Path,
     /// Slots, where the site sets them. None: one for each logical processor.
@@ -64,6 +68,8 @@ pub struct Ask<'a> {
     pub speed: Option<u32>,
     /// The isolation that the sandbox reaches here.
     pub level: Level,
+    /// The graphics cards.
+    pub cards: &'a Cards,
 }
 
 /// Looks at the machine. Blocks for as long as the slowest renderer takes to tell its version.
@@ -82,8 +88,8 @@ pub fn probe(ask: &Ask<'_>) -> HostClass {
         let free = disk.blocks_available().saturating_mul(disk.fragment_size());
         found.amount(SCRATCH, free >> 30);
     }
-    found.gpus(&gpu::list());
-    found.software(ask.catalog);
+    found.gpus(ask.cards.all());
+    found.software(ask.catalog, ask.software);
     HostClass {
         count: 1,
         description: found.description(cpus),
@@ -240,7 +246,7 @@ impl Found {
         }
     }
 
-    fn gpus(&mut self, gpus: &[gpu::Gpu]) {
+    fn gpus(&mut self, gpus: &[Gpu]) {
         self.amount(GPU, gpus.len() as u64);
         if let Some(least) = gpus.iter().map(|gpu| gpu.memory_mib).min() {
             self.amount(GPU_MEMORY, least);
@@ -255,13 +261,13 @@ impl Found {
     }
 
     /// Asks every renderer for its version, all at once.
-    fn software(&mut self, catalog: &Catalog) {
+    fn software(&mut self, catalog: &Catalog, folders: &[PathBuf]) {
         let abouts = catalog.renderers.values().map(|renderer| &renderer.about);
         let asked =
             abouts.filter_map(|about| Some((about.software.as_ref()?, about.probe.as_ref()?)));
         let found: Vec<_> = thread::scope(|scope| {
             let asking: Vec<_> =
-                asked.map(|(name, probe)| (name, scope.spawn(|| version_of(probe)))).collect();
+                asked.map(|(name, probe)| (name, scope.spawn(|| version_of(probe, folders)))).collect();
             let found = asking.into_iter();
             let found = found.filter_map(|(name, thread)| Some((name, thread.join().ok()??)));
             found.collect()
@@ -280,8 +286,14 @@ impl Found {
 }
 
 /// The version that a program tells; none when it is not here, or says nothing of the kind in time.
-fn version_of(probe: &Probe) -> Option<String> {
-    let said = command::output_of(&probe.command, VERSION_TIMEOUT)?;
+fn version_of(probe: &Probe, folders: &[PathBuf]) -> Option<String> {
+    let mut command = probe.command.clone();
+    let name = command.first()?;
+    let places = folders.iter().flat_map(|folder| [folder.join(name), folder.join("bin").join(name)]);
+    if let Some(found) = places.into_iter().find(|path| path.is_file()) {
+        command[0] = found.to_str()?.to_owned();
+    }
+    let said = command::output_of(&command, VERSION_TIMEOUT)?;
     let (_, rest) = said.split_once(&probe.after)?;
     let version = number_at(rest.trim_start());
     (!version.is_empty()).then(|| version.to_owned())
@@ -326,10 +338,12 @@ mod tests {
         let catalog = Catalog::open(None).unwrap();
         let ask = Ask {
             catalog: &catalog,
+            software: &[],
             scratch: Path::new("/tmp"),
             slots: None,
             speed: Some(1234),
             level: Level::S2,
+            cards: &Cards::default(),
         };
         let host = probe(&ask);
         let cpus = u32::try_from(thread::available_parallelism().unwrap().get()).unwrap();
@@ -365,16 +379,31 @@ mod tests {
             command: command.iter().map(ToString::to_string).collect(),
             after: "Version ".into(),
         };
-        assert_eq!(version_of(&probe(&["no-such-program"])), None);
-        assert_eq!(version_of(&probe(&[])), None);
-        assert_eq!(version_of(&probe(&["echo", "hello"])), None);
-        let told = version_of(&probe(&["sh", "-c", "echo Version 4.2.0-alpha >&2"]));
+        let version = |command: &[&str]| version_of(&probe(command), &[]);
+        assert_eq!(version(&["no-such-program"]), None);
+        assert_eq!(version(&[]), None);
+        assert_eq!(version(&["echo", "hello"]), None);
+        let told = version(&["sh", "-c", "echo Version 4.2.0-alpha >&2"]);
         assert_eq!(told.as_deref(), Some("4.2.0"));
-        assert_eq!(version_of(&probe(&["sh", "-c", "yes nothing"])), None);
+        assert_eq!(version(&["sh", "-c", "yes nothing"]), None);
         let begun = Instant::now();
         let hangs = ["sh".to_owned(), "-c".into(), "sleep 60 & sleep 60".into()];
         assert_eq!(command::output_of(&hangs, Duration::from_millis(200)), None);
         assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_renderer_in_a_folder_of_the_site_goes_before_one_in_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("bin/echo");
+        std::fs::create_dir(folder.path().join("bin")).unwrap();
+        // Written by another process: a file that this one has open for writing cannot be run by a thread beside.
+        let script = "printf '#!/bin/sh\\necho Version 9.1\\n' > \"$0\" && chmod 755 \"$0\"";
+        let made = std::process::Command::new("sh").args(["-c", script]).arg(&program).status();
+        assert!(made.unwrap().success());
+        let probe = Probe { command: vec!["echo".into()], after: "Version ".into() };
+        let found = version_of(&probe, &[folder.path().to_owned()]);
+        assert_eq!(found.as_deref(), Some("9.1"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use meshfarm_protocol::profile::{HostClass, Level};
 use crate::config::{LicenceConfig, with_licences};
 use crate::job_bundle::Catalog;
 use crate::machine::Machine;
-use crate::probe;
+use crate::probe::{self, Cards};
 use crate::store::{Batch, Family, Store};
 
 /// How often the programs are looked at.
@@ -48,6 +48,10 @@ pub struct Probing {
     pub level: Level,
     /// Licences of the site.
     pub licences: Vec<LicenceConfig>,
+    /// Folders of renderers that are looked into before those of PATH.
+    pub software: Vec<PathBuf>,
+    /// The graphics cards.
+    pub cards: Arc<Cards>,
 }
 
 /// The file behind a program, and what tells it from an older one of the same name.
@@ -68,8 +72,10 @@ impl Probing {
     pub fn probe(&self) -> HostClass {
         let speed = self.remembered().map(|host| host.speed);
         let (catalog, scratch) = (&*self.catalog, self.scratch.as_path());
-        let (slots, level) = (Some(self.slots), self.level);
-        let host = probe::probe(&probe::Ask { catalog, scratch, slots, speed, level });
+        let (slots, level, cards) = (Some(self.slots), self.level, &*self.cards);
+        let software = self.software.as_slice();
+        let ask = probe::Ask { catalog, software, scratch, slots, speed, level, cards };
+        let host = probe::probe(&ask);
         let mut batch = Batch::new();
         batch.put(Family::Meta, HOST_KEY, codec::encode(&host));
         if let Err(error) = self.store.commit(batch) {
@@ -82,7 +88,8 @@ impl Probing {
     #[must_use]
     pub fn programs(&self) -> Vec<File> {
         let path = env::var_os("PATH").unwrap_or_default();
-        let folders: Vec<PathBuf> = env::split_paths(&path).collect();
+        let own = self.software.iter().flat_map(|folder| [folder.clone(), folder.join("bin")]);
+        let folders: Vec<PathBuf> = own.chain(env::split_paths(&path)).collect();
         let probes = self.catalog.renderers.values().filter_map(|r| r.about.probe.as_ref());
         let names = probes.filter_map(|probe| probe.command.first());
         names.map(|name| find(name, &folders)).collect()

@@ -11,25 +11,26 @@ use std::thread;
 use std::time::Duration;
 
 use meshfarm_protocol::id::{AttemptId, Millis, TaskNo};
-use meshfarm_protocol::job::{Access, PathFormat, SessionSpec};
+use meshfarm_protocol::job::{Access, JailProfile, PathFormat, SessionSpec};
 use meshfarm_protocol::lease::{Assignment, MAX_REASON, Outcome, Usage};
 use meshfarm_protocol::session::{
     self as speech, FromRunner, JOB_FILE, MAX_OUTPUT_FILES, OutputPath, OutputRoot,
     SESSION_VERSION, Start, ToRunner,
 };
 use meshfarm_sandbox::{
-    self as sandbox, Jail, KeptRoots, Killer, Level, Limits, Programs, Report, Spec,
+    self as sandbox, Jail, KeptRoots, Killer, Level, Limits, Profile, Programs, Report, Spec,
 };
 
 use crate::config::ServiceConfig;
 use crate::net::Clock;
+use crate::probe::Cards;
 
 mod flow;
 mod limit;
 mod lines;
 mod words;
 
-use flow::Flow;
+pub(crate) use flow::Flow;
 use limit::Limit;
 pub(crate) use lines::{read_lines, read_some};
 pub(crate) use words::stopped as stopped_words;
@@ -60,6 +61,14 @@ pub struct Plan {
     pub floor: Level,
     /// How much of the machine it may use.
     pub limits: Limits,
+    /// What kind of program its jail is for.
+    pub profile: JailProfile,
+    /// Folders of programs that it sees and may run, beside the system's.
+    pub software: Vec<PathBuf>,
+    /// The graphics cards of this machine.
+    pub cards: Arc<Cards>,
+    /// Which of them are its own.
+    pub gpus: Vec<u32>,
     /// What of the network it may reach.
     pub services: Vec<ServiceConfig>,
     /// Host uid of the tenant, when we are root.
@@ -223,6 +232,9 @@ fn prepare(plan: &Plan) -> io::Result<Spec> {
     spec.roots = Some(plan.roots.clone());
     spec.tenant_uid = plan.tenant_uid;
     spec.preload.clone_from(&plan.programs.preload);
+    spec.profile = profile_of(plan.profile);
+    spec.give_cards(plan.cards.devices_of(&plan.gpus).map_err(io::Error::other)?);
+    show_software(&mut spec, &plan.software);
     for root in &plan.session.layout.roots {
         let at = PathBuf::from(speech::jail_path(root));
         let (host, access) = match root.access {
@@ -246,6 +258,32 @@ fn prepare(plan: &Plan) -> io::Result<Spec> {
         give_to(&plan.folder.join("out"), uid)?;
     }
     Ok(spec)
+}
+
+/// Show folders of programs, which are looked into before the system's.
+fn show_software(spec: &mut Spec, folders: &[PathBuf]) {
+    // One that is not there now is no reason to run nothing: not every task needs it.
+    let there = folders.iter().filter_map(|folder| folder.canonicalize().ok());
+    spec.software.extend(there);
+    prefer_software(spec);
+}
+
+/// Let programs be looked up in the folders of software first.
+pub(crate) fn prefer_software(spec: &mut Spec) {
+    let names = spec.software.iter().flat_map(|folder| [folder.clone(), folder.join("bin")]);
+    let names = names.filter_map(|folder| folder.to_str().map(str::to_owned));
+    let path: Vec<_> = names.chain(spec.environment().remove("PATH")).collect();
+    spec.env.insert("PATH".to_owned(), path.join(":"));
+}
+
+const fn profile_of(profile: JailProfile) -> Profile {
+    match profile {
+        JailProfile::Povray => Profile::Povray,
+        JailProfile::Python => Profile::Python,
+        JailProfile::BlenderCpu => Profile::BlenderCpu,
+        JailProfile::BlenderGpu => Profile::BlenderGpu,
+        JailProfile::Command => Profile::Command,
+    }
 }
 
 /// Make a folder that only we enter.
@@ -495,7 +533,7 @@ impl<'a> Talk<'a> {
     /// The first line of every log, before the runner has said anything.
     fn say_isolation(&self, report: &Report) {
         self.listen.isolated(&self.plan.run, report);
-        self.say(&words::isolation(report));
+        self.say(&words::isolation(report, self.plan.profile));
     }
 
     /// Put a line of ours into every log.

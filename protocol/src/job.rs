@@ -91,6 +91,9 @@ pub struct MeshPolicy {
     pub deadline: Option<Millis>,
     /// The weakest isolation that another site may offer.
     pub isolation: Level,
+    /// What kind of program runs, which decides what its jails allow. The default allows all that any kind needs.
+    #[serde(skip_serializing_if = "JailProfile::is_usual")]
+    pub profile: JailProfile,
     /// How many tasks are leased together at most. None: by the granted slots.
     pub batch: Option<u32>,
     /// In which order tasks start.
@@ -116,10 +119,63 @@ impl Default for MeshPolicy {
             silence: None,
             deadline: None,
             isolation: Level::S2,
+            profile: JailProfile::Command,
             batch: None,
             order: Order::Given,
             held: false,
         }
+    }
+}
+
+/// What kind of program a job runs: what its jails allow beyond reading, writing and running. The borrower names it,
+/// and a lender that lets less gives that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JailProfile {
+    /// POV-Ray: no sockets.
+    Povray,
+    /// Python and tools written in it: sockets within the jail.
+    Python,
+    /// Blender on processors: as Python, and memory policies.
+    BlenderCpu,
+    /// Blender with graphics cards. Cards come with the slots that have them, whatever the profile.
+    BlenderGpu,
+    /// Any command.
+    #[default]
+    Command,
+}
+
+impl JailProfile {
+    /// The narrower of two: of equally narrow ones, this.
+    #[must_use]
+    pub fn narrower(self, most: Self) -> Self {
+        if self.breadth() <= most.breadth() { self } else { most }
+    }
+
+    const fn breadth(self) -> u8 {
+        match self {
+            Self::Povray => 0,
+            Self::Python => 1,
+            Self::BlenderCpu | Self::BlenderGpu => 2,
+            Self::Command => 3,
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+    const fn is_usual(&self) -> bool {
+        matches!(self, Self::Command)
+    }
+}
+
+impl std::fmt::Display for JailProfile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Povray => "povray",
+            Self::Python => "python",
+            Self::BlenderCpu => "blender-cpu",
+            Self::BlenderGpu => "blender-gpu",
+            Self::Command => "command",
+        })
     }
 }
 
@@ -245,11 +301,30 @@ pub struct SessionSpec {
     /// A task is stopped when its log has said nothing for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence: Option<Millis>,
+    /// What kind of program it runs.
+    #[serde(default, skip_serializing_if = "JailProfile::is_usual")]
+    pub profile: JailProfile,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lender_that_lets_less_gives_that() {
+        use JailProfile::{BlenderCpu, BlenderGpu, Command, Povray, Python};
+        for (asked, most, given) in [
+            (Command, Command, Command),
+            (Command, Python, Python),
+            (Povray, Command, Povray),
+            (Povray, Python, Povray),
+            (Python, Povray, Povray),
+            (BlenderGpu, BlenderCpu, BlenderGpu),
+            (BlenderGpu, Python, Python),
+        ] {
+            assert_eq!(asked.narrower(most), given, "{asked} where {most} is let");
+        }
+    }
 
     #[test]
     fn a_layout_that_could_climb_or_confuse_is_refused() {

@@ -14,7 +14,9 @@ use crate::seal::{self, Signature, SigningKey};
 /// 1: the first.
 ///
 /// 2: a lane carries many requests and says what its source has; lenders of one job serve each other by passes.
-pub const WIRE_VERSION: u16 = 2;
+///
+/// 3: what kind of program a session runs travels with its keys.
+pub const WIRE_VERSION: u16 = 3;
 
 /// Control protocol: one request and one answer on a stream, each CBOR after a big-endian `u32` length.
 pub const CONTROL_PROTOCOL: &str = "/meshfarm/ctl/1";

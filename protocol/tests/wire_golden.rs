@@ -12,7 +12,7 @@ use meshfarm_protocol::codec::{self, encode};
 use meshfarm_protocol::id::{
     AttemptId, ChunkId, JobId, LeaseId, Millis, StepNo, TaskNo, TenantId, hex,
 };
-use meshfarm_protocol::job::{Access, Layout, PathFormat, Root, SessionSpec};
+use meshfarm_protocol::job::{Access, JailProfile, Layout, PathFormat, Root, SessionSpec};
 use meshfarm_protocol::lease::{
     Assignment, Commit, Declined, Done, Grant, LeaseSecrets, Offer, Outcome, Outputs, Phase,
     Status, Usage, Want,
@@ -160,6 +160,7 @@ fn secrets() -> LeaseSecrets {
             environments: true,
             timeout: Some(Millis::seconds(3600)),
             silence: None,
+            profile: JailProfile::Command,
         },
     }
 }
@@ -168,6 +169,13 @@ fn secrets() -> LeaseSecrets {
 fn secrets_silence() -> LeaseSecrets {
     let mut secrets = secrets();
     secrets.session.silence = Some(Millis::seconds(300));
+    secrets
+}
+
+/// The same for a program that needs little.
+fn secrets_profile() -> LeaseSecrets {
+    let mut secrets = secrets();
+    secrets.session.profile = JailProfile::Povray;
     secrets
 }
 
@@ -421,6 +429,7 @@ fn wire() -> Vec<(String, Vec<u8>)> {
         ("envelope".into(), encode(&envelope(b"keys"))),
         ("lease-secrets".into(), encode(&secrets())),
         ("lease-secrets-silence".into(), encode(&secrets_silence())),
+        ("lease-secrets-profile".into(), encode(&secrets_profile())),
         ("profile".into(), encode(&profile())),
         (
             "signed-profile".into(),
@@ -513,6 +522,8 @@ fn golden_bytes_still_mean_what_they_meant() {
     assert_eq!(returns::<LeaseSecrets>("lease-secrets").session, secrets().session);
     let silence = returns::<LeaseSecrets>("lease-secrets-silence").session;
     assert_eq!(silence, secrets_silence().session);
+    let narrow = returns::<LeaseSecrets>("lease-secrets-profile").session;
+    assert_eq!(narrow, secrets_profile().session);
     assert_eq!(returns::<LaneHello>("lane-hello").pass, None);
     let shown = returns::<LaneHello>("lane-hello-pass").pass.unwrap();
     assert_eq!(shown.open(lender().site(), Millis(0)), Some(pass_body()));

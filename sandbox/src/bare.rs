@@ -19,7 +19,7 @@ use crate::{
     gpu,
     landlock::{self, Rights, Rule},
     layout::{DEVICES, SYSTEM},
-    limits,
+    limits, pinned,
     report::During,
     root::{base_of, fresh_folder},
     seccomp::Filters,
@@ -92,11 +92,13 @@ impl Bare {
             add(&Path::new("/dev").join(device), Rights::WRITE);
         }
         add(Path::new("/dev/shm"), Rights::SCRATCH);
-        for device in gpu::with_drivers(&spec.devices, Path::exists) {
+        for device in gpu::with_drivers(&spec.devices, Path::new("/")) {
             add(&device, Rights::DEVICE);
         }
         if !spec.devices.is_empty() {
-            add(Path::new("/sys"), Rights::READ);
+            for folder in gpu::Seen::of(&spec.devices, Path::new("/")).folders {
+                add(&Path::new("/").join(folder), Rights::READ);
+            }
         }
         for program in spec.software.iter().chain([&spec.program]).chain(&spec.preload) {
             add(program, Rights::RUN);
@@ -105,7 +107,7 @@ impl Bare {
         for name in ["tmp", "home"] {
             add(&self.folder.join(name), Rights::SCRATCH);
         }
-        add(&spec.work, Rights { exec: true, ..Rights::SCRATCH });
+        add(&spec.work, Rights { exec: spec.job_exec, ..Rights::SCRATCH });
         for mount in &spec.mounts {
             let rights = match mount.access {
                 Access::Read => Rights::READ,
@@ -246,6 +248,7 @@ fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError
     let (spec, bare) = (task.spec, task.bare);
     let command =
         exec_form(&spec.program, &spec.args, &bare.env).during(Step::Exec, "arguments")?;
+    pinned::check(&spec.pinned)?;
     sys::umask(0o022);
     limits::apply(&spec.limits)?;
     sys::put_at(task.stdin.as_fd(), 0).during(Step::Exec, "standard input")?;

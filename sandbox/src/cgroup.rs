@@ -319,6 +319,43 @@ mod tests {
     }
 
     #[test]
+    fn version_2_limits_and_counts_by_the_files_of_one_folder() {
+        let room = tempfile::tempdir().unwrap();
+        let group = Cgroup { version: 2, folders: vec![("all".into(), room.path().into())] };
+        let limits = Limits {
+            memory_bytes: 1 << 30,
+            processes: 64,
+            processors: Some(1500),
+            ..Limits::default()
+        };
+        group.hold_to(&limits).unwrap();
+        group.take_in(4242).unwrap();
+        let read = |name: &str| fs::read_to_string(room.path().join(name)).unwrap();
+        for (name, text) in [
+            ("memory.max", "1073741824"),
+            ("memory.swap.max", "0"),
+            ("memory.oom.group", "1"),
+            ("pids.max", "64"),
+            ("cpu.max", "150000 100000"),
+            ("cgroup.procs", "4242"),
+        ] {
+            assert_eq!(read(name), text, "{name}");
+        }
+        let write = |name: &str, text: &str| fs::write(room.path().join(name), text).unwrap();
+        assert_eq!((group.processor_time(), group.ran_out_of_memory()), (None, false));
+        write("cpu.stat", "usage_usec 30000\nuser_usec 20000\nsystem_usec 10000\n");
+        write("memory.events", "low 0\nhigh 0\nmax 7\noom 1\noom_kill 0\noom_group_kill 0\n");
+        assert_eq!((group.processor_time(), group.ran_out_of_memory()), (Some((20, 10)), false));
+        write("memory.events", "low 0\nmax 7\noom 1\noom_kill 2\n");
+        assert!(group.ran_out_of_memory());
+        assert!(group.evidence().starts_with("version 2, all: "));
+        fs::remove_dir_all(room.path()).unwrap();
+        // What cannot be set is no limit, and is said.
+        let error = group.hold_to(&limits).unwrap_err();
+        assert!(error.contains(&room.path().display().to_string()), "{error}");
+    }
+
+    #[test]
     fn a_container_sees_its_part_of_the_tree() {
         let mounts = "26 25 0:23 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let found = folder_v1("4:memory:/docker/x/y\n", mounts, "memory");

@@ -18,6 +18,7 @@ use crate::{
     layout::Layout,
     limits, namespaces,
     namespaces::Held,
+    pinned,
     report::During,
     root::Root,
     seccomp::Filters,
@@ -174,6 +175,7 @@ fn become_program(task: &Task<'_>, notes: &PipeWriter) -> SandboxError {
 
 fn seal(task: &Task<'_>, notes: &PipeWriter) -> Result<CommandLine, SandboxError> {
     let command = command_line(task.spec).during(Step::Exec, "arguments")?;
+    pinned::check(&task.spec.pinned)?;
     sys::umask(0o022);
     let without = task.way.without;
     if !without.limits {

@@ -22,13 +22,13 @@ use crate::{
     cgroup::Cgroup,
     control::{self, Note, Said},
     exit::{Exit, Usage},
-    inside, landlock,
+    gpu, inside, landlock,
     layout::{Layout, writable},
     namespaces,
     report::During,
     resources::{self, Resources},
     root::Root,
-    seccomp::Filters,
+    seccomp::{Filters, Wants},
     services,
     spec::{Spec, TENANT_UID_BASE},
     sys::{self, Forked},
@@ -134,7 +134,11 @@ fn stand(
     stdin: OwnedFd,
     cgroup: Rc<Result<Cgroup, String>>,
 ) -> Result<Standing, SandboxError> {
-    let compiled = Filters::compile(spec.profile, !spec.services.is_empty());
+    let compiled = Filters::compile(Wants {
+        profile: spec.profile,
+        services: !spec.services.is_empty(),
+        job_exec: spec.job_exec,
+    });
     let filters = compiled.during(Step::Seccomp, "")?;
     let identity = identity_of(spec);
     let mut way = Way { identity, with_proc: true, level: Level::S2, without };
@@ -302,7 +306,7 @@ fn attempt(
     if !matches!(way.identity, Identity::Myself) {
         give_away(&layout, way.identity)?;
         held = Some(namespaces::hold_all(&layout, &root, way.without)?);
-        sys::leave_groups().during(Step::Identity, "groups")?;
+        sys::leave_groups(&gpu::groups(&spec.devices)).during(Step::Identity, "groups")?;
     }
     let (services_rx, services_tx) = UnixStream::pair().during(Step::Launcher, "socket")?;
     let mut kinds = namespaces::kinds(way.without);
@@ -342,7 +346,7 @@ fn attempt_bare(
     let bare = Bare::make(spec, owner)?;
     if let Some(uid) = owner {
         give_folders(writable(spec).iter().map(|place| place.host.as_path()), uid)?;
-        sys::leave_groups().during(Step::Identity, "groups")?;
+        sys::leave_groups(&gpu::groups(&spec.devices)).during(Step::Identity, "groups")?;
     }
     sys::adopt_orphans().during(Step::Launcher, "")?;
     let first = First::start(0, |go, notes, result| {

@@ -24,6 +24,9 @@ pub(crate) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urando
 pub(crate) const MEMORY: [&str; 3] = ["tmp", "home/render", "dev/shm"];
 /// Host files and folders that are shown where they are, if they exist: fonts and links to chosen programs.
 const SHARED: [&str; 3] = ["etc/fonts", "etc/alternatives", "var/cache/fontconfig"];
+/// Where loaders look up which libraries the drivers of graphics cards are. The libraries themselves lie in `/usr`, or in
+/// the policy's `software`.
+const DRIVER_LISTS: [&str; 3] = ["etc/OpenCL", "etc/vulkan", "etc/glvnd"];
 /// Where the preload library lies in the jail.
 pub(crate) const PRELOAD_AT: &str = "run/meshfarm/libmeshfarm_preload.so";
 /// POV-Ray's own file checks would refuse the artist's paths; the jail is the barrier.
@@ -132,15 +135,29 @@ impl Layout {
         if devices.is_empty() {
             return Ok(());
         }
-        for device in gpu::with_drivers(devices, |path| path.exists()) {
+        let root = Path::new("/");
+        devices.iter().try_for_each(|device| gpu::present(device))?;
+        for device in gpu::with_drivers(devices, root) {
             let at = relative(&device).to_path_buf();
             self.show_file(&device, &at, sys::ATTR_NOSUID | sys::ATTR_NOEXEC)?;
             self.rules.push(Rule { path: device, rights: Rights::DEVICE });
         }
-        // The drivers look for their cards there; which other files lie in it is covered.
+        let seen = gpu::Seen::of(devices, root);
         let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC;
-        self.show_folder(Path::new("/sys"), attributes)?;
+        self.names.folder(Path::new("sys"))?;
+        for folder in seen.folders {
+            self.show_folder(&root.join(folder), attributes)?;
+        }
+        for (at, target) in seen.links {
+            self.names.link(&at, target)?;
+        }
         self.allow("sys", Rights::READ);
+        for name in DRIVER_LISTS {
+            let host = root.join(name);
+            if host.is_dir() {
+                self.show_folder(&host, attributes)?;
+            }
+        }
         Ok(())
     }
 
@@ -185,7 +202,8 @@ impl Layout {
         unlinked(&spec.work)?;
         let at = PathBuf::from(WORK_AT.trim_start_matches('/'));
         self.names.folder(&at)?;
-        let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV;
+        let noexec = if spec.job_exec { 0 } else { sys::ATTR_NOEXEC };
+        let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV | noexec;
         self.sources.push(Source {
             host: spec.work.clone(),
             at,
@@ -193,7 +211,7 @@ impl Layout {
             given: true,
             linked: false,
         });
-        let rights = Rights { exec: true, ..Rights::SCRATCH };
+        let rights = Rights { exec: spec.job_exec, ..Rights::SCRATCH };
         self.rules.push(Rule { path: WORK_AT.into(), rights });
         Ok(())
     }

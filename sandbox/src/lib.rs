@@ -29,6 +29,7 @@ pub mod launcher;
 mod layout;
 mod limits;
 mod namespaces;
+mod pinned;
 mod resources;
 mod root;
 mod seccomp;
@@ -43,13 +44,13 @@ pub use collect::{CollectLimits, Collected, Reason, Skipped, collect};
 pub use exit::{Exit, Usage};
 pub use jail::{Jail, Killer, Programs, find_launcher, find_programs, launch};
 pub use limits::Limits;
-pub use policy::{OnMissing, Outputs, Policy, PolicyError, Ready, Unmet};
+pub use policy::{LogLimits, OnMissing, Outputs, Policy, PolicyError, Ready, Started, Unmet};
 pub use probe::{probe, probe_with};
 pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use root::changed_roots;
 pub use size::Size;
 pub use spec::{
-    Access, KeptRoots, Mount, OWN_AT, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service,
+    Access, KeptRoots, Mount, OWN_AT, Pinned, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service,
     Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,
 };
 pub use table::Relocation;

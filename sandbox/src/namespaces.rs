@@ -105,12 +105,6 @@ pub(crate) fn enter(
     if way.with_proc {
         mount_proc(way, spec.process_list).during(Step::Proc, "")?;
     }
-    if !spec.devices.is_empty() {
-        // Groups, keys and tables of the kernel lie there, and no card.
-        for name in ["sys/fs", "sys/kernel", "sys/firmware", "sys/power"] {
-            cover(Path::new(name)).during(Step::Mount, name)?;
-        }
-    }
     sys::pivot_root_here().during(Step::PivotRoot, "")?;
     sys::unmount(Path::new(".")).during(Step::PivotRoot, "")?;
     std::env::set_current_dir("/").during(Step::PivotRoot, "")?;

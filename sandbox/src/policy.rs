@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::{Access, Level, ProcessList, Profile, Size};
 
 mod demand;
+mod exec;
 mod ready;
 
 pub use demand::Unmet;
-pub use ready::{Outputs, Ready};
+pub use exec::{Exec, JobExec};
+pub use ready::{LogLimits, Outputs, Ready, Started};
 
 /// The version of the format that is read here.
 const VERSION: u32 = 1;
@@ -196,15 +198,6 @@ pub enum Case {
     Sensitive,
 }
 
-/// What may run, beside the programs of the system.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Exec {
-    /// Folders outside of `/usr` whose programs may run, read-only at their own paths, such as `/opt/blender`.
-    #[serde(default)]
-    pub software: Vec<PathBuf>,
-}
-
 /// How much of the machine the program may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -227,6 +220,27 @@ pub struct LimitKeys {
     pub file_bytes: Option<Size>,
     /// The size of each private folder in memory, such as `/tmp`.
     pub tmp: Option<Size>,
+    /// What is passed on of what it prints, in all.
+    pub log_bytes: Option<Size>,
+    /// What is passed on of what it prints in each second for long, such as `256KiB/s`.
+    pub log_rate: Option<Rate>,
+}
+
+/// So many bytes a second, written as a size with `/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Rate(pub u64);
+
+impl TryFrom<String> for Rate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let size = text.trim().strip_suffix("/s").map(str::parse::<Size>);
+        match size {
+            Some(Ok(Size(bytes))) => Ok(Self(bytes)),
+            _ => Err(format!("{text:?} is no rate: write a size a second, such as 256KiB/s")),
+        }
+    }
 }
 
 /// The only network that there is.
@@ -271,15 +285,17 @@ pub struct Proc {
 
 /// Windows paths within programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Preload {
     /// Whether programs that open windows paths find them. Off: only the alias folders of drives are there.
     pub windows_paths: bool,
+    /// Whether nothing runs where the library that finds them would not be in force in the program.
+    pub require_handshake: bool,
 }
 
 impl Default for Preload {
     fn default() -> Self {
-        Self { windows_paths: true }
+        Self { windows_paths: true, require_handshake: false }
     }
 }
 
@@ -368,6 +384,11 @@ impl Policy {
             if given.is_some_and(|n| !(1..=most).contains(&n)) {
                 return wrong(key, format!("1 to {most} is possible"));
             }
+        }
+        self.exec.check()?;
+        if self.preload.require_handshake && !self.preload.windows_paths {
+            let problem = "without windows_paths there is no library to hear from";
+            return wrong("preload.require_handshake", problem.to_owned());
         }
         let depth = self.outputs.as_ref().map(|outputs| outputs.max_depth);
         if depth.is_some_and(|depth| !(1..=64).contains(&depth)) {

@@ -130,6 +130,10 @@ impl Resources {
                 )
             },
         });
+        if !spec.devices.is_empty() {
+            let names: Vec<_> = spec.devices.iter().map(|d| d.display().to_string()).collect();
+            mechanisms.push(Mechanism::held("graphics cards", names.join(" ")));
+        }
         if !spec.services.is_empty() {
             let names: Vec<_> =
                 spec.services.iter().map(|s| format!("{}:{}", s.host, s.port)).collect();

@@ -26,6 +26,7 @@ struct Group {
 /// The groups that not every profile has.
 const SOCKETS: &str =
     "Python's multiprocessing and Blender's look for services: sockets inside the jail";
+const NAMELESS: &str = "files in memory without a name, which may be run as programs";
 const BLENDER: &str = "Blender's allocator asks for local memory; the policy is its own";
 
 #[rustfmt::skip]
@@ -33,8 +34,8 @@ const ALLOWED: &[Group] = &[
     Group { who: "every program: its own memory", calls: &[
         libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_msync,
         libc::SYS_madvise, libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_munlock, libc::SYS_munlockall,
-        libc::SYS_membarrier, libc::SYS_pkey_alloc, libc::SYS_pkey_free, libc::SYS_pkey_mprotect,
-        libc::SYS_memfd_create] },
+        libc::SYS_membarrier, libc::SYS_pkey_alloc, libc::SYS_pkey_free, libc::SYS_pkey_mprotect] },
+    Group { who: NAMELESS, calls: &[libc::SYS_memfd_create] },
     Group { who: "every program: reading and writing what is open", calls: &[
         libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
         libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2, libc::SYS_lseek, libc::SYS_close,
@@ -244,6 +245,17 @@ const ARGUMENTS_OLD: &[(c_long, Bad)] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ARGUMENTS_OLD: &[(c_long, Bad)] = &[];
 
+/// What decides about the filters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wants {
+    /// What kind of program it is for.
+    pub(crate) profile: Profile,
+    /// Whether there are services: then sockets of the internet too.
+    pub(crate) services: bool,
+    /// Whether programs of the job's own making may run.
+    pub(crate) job_exec: bool,
+}
+
 /// The compiled filters, in the order in which they are installed.
 pub(crate) struct Filters {
     programs: [BpfProgram; 5],
@@ -252,13 +264,14 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
-    /// Compile the table for this processor and this kind of program; with services, sockets of the internet too.
-    pub(crate) fn compile(profile: Profile, with_services: bool) -> io::Result<Self> {
-        Self::build(profile, with_services).map_err(io::Error::other)
+    /// Compile the table for this processor and what is wanted.
+    pub(crate) fn compile(wants: Wants) -> io::Result<Self> {
+        Self::build(wants).map_err(io::Error::other)
     }
 
-    fn build(profile: Profile, with_services: bool) -> Result<Self, seccompiler::Error> {
-        let granted = |group: &&Group| match profile {
+    fn build(wants: Wants) -> Result<Self, seccompiler::Error> {
+        let granted = |group: &&Group| match wants.profile {
+            _ if group.who == NAMELESS => wants.job_exec,
             Profile::Povray => group.who != SOCKETS && group.who != BLENDER,
             Profile::Python => group.who != BLENDER,
             Profile::BlenderCpu | Profile::BlenderGpu | Profile::Command => true,
@@ -271,7 +284,7 @@ impl Filters {
         let others = ALLOWED.iter().filter(|group| !granted(group));
         let refused = flat(others.chain(REFUSED).collect(), REFUSED_OLD);
         let known: Vec<c_long> = allowed.iter().chain(&refused).chain(LABELS).copied().collect();
-        let families: &'static [u64] = if with_services { &[1, 2] } else { &[1] };
+        let families: &'static [u64] = if wants.services { &[1, 2] } else { &[1] };
         let sockets = rules_of(&Bad::NoneOf(0, families))?;
         let mut bad: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for (nr, arguments) in ARGUMENTS.iter().chain(ARGUMENTS_OLD) {
@@ -425,7 +438,12 @@ mod tests {
 
     #[test]
     fn the_table_compiles_and_stays_within_the_kernels_length() {
-        let filters = Filters::compile(Profile::Command, true).unwrap();
+        let filters = Filters::compile(Wants {
+            profile: Profile::Command,
+            services: true,
+            job_exec: true,
+        })
+        .unwrap();
         for program in &filters.programs {
             assert!(program.len() < 4096);
         }

@@ -72,7 +72,15 @@ pub struct Spec {
     /// What kind of program it is.
     #[serde(default)]
     pub profile: Profile,
-    /// Device files of graphics cards that are this job's alone while it runs, such as `/dev/nvidia0`.
+    /// Programs that must have the contents which the policy names, or nothing runs.
+    #[serde(default)]
+    pub pinned: Vec<Pinned>,
+    /// Whether programs may run that the job writes: into [`WORK_AT`], or into memory without a name. Code that an
+    /// interpreter reads is not held back, nor what a program makes in its own memory.
+    #[serde(default = "yes")]
+    pub job_exec: bool,
+    /// Device files of graphics cards that are this job's alone while it runs, such as `/dev/nvidia0`:
+    /// [`Spec::give_cards`] adds what belongs to them.
     #[serde(default)]
     pub devices: Vec<PathBuf>,
     /// The only network that there is.
@@ -97,6 +105,20 @@ pub struct Spec {
     /// goes with the jail, which costs ten to fifty milliseconds.
     #[serde(default)]
     pub roots: Option<KeptRoots>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A program, and what its file must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pinned {
+    /// Where the job sees it.
+    pub path: PathBuf,
+    /// Its SHA-256 sum in lower-case hexadecimal digits.
+    pub sha256: String,
 }
 
 /// Where empty roots are kept.
@@ -159,7 +181,7 @@ pub enum Profile {
     Python,
     /// Blender without graphics card: as Python, and memory policies.
     BlenderCpu,
-    /// Blender with the devices of [`Spec::devices`]: their controls, locked memory, the folder `/sys`.
+    /// Blender with graphics cards. What those need comes with [`Spec::devices`], whatever the profile.
     BlenderGpu,
     /// Any command: everything that one of the above needs, but devices.
     #[default]
@@ -204,6 +226,8 @@ impl Spec {
             windows: Vec::new(),
             preload: None,
             profile: Profile::default(),
+            pinned: Vec::new(),
+            job_exec: true,
             devices: Vec::new(),
             services: Vec::new(),
             process_list: ProcessList::default(),
@@ -215,6 +239,23 @@ impl Spec {
         }
     }
 
+    /// Give the job these graphics cards, and tell its programs which numbers they have in the jail. What the policy says
+    /// of such a variable stays.
+    pub fn give_cards(&mut self, devices: Vec<PathBuf>) {
+        for (name, numbers) in gpu::variables(&devices, Path::new("/")) {
+            self.env.entry(name.to_owned()).or_insert(numbers);
+        }
+        if devices.iter().any(|device| gpu::is_nvidia(device)) {
+            // Its driver looks into `/proc/driver`.
+            self.process_list = ProcessList::Compat;
+        }
+        if !devices.is_empty() {
+            // Drivers lock what they hand to a card.
+            self.limits.locked_bytes = self.limits.locked_bytes.max(self.limits.memory_bytes);
+        }
+        self.devices = devices;
+    }
+
     /// Refuse what the launcher could not honour.
     ///
     /// # Errors
@@ -224,7 +265,8 @@ impl Spec {
             return Err(wrong(format!("policy version {} is not {SPEC_VERSION}", self.version)));
         }
         let most = [self.args.len(), self.env.len(), self.mounts.len(), self.software.len()];
-        let few = [self.windows.len(), self.devices.len(), self.services.len()];
+        let few =
+            [self.windows.len(), self.devices.len(), self.services.len(), self.pinned.len()];
         if most.into_iter().any(|n| n > MOST_ENTRIES) || few.into_iter().any(|n| n > 64) {
             return Err(wrong("a list of the policy is too long".to_owned()));
         }
@@ -240,6 +282,9 @@ impl Spec {
             plain_absolute(&mount.host)?;
             plain_absolute(&mount.at)?;
             not_reserved(&mount.at)?;
+        }
+        for pinned in &self.pinned {
+            plain_absolute(&pinned.path)?;
         }
         for device in &self.devices {
             gpu::check(device).map_err(wrong)?;

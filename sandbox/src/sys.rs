@@ -279,10 +279,11 @@ pub(crate) fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
-/// Leave every supplementary group.
-pub(crate) fn leave_groups() -> io::Result<()> {
-    // SAFETY: a list of length 0 is never read.
-    check(unsafe { libc::syscall(libc::SYS_setgroups, 0, 0) }).map(drop)
+/// Leave every supplementary group but these.
+pub(crate) fn leave_groups(but: &[u32]) -> io::Result<()> {
+    let (n, list) = (but.len(), but.as_ptr());
+    // SAFETY: the list is live and its length is passed; one of length 0 is never read.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, n, list) }).map(drop)
 }
 
 /// Give a file that an `O_PATH` descriptor names to a user.

@@ -85,6 +85,7 @@ impl Site {
             environments: job.step_spec(step)?.shares_sessions(),
             timeout: job.spec.policy.timeout,
             silence: job.spec.policy.silence,
+            profile: job.spec.policy.profile,
         })
     }
 

@@ -1,8 +1,8 @@
 //! `meshfarm sandbox`: any command in a jail of its own, and what this machine's jail withstands.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -15,18 +15,22 @@ use meshfarm_sandbox::{
 use crate::api::Problem;
 use crate::cli::{JailFlags, SandboxCommand, SandboxRun};
 use crate::print::{self, pages};
-use crate::session::stopped_words;
+use crate::session::{Flow, stopped_words};
 
-use super::{Desk, Done, Failure};
+use super::{Desk, Done, Failure, now};
 
 mod check;
 mod folders;
 mod plan;
+mod program;
 
 pub(super) use plan::{Plan, Room, for_session};
 
 /// Exit code of a command that was ended for a limit: that of a command ended by signal 9, as shells give it.
 const ENDED: u8 = 137;
+
+/// A longer line of a limited command is passed on in pieces of this many bytes.
+const MAX_PIECE: u64 = 64 << 10;
 
 /// Exit code of a command that a person interrupted, as shells give it.
 const INTERRUPTED: u8 = 130;
@@ -44,7 +48,14 @@ fn run(desk: &Desk, flags: &SandboxRun) -> Done {
     let surroundings = Surroundings::find("meshfarm-sandbox-")?;
     let plan = plan::make(flags, policy, &surroundings.room())?;
     let interrupted = Arc::new(AtomicBool::new(false));
-    let exit = within(desk, (&plan, flags.report), &programs, |jail| connect(jail, &interrupted))?;
+    let flow = Mutex::new(Flow::within(plan.log(), now()));
+    let exit = within(desk, (&plan, flags.report), &programs, |jail| {
+        connect(jail, &interrupted, &flow)
+    })?;
+    let left_out = flow.into_inner().unwrap_or_else(PoisonError::into_inner).note();
+    if !desk.quiet {
+        drop(io::stderr().write_all(&left_out));
+    }
     finish(desk, exit, &plan.spec.limits, interrupted.load(Ordering::Acquire))
 }
 
@@ -97,7 +108,10 @@ pub(super) fn within<T>(
         say(desk, note);
     }
     let mut spec = plan.spec.clone();
-    spec.preload.clone_from(&programs.preload);
+    if plan.policy.as_ref().is_none_or(|policy| policy.windows_paths) {
+        spec.preload.clone_from(&programs.preload);
+    }
+    program::check_library(plan.policy.as_ref(), &spec)?;
     let lent = folders::lend(plan)?;
     let jail = sandbox::launch(&programs.launcher, &spec);
     let ended = jail.map_err(|error| refused(&error)).and_then(|mut jail| {
@@ -138,7 +152,11 @@ fn admit(desk: &Desk, report: bool, plan: &Plan, jail: &mut Jail) -> Done {
 }
 
 /// Connect the jail with our own streams until it is over.
-fn connect(jail: &mut Jail, interrupted: &Arc<AtomicBool>) -> Result<Exit, Failure> {
+fn connect(
+    jail: &mut Jail,
+    interrupted: &Arc<AtomicBool>,
+    flow: &Mutex<Flow>,
+) -> Result<Exit, Failure> {
     let killer = jail.killer().map_err(|error| refused(&error))?;
     end_on_signal(killer, Arc::clone(interrupted))?;
     if let Some(stdin) = jail.stdin.take() {
@@ -149,10 +167,10 @@ fn connect(jail: &mut Jail, interrupted: &Arc<AtomicBool>) -> Result<Exit, Failu
     let exit = thread::scope(|scope| {
         // A stream that nobody takes any more ends the command as a closed pipe does.
         if let Some(from) = streams.0 {
-            scope.spawn(move || drop(pass(from, io::stdout())));
+            scope.spawn(move || drop(pass_some(from, io::stdout(), flow)));
         }
         if let Some(from) = streams.1 {
-            scope.spawn(move || drop(pass(from, io::stderr())));
+            scope.spawn(move || drop(pass_some(from, io::stderr(), flow)));
         }
         jail.wait()
     });
@@ -187,6 +205,29 @@ fn pass(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
         to.write_all(&buffer[..n])?;
         to.flush()?;
     }
+}
+
+/// Copy what the policy lets through, line by line; what it does not is read all the same, so that nobody waits.
+fn pass_some(from: impl Read, mut to: impl Write, flow: &Mutex<Flow>) -> io::Result<()> {
+    if lock(flow).is_endless() {
+        return pass(from, to);
+    }
+    let mut from = BufReader::new(from);
+    loop {
+        let mut line = Vec::new();
+        // A longer line is several.
+        if from.by_ref().take(MAX_PIECE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        if lock(flow).admits(line.len() as u64, now()) {
+            to.write_all(&line)?;
+            to.flush()?;
+        }
+    }
+}
+
+fn lock(flow: &Mutex<Flow>) -> MutexGuard<'_, Flow> {
+    flow.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Let Ctrl-C and SIGTERM end the jail, in place of this program.

@@ -1,7 +1,10 @@
 //! The settings of jails: how much of the machine a task may use, and the weakest isolation that it gets.
 
+use std::path::{Component, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
+use meshfarm_protocol::job::JailProfile;
 use meshfarm_protocol::profile::{Amount, Level};
 use meshfarm_sandbox::{Limits, Size};
 
@@ -37,17 +40,22 @@ pub struct LimitConfig {
 }
 
 /// How strongly tasks are isolated: the table `[isolation]` of `meshfarm.toml`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IsolationConfig {
     /// The weakest isolation that a task gets here, as far as the machine reaches it: S2 or S3. A job that asks
     /// for more gets more.
     pub floor: Level,
+    /// The most that jails of other sites' tasks allow, by the kind of program that needs it. A job that names a
+    /// narrower kind gets that.
+    pub profile: JailProfile,
+    /// Folders outside of `/usr` with renderers, plug-ins and drivers, which tasks see at their own paths and may run.
+    pub software: Vec<PathBuf>,
 }
 
 impl Default for IsolationConfig {
     fn default() -> Self {
-        Self { floor: Level::S2 }
+        Self { floor: Level::S2, profile: JailProfile::Command, software: Vec::new() }
     }
 }
 
@@ -151,7 +159,15 @@ impl LimitConfig {
 }
 
 impl IsolationConfig {
-    pub(super) fn check(self) -> Result<(), (&'static str, String)> {
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let odd = |path: &&PathBuf| {
+            let plain = path.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
+            !path.is_absolute() || !plain || path.parent().is_none()
+        };
+        if let Some(odd) = self.software.iter().find(odd) {
+            let text = format!("{} is no folder by an absolute path", odd.display());
+            return Err(("isolation.software", text));
+        }
         match self.floor {
             Level::S2 | Level::S3 => Ok(()),
             weak @ (Level::S0 | Level::S1) => {
@@ -160,12 +176,18 @@ impl IsolationConfig {
         }
     }
 
-    pub(super) fn to_text(self) -> String {
+    pub(super) fn to_text(&self) -> String {
+        let software: Vec<_> = self.software.iter().map(|path| path.display().to_string()).collect();
         format!(
             "# The weakest isolation that a task gets here. S3 gives each a disk of its own, of fixed size: it needs root\n\
              # and costs a task some fifty milliseconds. A job that asks for more than this gets more.\n\
-             [isolation]\nfloor = \"{}\"\n",
-            self.floor
+             [isolation]\nfloor = \"{}\"\n\
+             # The most that other sites' tasks may do, by the kind of program that needs it: povray, python, blender-cpu,\n\
+             # blender-gpu or command. A job that names a narrower kind gets that.\n\
+             profile = \"{}\"\n\
+             # Folders outside of /usr with renderers, plug-ins and drivers, such as \"/opt/blender\": tasks see and run them.\n\
+             software = {software:?}\n",
+            self.floor, self.profile
         )
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use meshfarm_protocol::job::JailProfile;
 use serde::Deserialize;
 
 use super::error::BundleError;
@@ -58,6 +59,8 @@ pub struct About {
     pub title: String,
     /// The last part of its attribute's name: `povray` for `meshfarm:attr.software.povray`.
     pub software: Option<String>,
+    /// What kind of program it is, which decides what its jails allow. All that any kind needs when it is not said.
+    pub profile: Option<JailProfile>,
     /// How to find out whether it is here, and which version.
     pub probe: Option<Probe>,
     /// The kinds of scene that it takes.

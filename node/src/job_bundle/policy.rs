@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use meshfarm_protocol::id::Millis;
-use meshfarm_protocol::job::{MeshPolicy, Order, Place};
+use meshfarm_protocol::job::{JailProfile, MeshPolicy, Order, Place};
 use meshfarm_protocol::profile::Level;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,8 @@ pub struct PolicyChanges {
     pub deadline: Option<Deadline>,
     /// The weakest isolation that another site may offer.
     pub isolation: Option<Level>,
+    /// What kind of program runs: `povray`, `python`, `blender-cpu`, `blender-gpu` or `command`.
+    pub profile: Option<JailProfile>,
     /// How many tasks are leased together at most.
     pub batch: Option<u32>,
     /// `given` or `first-last-middle`.
@@ -161,6 +163,9 @@ pub(super) fn apply(
     }
     if let Some(isolation) = changes.isolation {
         policy.isolation = isolation;
+    }
+    if let Some(profile) = changes.profile {
+        policy.profile = profile;
     }
     if let Some(batch) = changes.batch {
         if batch == 0 {

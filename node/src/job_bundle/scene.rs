@@ -75,7 +75,7 @@ pub(super) fn bundle_of(renderer: &Renderer, kind: &SceneKind) -> Bundle {
         values: Vec::new(),
         assets: Assets::default(),
         names: kind.parameters.clone(),
-        policy: PolicyChanges::default(),
+        policy: PolicyChanges { profile: renderer.about.profile, ..PolicyChanges::default() },
         exported: Exported::default(),
         warnings: Vec::new(),
     }

@@ -1,9 +1,10 @@
 //! What a session says of its jail to people: what holds it, and which limit ended it.
 
+use meshfarm_protocol::job::JailProfile;
 use meshfarm_sandbox::{Limits, Mechanism, Report, Size, Stopped};
 
-/// The first line of a task's log: the level, what is in force, and what is not.
-pub(super) fn isolation(report: &Report) -> String {
+/// The first line of a task's log: the level, the kind of program, what is in force, and what is not.
+pub(super) fn isolation(report: &Report, profile: JailProfile) -> String {
     let list = |mechanisms: Vec<String>| mechanisms.join(", ");
     let held = report.mechanisms.iter().filter(|m| m.in_force).map(name);
     let missing = report.mechanisms.iter().filter(|m| !m.in_force);
@@ -12,7 +13,8 @@ pub(super) fn isolation(report: &Report) -> String {
         [] => String::new(),
         _ => format!("; not in force: {}", list(missing)),
     };
-    let line = format!("meshfarm: isolation {}: {}{missing}", report.level, list(held.collect()));
+    let held = list(held.collect());
+    let line = format!("meshfarm: isolation {}: for {profile}, {held}{missing}", report.level);
     line.replace(char::is_control, " ")
 }
 
@@ -68,8 +70,8 @@ mod tests {
             ],
         };
         assert_eq!(
-            isolation(&report),
-            "meshfarm: isolation S2: user namespace, landlock 7; not in force: cgroup (not writable)"
+            isolation(&report, JailProfile::BlenderCpu),
+            "meshfarm: isolation S2: for blender-cpu, user namespace, landlock 7; not in force: cgroup (not writable)"
         );
     }
 

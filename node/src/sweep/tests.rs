@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use futures::future::BoxFuture;
 use meshfarm_core::{Change, Content, JobPhase, JobRecord, Key, Output, Record, Steering};
 use meshfarm_protocol::id::{AttemptId, LeaseId, StepNo, TenantId};
-use meshfarm_protocol::job::{Layout, SessionSpec};
+use meshfarm_protocol::job::{JailProfile, Layout, SessionSpec};
 use meshfarm_protocol::manifest::RootLink;
 use meshfarm_protocol::seal::TenantSecret;
 use tokio::sync::mpsc;
@@ -117,7 +117,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 fn session() -> SessionSpec {
     let layout = Layout::default();
-    SessionSpec { layout, step: StepNo(0), environments: false, timeout: None, silence: None }
+    SessionSpec { layout, step: StepNo(0), environments: false, timeout: None, silence: None, profile: JailProfile::Command }
 }
 
 fn prepare(lease: u8, root: ChunkId) -> Output {

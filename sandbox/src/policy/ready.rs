@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Case, Format, Map, OnMissing, Policy, PolicyError, demand::Demand};
+use super::{Case, Format, JobExec, Map, OnMissing, Policy, PolicyError, demand::Demand};
 use crate::{
     Access, CollectLimits, Level, Limits, Mount, Report, Service, Spec, Unmet, WindowsRule,
 };
@@ -17,8 +17,34 @@ pub struct Ready {
     pub spec: Spec,
     /// Which of the written files are taken; none when the program writes into the folders themselves.
     pub outputs: Option<Outputs>,
+    /// What is asked of the program that is started.
+    pub started: Started,
+    /// How much of what it prints is passed on.
+    pub log: LogLimits,
+    /// Whether the library for windows paths is loaded at all.
+    pub windows_paths: bool,
     demands: Vec<Demand>,
     on_missing: OnMissing,
+}
+
+/// What a policy asks of the program that is started: it is whoever starts it's to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Started {
+    /// It is this one: a name that is looked up in PATH, or a path.
+    pub program: Option<PathBuf>,
+    /// The SHA-256 sum of its file, in lower-case digits.
+    pub sha256: Option<String>,
+    /// The library for windows paths is in force in it.
+    pub handshake: bool,
+}
+
+/// How much is passed on of what a program prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bytes in all; none: any number.
+    pub bytes: Option<u64>,
+    /// Bytes a second for long; none: any number.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Which of the files that a program wrote are taken.
@@ -100,6 +126,7 @@ impl Policy {
         spec.floor = self.level.unwrap_or(Level::S2);
         spec.process_list = self.proc.mode;
         spec.env.clone_from(&self.env);
+        spec.job_exec = self.exec.allow_job_exec == JobExec::SessionDir;
         spec.limits = self.limits();
         for (n, map) in self.map.iter().enumerate() {
             self.show(&mut spec, map, n + 1, folder).map_err(wrong)?;
@@ -108,9 +135,7 @@ impl Policy {
             let found = found(folder, software);
             spec.software.push(found.map_err(|problem| wrong(("exec.software".into(), problem)))?);
         }
-        for device in &self.gpu.devices {
-            spec.devices.push(Path::new("/dev").join(device));
-        }
+        spec.give_cards(self.gpu.devices.iter().map(|name| Path::new("/dev").join(name)).collect());
         for allowed in &self.net.allow {
             let (host, port) = (allowed.host.clone(), allowed.port);
             let mut addresses = (host.as_str(), port).to_socket_addrs().map_err(|error| {
@@ -133,7 +158,17 @@ impl Policy {
                 depth: keys.max_depth,
             },
         });
-        Ok(Ready { spec, outputs, demands, on_missing: self.on_missing })
+        let started = Started {
+            program: self.exec.program.clone(),
+            sha256: self.exec.sha256.as_ref().map(|sum| sum.to_ascii_lowercase()),
+            handshake: self.preload.require_handshake,
+        };
+        let log = LogLimits {
+            bytes: self.limits.log_bytes.map(|size| size.0),
+            bytes_per_second: self.limits.log_rate.map(|rate| rate.0),
+        };
+        let (windows_paths, on_missing) = (self.preload.windows_paths, self.on_missing);
+        Ok(Ready { spec, outputs, started, log, windows_paths, demands, on_missing })
     }
 
     fn show(

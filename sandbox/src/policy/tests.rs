@@ -58,16 +58,23 @@ fn a_policy_becomes_what_the_launcher_takes() {
         OCIO = "/mnt/show/config.ocio"
         [exec]
         software = ["tool"]
+        program = "blender"
+        sha256 = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD"
+        allow_job_exec = false
         [limits]
         mem = "24GiB"
         cpus = 8
         out_bytes = "20 GiB"
+        log_bytes = "16MiB"
+        log_rate = "256 KiB/s"
         [net]
         allow = [{ name = "rlm", host = "127.0.0.1", port = 5053 }]
         [gpu]
         devices = ["nvidia0"]
         [proc]
         mode = "compat"
+        [preload]
+        require_handshake = true
         [outputs]
         accept = ["*.exr"]
     "#;
@@ -87,6 +94,12 @@ fn a_policy_becomes_what_the_launcher_takes() {
     assert_eq!(spec.devices, [Path::new("/dev/nvidia0")]);
     assert_eq!(spec.services[0].address.to_string(), "127.0.0.1");
     assert_eq!(spec.process_list, ProcessList::Compat);
+    assert!(!spec.job_exec && ready.windows_paths);
+    let started = &ready.started;
+    assert_eq!(started.program.as_deref(), Some(Path::new("blender")));
+    assert!(started.sha256.as_ref().unwrap().starts_with("ba7816bf") && started.handshake);
+    assert_eq!((ready.log.bytes, ready.log.bytes_per_second), (Some(16 << 20), Some(256 << 10)));
+    assert_eq!(spec.env["CUDA_VISIBLE_DEVICES"], "0");
     assert_eq!(spec.software, [room.path().canonicalize().unwrap().join("tool")]);
     let outputs = ready.outputs.as_ref().unwrap();
     assert!(outputs.accepts(Path::new("a/f.exr")) && !outputs.accepts(Path::new("a/f.png")));
@@ -116,6 +129,14 @@ fn a_wrong_policy_names_the_file_the_line_or_key_and_what_would_be_right() {
         ("version = 1\n[[map]]\nsource = '/a'\naccess = 'w'", ["line 4", "rw"]),
         ("version = 1\n[[map]]\nid = 'a/b'\nsource = '/a'", ["id", "letters"]),
         ("version = 1\n[net]\nallow = [{host = 'a'}]", ["line 3", "port"]),
+        ("version = 1\n[limits]\nlog_rate = '256KiB'", ["line 3", "256KiB/s"]),
+        ("version = 1\n[exec]\nallow_job_exec = true", ["line 3", "session-dir"]),
+        ("version = 1\n[exec]\nsha256 = 'abc'", ["exec.sha256", "64"]),
+        ("version = 1\n[exec]\nprogram = 'bin/povray'", ["exec.program", "absolute"]),
+        (
+            "version = 1\n[preload]\nwindows_paths = false\nrequire_handshake = true",
+            ["preload.require_handshake", "windows_paths"],
+        ),
         ("version = 1\n[outputs]\nmax_depth = 0", ["outputs.max_depth", "1 to 64"]),
     ] {
         let error = parse(text).unwrap_err();

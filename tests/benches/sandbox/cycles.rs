@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use meshfarm_sandbox::{Level, launch};
 
-use super::ours::Room;
+use super::ours::{Room, Took};
 use crate::table::{Row, Table, percentile};
 
 const AT_ONCE: usize = 16;
@@ -55,6 +55,7 @@ impl Traces {
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let room = Room::new()?;
     let before = Traces::now()?;
+    let began = Took::begin()?;
     let (next, starts, failed) =
         (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(None::<String>));
     thread::scope(|scope| {
@@ -75,9 +76,12 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     if let Some(why) = failed.into_inner().expect("no thread panics") {
         return Err(anyhow!(why));
     }
+    let cpu = 1e3 * began.end()?.cpu / JAILS as f64;
     let starts = starts.into_inner().expect("no thread panics");
     table.add(Row::alone("sandbox.cycles.start.p50", percentile(&starts, 50), "ms"));
     table.add(Row::alone("sandbox.cycles.start.p99", percentile(&starts, 99), "ms").at_most(60.0));
+    let row = Row::alone("sandbox.cycles.cpu", cpu, "ms");
+    table.add(row.note("of processors, for each jail from its start to its end"));
     let after = Traces::now()?;
     let left = room.left()? + usize::from(after != before);
     let row = Row::alone("sandbox.cycles.left", left as f64, "things").at_most(0.0);

@@ -12,6 +12,12 @@ use meshfarm_sandbox::{Access, KeptRoots, Level, Mount, Spec, launch};
 /// Where the job's files are seen, by all sandboxes alike.
 pub(crate) const SHOW: &str = "/home/artist/show";
 
+/// POV-Ray's own rules for files, as our jail has them: its barrier is what is measured, and the same is fair for others.
+const POVRAY_RULES: &str = "[File I/O Security]\nnone\n\n[Shellout Security]\nforbidden\n";
+
+/// Where POV-Ray reads them.
+const POVRAY_RULES_AT: &str = "/etc/povray/3.7/povray.conf";
+
 /// One job's folders on the host.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -26,6 +32,7 @@ impl Room {
         for name in ["work", "show", "base", "roots"] {
             fs::create_dir(folder.path().join(name))?;
         }
+        fs::write(folder.path().join("povray.conf"), POVRAY_RULES)?;
         Ok(Self { folder, programs: programs.into() })
     }
 
@@ -58,16 +65,16 @@ impl Room {
         spec
     }
 
-    /// Run a program in a jail until nothing of it is left: its seconds and what it printed.
-    pub(crate) fn jailed(&self, spec: &Spec) -> Result<(f64, String)> {
-        let began = Instant::now();
+    /// Run a program in a jail until nothing of it is left: what it took and what it printed.
+    pub(crate) fn jailed(&self, spec: &Spec) -> Result<(Took, String)> {
+        let began = Took::begin()?;
         let mut jail = launch(&self.launcher(), spec)?;
         let mut said = String::new();
         if let Some(mut stdout) = jail.stdout.take() {
             io::Read::read_to_string(&mut stdout, &mut said)?;
         }
         let exit = jail.wait()?;
-        let took = began.elapsed().as_secs_f64();
+        let took = began.end()?;
         ensure!(exit.success(), "{exit:?}: {said}");
         Ok((took, said))
     }
@@ -82,6 +89,10 @@ impl Room {
         }
         command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
         command.arg("--bind").arg(self.show()).arg(SHOW).args(["--chdir", SHOW]);
+        if Path::new(POVRAY_RULES_AT).exists() {
+            command.arg("--ro-bind").arg(self.folder.path().join("povray.conf"));
+            command.arg(POVRAY_RULES_AT);
+        }
         Some(command)
     }
 
@@ -89,6 +100,8 @@ impl Room {
     pub(crate) fn proot(&self) -> Option<Command> {
         let mut command = Command::new(installed("proot")?);
         command.arg("-b").arg(format!("{}:{SHOW}", self.show().display())).args(["-w", SHOW]);
+        let rules = self.folder.path().join("povray.conf");
+        command.arg("-b").arg(format!("{}:{POVRAY_RULES_AT}", rules.display()));
         Some(command)
     }
 }
@@ -97,11 +110,53 @@ fn installed(name: &str) -> Option<PathBuf> {
     ["/usr/bin", "/usr/local/bin"].iter().map(|f| Path::new(f).join(name)).find(|p| p.exists())
 }
 
-/// Run a command to its end: its seconds and what it printed.
-pub(crate) fn timed(command: &mut Command) -> Result<(f64, String)> {
-    let began = Instant::now();
+/// What something took, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Took {
+    /// By the clock.
+    pub(crate) wall: f64,
+    /// Of processors, by all its processes, the launcher's among them: it hardly depends on what else the machine does.
+    pub(crate) cpu: f64,
+}
+
+impl Took {
+    /// The beginning of something that runs in child processes of this one.
+    pub(crate) fn begin() -> Result<Began> {
+        Ok(Began { at: Instant::now(), cpu: processors()? })
+    }
+}
+
+/// When something began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    at: Instant,
+    cpu: f64,
+}
+
+impl Began {
+    /// What it took, when its processes are waited for.
+    pub(crate) fn end(self) -> Result<Took> {
+        let wall = self.at.elapsed().as_secs_f64();
+        Ok(Took { wall, cpu: processors()? - self.cpu })
+    }
+}
+
+/// Processor seconds of all children that were waited for, and of theirs.
+fn processors() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // Counted from behind the name, which may hold anything: times of waited children are the 14th and 15th there.
+    let fields = stat.rsplit_once(')').context("/proc/self/stat")?.1;
+    let ticks = fields.split_whitespace().skip(13).take(2).map(str::parse::<u32>);
+    let ticks = ticks.sum::<Result<u32, _>>()?;
+    // The kernel shows hundredths on every machine of ours.
+    Ok(f64::from(ticks) / 100.0)
+}
+
+/// Run a command to its end: what it took and what it printed.
+pub(crate) fn timed(command: &mut Command) -> Result<(Took, String)> {
+    let began = Took::begin()?;
     let done = command.stdin(Stdio::null()).output()?;
-    let took = began.elapsed().as_secs_f64();
+    let took = began.end()?;
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     ensure!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
     Ok((took, said))

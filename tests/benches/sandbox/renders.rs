@@ -1,4 +1,7 @@
 //! Whole renderings inside and outside, in pairs: one that only computes, and one that mostly opens and misses files.
+//!
+//! Each pair is compared by the clock, and by the processor time of all its processes, which also holds on a busy machine.
+//! Pictures are small: all of it together takes some minutes.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,14 +11,16 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use meshfarm_sandbox::Level;
 
-use super::ours::{Room, SHOW, timed};
+use super::ours::{Room, SHOW, Took, timed};
 use crate::table::{Row, Table};
 
 const POVRAY: &str = "/usr/bin/povray";
 const BLENDER: &str = "/usr/bin/blender";
 
 /// Pairs of one rendering inside and one outside.
-const PAIRS: usize = 10;
+const PAIRS: usize = 8;
+/// The same with proot, which needs several times as long.
+const SLOW_PAIRS: usize = 3;
 /// Files that the scene of many files includes, and as many that it looks for in vain.
 const INCLUDES: usize = 6000;
 
@@ -36,9 +41,9 @@ const BLENDS: &str = "import bpy
 bpy.ops.wm.read_factory_settings(use_empty=False)
 s = bpy.context.scene
 s.render.engine = 'CYCLES'
-s.cycles.samples = 64
+s.cycles.samples = 32
 s.cycles.use_denoising = False
-s.render.resolution_x, s.render.resolution_y, s.render.resolution_percentage = 320, 240, 100
+s.render.resolution_x, s.render.resolution_y, s.render.resolution_percentage = 200, 150, 100
 s.render.filepath = 'OUT/frame.png'
 bpy.ops.render.render(write_still=True)
 ";
@@ -53,45 +58,62 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     if Path::new(BLENDER).exists() {
         return blends(table);
     }
-    table.add(Row::missing("sandbox.renders.blender", "blender is not installed"));
+    let why = "blender is not installed: apt-get install blender, some 635 MB";
+    table.add(Row::missing("sandbox.renders.blender", why));
     Ok(())
 }
 
-/// Pairs of seconds inside and outside; `args` is given the folder as the program sees it.
-fn pairs(
-    room: &Room,
-    program: &str,
-    args: impl Fn(&str) -> Vec<String>,
-) -> Result<Vec<(f64, f64)>> {
+/// What one rendering took inside and outside.
+type Pair = (Took, Took);
+
+/// Pairs inside and outside; `args` is given the folder as the program sees it.
+fn pairs(room: &Room, program: &str, args: impl Fn(&str) -> Vec<String>) -> Result<Vec<Pair>> {
     let outside = room.show().to_str().context("a path of text")?.to_owned();
-    let mut pairs = Vec::new();
-    for n in 0..PAIRS {
-        let inside = || -> Result<f64> {
-            let args = args(SHOW);
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            Ok(room.jailed(&room.spec(program, &args, Level::S2))?.0)
-        };
-        let plain = || -> Result<f64> {
-            Ok(timed(Command::new(program).args(args(&outside)).current_dir(&outside))?.0)
-        };
-        // Which goes first changes, so that neither always finds warm caches.
-        pairs.push(if n % 2 == 0 {
-            let ours = inside()?;
-            (ours, plain()?)
+    let plain = || {
+        let mut command = Command::new(program);
+        command.args(args(&outside)).current_dir(&outside);
+        Ok(timed(&mut command)?.0)
+    };
+    in_turn(|| inside(room, program, &args(SHOW)), plain, PAIRS)
+}
+
+fn inside(room: &Room, program: &str, args: &[String]) -> Result<Took> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    Ok(room.jailed(&room.spec(program, &args, Level::S2))?.0)
+}
+
+/// Which goes first changes, so that neither always finds warm caches.
+fn in_turn(
+    ours: impl Fn() -> Result<Took>,
+    theirs: impl Fn() -> Result<Took>,
+    n: usize,
+) -> Result<Vec<Pair>> {
+    let pair = |n: usize| {
+        if n.is_multiple_of(2) {
+            let ours = ours()?;
+            Ok((ours, theirs()?))
         } else {
-            let theirs = plain()?;
-            (inside()?, theirs)
-        });
-    }
-    Ok(pairs)
+            let theirs = theirs()?;
+            Ok((ours()?, theirs))
+        }
+    };
+    (0..n).map(pair).collect()
+}
+
+/// A row by the clock, and one by processor time.
+fn rows(name: &str, pairs: &[Pair]) -> [Row; 2] {
+    let by = |of: fn(&Took) -> f64| pairs.iter().map(|(a, b)| (of(a), of(b))).collect::<Vec<_>>();
+    let cpu = Row::ratio(format!("{name}.cpu"), "s", &by(|took| took.cpu));
+    [Row::ratio(name.to_owned(), "s", &by(|took| took.wall)), cpu]
 }
 
 fn computes(table: &mut Table) -> Result<()> {
     let room = Room::new()?;
     fs::write(room.show().join("scene.pov"), COMPUTES)?;
-    let args = |folder: &str| picture(folder, &["+W640", "+H480", "+A0.1", "+WT2"]);
-    let row = Row::ratio("sandbox.renders.povray", "s", &pairs(&room, POVRAY, args)?);
-    table.add(row.at_most(1.01));
+    let args = |folder: &str| picture(folder, &["+W320", "+H240", "+A0.1", "+WT2"]);
+    for row in rows("sandbox.renders.povray", &pairs(&room, POVRAY, args)?) {
+        table.add(row.at_most(1.01));
+    }
     Ok(())
 }
 
@@ -118,26 +140,23 @@ fn files(table: &mut Table) -> Result<()> {
         args.push(format!("+L{folder}"));
         args
     };
-    let row = Row::ratio("sandbox.renders.files", "s", &pairs(&room, POVRAY, args)?);
-    table.add(row.at_most(1.08).note(format!("{INCLUDES} includes, as many looked for in vain")));
-    for (name, command) in [("bubblewrap", room.bubblewrap()), ("proot", room.proot())] {
+    let about = format!("{INCLUDES} includes, as many looked for in vain");
+    for row in rows("sandbox.renders.files", &pairs(&room, POVRAY, args)?) {
+        table.add(row.at_most(1.08).note(about.clone()));
+    }
+    for (name, n) in [("bubblewrap", PAIRS), ("proot", SLOW_PAIRS)] {
         let row = format!("sandbox.renders.files.{name}");
-        if command.is_none() {
+        let around = || if name == "proot" { room.proot() } else { room.bubblewrap() };
+        if around().is_none() {
             table.add(Row::missing(row, format!("{name} is not installed")));
             continue;
         }
-        let pairs = (0..PAIRS / 2).map(|_| {
-            let around = if name == "proot" { room.proot() } else { room.bubblewrap() };
-            let mut around = around.context("it was there a moment ago")?;
-            let theirs = timed(around.arg(POVRAY).args(args(SHOW)))?.0;
-            let args = args(SHOW);
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            Ok((room.jailed(&room.spec(POVRAY, &args, Level::S2))?.0, theirs))
-        });
-        match pairs.collect::<Result<Vec<_>>>() {
-            Ok(pairs) => table.add(Row::ratio(row, "s", &pairs).note("ours over theirs")),
-            // POV-Ray's own rules for files, which our jail replaces, may forbid what it is asked there.
-            Err(error) => table.add(Row::missing(row, format!("{error:#}"))),
+        let theirs = || {
+            let mut around = around().context("it was there a moment ago")?;
+            Ok(timed(around.arg(POVRAY).args(args(SHOW)))?.0)
+        };
+        for row in rows(&row, &in_turn(|| inside(&room, POVRAY, &args(SHOW)), theirs, n)?) {
+            table.add(row.note("ours over theirs"));
         }
     }
     Ok(())
@@ -165,7 +184,8 @@ fn blends(table: &mut Table) -> Result<()> {
         .chain([format!("{folder}/{script}.py")])
         .collect()
     };
-    let row = Row::ratio("sandbox.renders.blender", "s", &pairs(&room, BLENDER, args)?);
-    table.add(row.at_most(1.01));
+    for row in rows("sandbox.renders.blender", &pairs(&room, BLENDER, args)?) {
+        table.add(row.at_most(1.01));
+    }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::job_bundle::NamedPath;
 use crate::sys;
 
 use super::super::Failure;
+use super::program;
 
 /// What starts the command in its folder. The jail itself begins in `/session`, and starts one program of the host.
 const SHELL: &str = "/bin/sh";
@@ -61,6 +62,11 @@ pub(in super::super) struct Plan {
 }
 
 impl Plan {
+    /// How much is passed on of what the command prints.
+    pub(super) fn log(&self) -> sandbox::LogLimits {
+        self.policy.as_ref().map_or_else(sandbox::LogLimits::default, |policy| policy.log)
+    }
+
     /// Which outputs are taken, when they are taken at all: otherwise the command writes into the folders themselves.
     pub(super) fn outputs(&self) -> Option<Outputs> {
         let asked = self.policy.as_ref().and_then(|policy| policy.outputs.clone());
@@ -78,7 +84,14 @@ pub(super) fn make(
     let (mut spec, begin, notes) = shown(&flags.jail, policy.as_ref(), room)?;
     spec.program = SHELL.into();
     let command = command(&mut spec, flags, room)?;
-    let words = [START.to_owned(), "sh".to_owned(), begin, command];
+    let mut start = START.to_owned();
+    if let Some(policy) = &policy {
+        program::hold(&mut spec, &policy.started, &command, |name| look_up(name, room))?;
+        if policy.started.handshake {
+            start.insert_str(0, program::HANDSHAKE);
+        }
+    }
+    let words = [start, "sh".to_owned(), begin, command];
     spec.args = std::iter::once("-c".to_owned()).chain(words).collect();
     spec.args.extend(flags.command[1..].iter().cloned());
     finish(Plan { spec, policy, targets: Vec::new(), notes }, room)
@@ -93,6 +106,9 @@ pub(in super::super) fn for_session(
 ) -> Result<Plan, Failure> {
     let (mut spec, _, _) = shown(flags, policy.as_ref(), room)?;
     spec.program = runner.to_owned();
+    if let Some(policy) = &policy {
+        program::hold_runner(&mut spec, policy)?;
+    }
     let mut notes = Vec::new();
     if let Some(beside) = template.parent() {
         // What the job needs may lie beside its template. Where that cannot be shown, it is read by us alone.
@@ -104,11 +120,7 @@ pub(in super::super) fn for_session(
             notes.push(format!("{}: {}", named.parameter, failure.text()));
         }
     }
-    let folders = spec.software.iter().flat_map(|folder| [folder.clone(), folder.join("bin")]);
-    let folders = folders.filter_map(|folder| folder.to_str().map(str::to_owned));
-    let usual = spec.environment().remove("PATH");
-    let path: Vec<_> = folders.chain(usual).collect();
-    spec.env.insert("PATH".to_owned(), path.join(":"));
+    crate::session::prefer_software(&mut spec);
     finish(Plan { spec, policy, targets: Vec::new(), notes }, room)
 }
 

@@ -51,8 +51,8 @@ fn submit_on_cards(site: &Site, room: &Path, cards: u32, command: &str) -> (Stri
 }
 
 /// What a task sees of cards.
-const LOOK: &str = "cd /dev && ls -d nvidia* > $1/seen 2>/dev/null; \
-    for card in /dev/nvidia[0-9]*; do [ -e $card ] && echo x > $card; done; \
+const LOOK: &str = "cd /dev; for name in nvidia0 nvidia1 nvidiactl; do \
+    [ -e $name ] && echo x > $name && echo $name >> $1/seen; done; \
     echo ${CUDA_VISIBLE_DEVICES-none} >> $1/seen; [ -e /sys/devices ] && echo sys >> $1/seen; true";
 
 #[test]
@@ -78,16 +78,16 @@ fn a_task_sees_the_cards_that_it_holds_and_others_see_none() {
     assert_eq!(seen(submit(0, LOOK)), "none\n");
     assert_eq!(seen(submit(1, LOOK)), "nvidia0\nnvidiactl\n0\nsys\n");
     let (holder, _) = submit(1, "echo held; sleep 1000");
-    wait_until("a job holds the first card", A_JOB, || {
-        site.run(&["logs", &holder]).out.contains("held").then_some(())
+    let log = wait_until("a job holds the first card", A_JOB, || {
+        let log = site.run(&["logs", &holder]).out;
+        log.contains("held").then_some(log)
     });
+    assert!(log.contains("graphics cards"), "{log}");
     // The other card, by the number that it has where no other one is seen.
     assert_eq!(seen(submit(1, LOOK)), "nvidia1\nnvidiactl\n0\nsys\n");
     assert_eq!(seen(submit(0, LOOK)), "none\n");
     site.run(&["cancel", &holder]);
     assert_eq!(seen(submit(2, LOOK)), "nvidia0\nnvidia1\nnvidiactl\n0,1\nsys\n");
-    let log = site.run(&["logs", &holder]).out;
-    assert!(log.contains("graphics cards"), "{log}");
 
     space.shell(&["--mount"], "rm /dev/nvidia1");
     let (gone, _) = submit(2, LOOK);

@@ -45,8 +45,8 @@ pub(crate) fn check(device: &Path) -> Result<(), String> {
 /// Refuse a card that is not here any more: its driver was unloaded, or it has failed.
 pub(crate) fn present(device: &Path) -> io::Result<()> {
     let wrong = |kind, what: String| {
-        let help = "the card is gone: is its driver loaded?";
-        io::Error::new(kind, format!("{}: {what}; {help}", device.display()))
+        let card = device.display();
+        io::Error::new(kind, format!("{card} is gone, or its driver is not loaded: {what}"))
     };
     match fs::metadata(device) {
         Ok(found) if found.file_type().is_char_device() => Ok(()),

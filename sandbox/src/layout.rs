@@ -142,6 +142,10 @@ impl Layout {
             self.show_file(&device, &at, sys::ATTR_NOSUID | sys::ATTR_NOEXEC)?;
             self.rules.push(Rule { path: device, rights: Rights::DEVICE });
         }
+        if self.names.has(Path::new("dev/dri")) {
+            // Some drivers list it. In the jail nothing else is in it.
+            self.allow("dev/dri", Rights::READ);
+        }
         let seen = gpu::Seen::of(devices, root);
         let attributes = sys::ATTR_RDONLY | sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC;
         self.names.folder(Path::new("sys"))?;

@@ -16,8 +16,9 @@ mod demand;
 mod exec;
 mod ready;
 
+use exec::{Exec, JobExec};
+
 pub use demand::Unmet;
-pub use exec::{Exec, JobExec};
 pub use ready::{LogLimits, Outputs, Ready, Started};
 
 /// The version of the format that is read here.

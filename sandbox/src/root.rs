@@ -77,6 +77,11 @@ impl Names {
         self.put(at, Name::File(text.into()))
     }
 
+    /// Whether there is something of this name.
+    pub(crate) fn has(&self, at: &Path) -> bool {
+        self.0.contains_key(at)
+    }
+
     /// A link.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::{
     layout::{self, Writable},
     report::During,
     spec::Spec,
-    sys,
+    sys, turns,
 };
 
 /// A running jail. Dropping it kills everything in it.
@@ -49,6 +49,8 @@ pub struct Jail {
 /// The step that was refused; then nothing of the job has run and nothing is left behind.
 pub fn launch(launcher: &Path, spec: &Spec) -> Result<Jail, SandboxError> {
     spec.check()?;
+    // Whoever is through has its jail; the rest of the start is not waited for by others.
+    let _turn = turns::take();
     Ready::start(launcher)?.launch(spec)
 }
 

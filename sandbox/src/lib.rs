@@ -36,6 +36,7 @@ mod seccomp;
 mod services;
 mod sys;
 mod table;
+mod turns;
 mod volume;
 mod watchdog;
 mod way;

@@ -1,11 +1,11 @@
 //! Which system calls a job may make: one table with who needs each group, turned into BPF.
 //!
-//! Five filters stack, and the kernel takes the strictest answer. The first and the last two hold only call numbers,
-//! so that the kernel answers for most calls from its cache of constant verdicts: everything that the first does
-//! not list is `ENOSYS`, which lets libraries fall back, and the last gives `EPERM` for calls that are known and
-//! dangerous, a further filter among them. They are searched by halves, because for a call whose arguments count,
-//! such as `openat`, all run. The second turns foreign socket families away, the third bad arguments, the fourth
-//! labels of files.
+//! Three filters stack, and the kernel takes the strictest answer, of equally strict ones the last filter's. The first
+//! turns foreign socket families away, the second bad arguments. The last one holds only call numbers, so that the kernel
+//! answers for most calls from its cache of constant verdicts: what the table does not know is `ENOSYS`, which lets
+//! libraries fall back; calls that are known and dangerous are `EPERM`, a further filter among them; labels of files are
+//! `EOPNOTSUPP`. It is a search by halves over runs of neighbouring numbers with the same answer: the kernel compiles each
+//! filter for each jail anew, so short ones make a jail start sooner, and `openat`, whose arguments count, runs them all.
 
 use std::{collections::BTreeMap, io};
 
@@ -258,7 +258,7 @@ pub(crate) struct Wants {
 
 /// The compiled filters, in the order in which they are installed.
 pub(crate) struct Filters {
-    programs: [BpfProgram; 5],
+    programs: [BpfProgram; 3],
     n_allowed: usize,
     n_refused: usize,
 }
@@ -283,7 +283,6 @@ impl Filters {
         // What another profile would have is known too: EPERM tells more than ENOSYS.
         let others = ALLOWED.iter().filter(|group| !granted(group));
         let refused = flat(others.chain(REFUSED).collect(), REFUSED_OLD);
-        let known: Vec<c_long> = allowed.iter().chain(&refused).chain(LABELS).copied().collect();
         let families: &'static [u64] = if wants.services { &[1, 2] } else { &[1] };
         let sockets = rules_of(&Bad::NoneOf(0, families))?;
         let mut bad: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -293,13 +292,16 @@ impl Filters {
         let (pass, errno) =
             (SeccompAction::Allow, |e: i32| SeccompAction::Errno(e.cast_unsigned()));
         let sockets = [(libc::SYS_socket, sockets)].into();
+        let answers: [(&[c_long], SeccompAction); 3] = [
+            (&allowed, pass.clone()),
+            (&refused, errno(libc::EPERM)),
+            (LABELS, errno(libc::EOPNOTSUPP)),
+        ];
         Ok(Self {
             programs: [
-                by_number(&known, pass.clone(), errno(libc::ENOSYS))?,
                 program(sockets, pass.clone(), errno(libc::EAFNOSUPPORT))?,
-                program(bad, pass.clone(), errno(libc::EPERM))?,
-                by_number(LABELS, errno(libc::EOPNOTSUPP), pass.clone())?,
-                by_number(&refused, errno(libc::EPERM), pass)?,
+                program(bad, pass, errno(libc::EPERM))?,
+                by_number(&answers, errno(libc::ENOSYS))?,
             ],
             n_allowed: allowed.len(),
             n_refused: refused.len() + LABELS.len(),
@@ -340,44 +342,63 @@ fn program(
 /// A filter that only looks at the number of a call. It begins as seccompiler's does: another architecture
 /// ends the process, then the number is loaded.
 fn by_number(
-    numbers: &[c_long],
-    on_match: SeccompAction,
+    answers: &[(&[c_long], SeccompAction)],
     otherwise: SeccompAction,
 ) -> Result<BpfProgram, seccompiler::Error> {
-    let mut sorted: Vec<u32> = numbers.iter().filter_map(|nr| u32::try_from(*nr).ok()).collect();
-    sorted.sort_unstable();
-    let answers = [u32::from(on_match.clone()), u32::from(otherwise.clone())];
+    let unknown = u32::from(otherwise.clone());
+    let each = answers.iter().flat_map(|(calls, action)| {
+        let answer = u32::from(action.clone());
+        calls.iter().filter_map(move |nr| Some((u32::try_from(*nr).ok()?, answer)))
+    });
+    let each: BTreeMap<u32, u32> = each.collect();
+    // Where a run of numbers with one answer begins.
+    let mut runs = vec![(0, each.get(&0).copied().unwrap_or(unknown))];
+    let mut turn = |nr: u32, answer: u32| {
+        if runs.last().is_some_and(|(_, last)| *last != answer) {
+            runs.push((nr, answer));
+        }
+    };
+    let mut next = 0;
+    for (nr, answer) in each {
+        if nr > next {
+            turn(next, unknown);
+        }
+        turn(nr, answer);
+        next = nr + 1;
+    }
+    turn(next, unknown);
     // One rule makes the beginning: four instructions up to the loaded number, and what we replace.
-    let first = sorted.first().map(|nr| (i64::from(*nr), Vec::new()));
-    let mut code = program(first.into_iter().collect(), otherwise, on_match)?;
+    let rule = BTreeMap::from([(libc::SYS_read, Vec::new())]);
+    let mut code = program(rule, otherwise, SeccompAction::Allow)?;
     code.truncate(HEAD);
-    halve(&sorted, answers, &mut code);
+    halve(&runs, &mut code);
     Ok(code)
 }
 
 /// Instructions of seccompiler's beginning: load the architecture, compare, kill, load the number.
 const HEAD: usize = 4;
 
-/// Search sorted numbers by halves: a jump that is too far for a comparison is an instruction of its own.
-fn halve(numbers: &[u32], answers: [u32; 2], code: &mut BpfProgram) {
-    // Codes of classic BPF: jump always, jump if equal, jump if greater or equal, return.
-    let [always, equal, at_least, ret]: [u16; 4] = [0x05, 0x15, 0x35, 0x06];
-    let op = |code, k, jf| sock_filter { code, jt: 0, jf, k };
-    let [on_match, otherwise] = answers;
-    match numbers {
-        [] => code.push(op(ret, otherwise, 0)),
-        [nr] => code.extend([op(equal, *nr, 1), op(ret, on_match, 0), op(ret, otherwise, 0)]),
-        _ => {
-            let (low, high) = numbers.split_at(numbers.len() / 2);
-            let mut lower = BpfProgram::new();
-            halve(low, answers, &mut lower);
-            let past = u32::try_from(lower.len()).unwrap_or(u32::MAX);
-            code.push(op(at_least, high[0], 1));
-            code.push(op(always, past, 0));
-            code.append(&mut lower);
-            halve(high, answers, code);
-        }
+/// Search runs by halves. A jump that is too far for a comparison is an instruction of its own.
+fn halve(runs: &[(u32, u32)], code: &mut BpfProgram) {
+    // Codes of classic BPF: jump always, jump if greater or equal, return.
+    let [always, at_least, ret]: [u16; 3] = [0x05, 0x35, 0x06];
+    let op = |code, k, jt, jf| sock_filter { code, jt, jf, k };
+    if let [(_, answer)] = runs {
+        code.push(op(ret, *answer, 0, 0));
+        return;
     }
+    let (low, high) = runs.split_at(runs.len() / 2);
+    let mut lower = BpfProgram::new();
+    halve(low, &mut lower);
+    if let Ok(past) = u8::try_from(lower.len()) {
+        code.push(op(at_least, high[0].0, past, 0));
+    } else {
+        let past = u32::try_from(lower.len()).unwrap_or(u32::MAX);
+        code.push(op(at_least, high[0].0, 0, 1));
+        code.push(op(always, past, 0, 0));
+    }
+    code.append(&mut lower);
+    halve(high, code);
 }
 
 fn rules_of(bad: &Bad) -> Result<Vec<SeccompRule>, seccompiler::Error> {
@@ -436,6 +457,55 @@ mod tests {
         }
     }
 
+    /// What the last filter answers for a call.
+    fn answer(filters: &Filters, nr: u32) -> u32 {
+        let code = &filters.programs[2];
+        let mut at = HEAD;
+        loop {
+            let op = &code[at];
+            at += 1;
+            match op.code {
+                0x06 => return op.k,
+                0x05 => at += op.k as usize,
+                0x35 => at += usize::from(if nr >= op.k { op.jt } else { op.jf }),
+                other => panic!("{other} at {at}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_call_has_the_answer_of_its_place_in_the_table() {
+        for profile in [Profile::Povray, Profile::Python, Profile::Command] {
+            for job_exec in [false, true] {
+                let filters = Filters::compile(Wants { profile, services: false, job_exec });
+                let filters = filters.unwrap();
+                let granted = |group: &Group| match group.who {
+                    NAMELESS => job_exec,
+                    SOCKETS => profile != Profile::Povray,
+                    BLENDER => profile == Profile::Command,
+                    _ => true,
+                };
+                let errno = |code: i32| u32::from(SeccompAction::Errno(code.cast_unsigned()));
+                let held = |calls: &[c_long], nr: u32| calls.contains(&c_long::from(nr));
+                for nr in (0..600).chain([0x4000_0000, 0x4000_003b, u32::MAX]) {
+                    let group = ALLOWED.iter().find(|group| held(group.calls, nr));
+                    let refused = REFUSED.iter().any(|group| held(group.calls, nr));
+                    let expected = if held(LABELS, nr) {
+                        errno(libc::EOPNOTSUPP)
+                    } else if refused || held(REFUSED_OLD, nr) || group.is_some_and(|g| !granted(g))
+                    {
+                        errno(libc::EPERM)
+                    } else if group.is_some() || held(ALLOWED_OLD, nr) {
+                        u32::from(SeccompAction::Allow)
+                    } else {
+                        errno(libc::ENOSYS)
+                    };
+                    assert_eq!(answer(&filters, nr), expected, "{profile:?} {job_exec} {nr}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_table_compiles_and_stays_within_the_kernels_length() {
         let filters = Filters::compile(Wants {
@@ -447,6 +517,9 @@ mod tests {
         for program in &filters.programs {
             assert!(program.len() < 4096);
         }
+        // All three are compiled at each start.
+        let lengths = filters.programs.each_ref().map(Vec::len);
+        assert!(lengths.iter().sum::<usize>() < 800, "{lengths:?}");
         assert!(filters.evidence().contains("filter "));
     }
 }

@@ -33,7 +33,9 @@ fn is_root() -> bool {
 fn submit_on_cards(site: &Site, room: &Path, cards: u32, command: &str) -> (String, PathBuf) {
     let requirement = match cards {
         0 => String::new(),
-        n => format!("    hostRequirements: {{amounts: [{{name: amount.worker.gpu, min: {n}}}]}}\n"),
+        n => {
+            format!("    hostRequirements: {{amounts: [{{name: amount.worker.gpu, min: {n}}}]}}\n")
+        }
     };
     let out = tempfile::tempdir_in(room).unwrap().keep();
     let template = format!(
@@ -238,15 +240,21 @@ fn programs_of_the_jobs_own_making_run_only_where_the_policy_lets_them() {
                   os.execv(f'/proc/self/fd/{f}', ['true'])";
     let attempts = [
         ("a copy", "cp /bin/true /session/x && /session/x".to_owned()),
-        ("a script", "printf '#!/bin/sh\\n' > /session/x && chmod 755 /session/x && /session/x".into()),
+        (
+            "a script",
+            "printf '#!/bin/sh\\n' > /session/x && chmod 755 /session/x && /session/x".into(),
+        ),
         (
             "by the loader",
             "cp /bin/true /session/x && $(ls /lib*/ld-linux-*.so.* | head -n 1) /session/x".into(),
         ),
-        ("a library", format!(
-            "cp {}/lib.so /session/x && /usr/bin/python3 -c \"import ctypes; ctypes.CDLL('/session/x')\"",
-            room.display()
-        )),
+        (
+            "a library",
+            format!(
+                "cp {}/lib.so /session/x && /usr/bin/python3 -c \"import ctypes; ctypes.CDLL('/session/x')\"",
+                room.display()
+            ),
+        ),
         ("nameless memory", format!("/usr/bin/python3 -c \"{memory}\"")),
     ];
     for (how, script) in &attempts {

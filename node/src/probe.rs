@@ -266,8 +266,9 @@ impl Found {
         let asked =
             abouts.filter_map(|about| Some((about.software.as_ref()?, about.probe.as_ref()?)));
         let found: Vec<_> = thread::scope(|scope| {
-            let asking: Vec<_> =
-                asked.map(|(name, probe)| (name, scope.spawn(|| version_of(probe, folders)))).collect();
+            let asking: Vec<_> = asked
+                .map(|(name, probe)| (name, scope.spawn(|| version_of(probe, folders))))
+                .collect();
             let found = asking.into_iter();
             let found = found.filter_map(|(name, thread)| Some((name, thread.join().ok()??)));
             found.collect()
@@ -289,7 +290,8 @@ impl Found {
 fn version_of(probe: &Probe, folders: &[PathBuf]) -> Option<String> {
     let mut command = probe.command.clone();
     let name = command.first()?;
-    let places = folders.iter().flat_map(|folder| [folder.join(name), folder.join("bin").join(name)]);
+    let places =
+        folders.iter().flat_map(|folder| [folder.join(name), folder.join("bin").join(name)]);
     if let Some(found) = places.into_iter().find(|path| path.is_file()) {
         command[0] = found.to_str()?.to_owned();
     }

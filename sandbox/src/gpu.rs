@@ -227,7 +227,8 @@ mod tests {
         link("sys/class/kfd/kfd", "../../devices/virtual/kfd/kfd");
         // The driver's numbers are not in the order of the addresses.
         for (address, minor) in [("0000:41:00.0", 1), ("0000:81:00.0", 0)] {
-            let about = format!("Model: \t NVIDIA X\nDevice Minor: \t {minor}\nGPU Excluded:\t No\n");
+            let about =
+                format!("Model: \t NVIDIA X\nDevice Minor: \t {minor}\nGPU Excluded:\t No\n");
             write(&format!("proc/driver/nvidia/gpus/{address}/information"), &about);
             write(&format!("sys/devices/pci0000:40/{address}/vendor"), "0x10de");
             let target = format!("../../../devices/pci0000:40/{address}");

@@ -51,8 +51,8 @@ pub use report::{Level, Mechanism, Report, SandboxError, Step};
 pub use root::changed_roots;
 pub use size::Size;
 pub use spec::{
-    Access, KeptRoots, Mount, OWN_AT, Pinned, ProcessList, Profile, RECORDS_AT, SPEC_VERSION, Service,
-    Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,
+    Access, KeptRoots, Mount, OWN_AT, Pinned, ProcessList, Profile, RECORDS_AT, SPEC_VERSION,
+    Service, Spec, TENANT_UID_BASE, WORK_AT, WindowsRule,
 };
 pub use table::Relocation;
 pub use watchdog::Stopped;

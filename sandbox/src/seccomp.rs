@@ -508,12 +508,9 @@ mod tests {
 
     #[test]
     fn the_table_compiles_and_stays_within_the_kernels_length() {
-        let filters = Filters::compile(Wants {
-            profile: Profile::Command,
-            services: true,
-            job_exec: true,
-        })
-        .unwrap();
+        let filters =
+            Filters::compile(Wants { profile: Profile::Command, services: true, job_exec: true })
+                .unwrap();
         for program in &filters.programs {
             assert!(program.len() < 4096);
         }

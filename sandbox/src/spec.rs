@@ -265,8 +265,7 @@ impl Spec {
             return Err(wrong(format!("policy version {} is not {SPEC_VERSION}", self.version)));
         }
         let most = [self.args.len(), self.env.len(), self.mounts.len(), self.software.len()];
-        let few =
-            [self.windows.len(), self.devices.len(), self.services.len(), self.pinned.len()];
+        let few = [self.windows.len(), self.devices.len(), self.services.len(), self.pinned.len()];
         if most.into_iter().any(|n| n > MOST_ENTRIES) || few.into_iter().any(|n| n > 64) {
             return Err(wrong("a list of the policy is too long".to_owned()));
         }

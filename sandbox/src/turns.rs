@@ -13,7 +13,8 @@ use std::{
 /// So long a turn is waited for. A start that hangs, as on a disk that does not answer, must not hold back all others.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-static TURNS: Turns = Turns { line: Mutex::new(Line { next: 0, admitted: 0 }), moved: Condvar::new() };
+static TURNS: Turns =
+    Turns { line: Mutex::new(Line { next: 0, admitted: 0 }), moved: Condvar::new() };
 
 /// Who is next, and up to whom all may start. Tickets are numbers from zero.
 #[derive(Debug)]

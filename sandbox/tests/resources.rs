@@ -276,7 +276,8 @@ fn a_granted_device_is_there_with_its_controls_and_no_other_is() {
         fs::remove_file(path).unwrap();
     }
     assert!(
-        exit.success() && said.starts_with(
+        exit.success()
+            && said.starts_with(
                 "written\n/dev/nvidia97\n/sys:\ndevices\n\n/sys/devices:\nsystem\n0\n"
             ),
         "{said}"

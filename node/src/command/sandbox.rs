@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,9 +49,8 @@ fn run(desk: &Desk, flags: &SandboxRun) -> Done {
     let plan = plan::make(flags, policy, &surroundings.room())?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flow = Mutex::new(Flow::within(plan.log(), now()));
-    let exit = within(desk, (&plan, flags.report), &programs, |jail| {
-        connect(jail, &interrupted, &flow)
-    })?;
+    let exit =
+        within(desk, (&plan, flags.report), &programs, |jail| connect(jail, &interrupted, &flow))?;
     let left_out = flow.into_inner().unwrap_or_else(PoisonError::into_inner).note();
     if !desk.quiet {
         drop(io::stderr().write_all(&left_out));

@@ -177,7 +177,8 @@ impl IsolationConfig {
     }
 
     pub(super) fn to_text(&self) -> String {
-        let software: Vec<_> = self.software.iter().map(|path| path.display().to_string()).collect();
+        let software: Vec<_> =
+            self.software.iter().map(|path| path.display().to_string()).collect();
         format!(
             "# The weakest isolation that a task gets here. S3 gives each a disk of its own, of fixed size: it needs root\n\
              # and costs a task some fifty milliseconds. A job that asks for more than this gets more.\n\

@@ -68,7 +68,9 @@ impl Cards {
 fn devices_of(cards: &[Gpu], given: &[u32]) -> Result<Vec<PathBuf>, String> {
     let devices = given.iter().map(|number| {
         let gone = |what: String| {
-            format!("graphics card {number} of this machine, which the task was given, is gone: {what}")
+            format!(
+                "graphics card {number} of this machine, which the task was given, is gone: {what}"
+            )
         };
         let card = usize::try_from(*number).ok().and_then(|number| cards.get(number));
         let card = card.ok_or_else(|| gone(format!("it has {} now", cards.len())))?;

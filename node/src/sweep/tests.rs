@@ -117,7 +117,14 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 fn session() -> SessionSpec {
     let layout = Layout::default();
-    SessionSpec { layout, step: StepNo(0), environments: false, timeout: None, silence: None, profile: JailProfile::Command }
+    SessionSpec {
+        layout,
+        step: StepNo(0),
+        environments: false,
+        timeout: None,
+        silence: None,
+        profile: JailProfile::Command,
+    }
 }
 
 fn prepare(lease: u8, root: ChunkId) -> Output {

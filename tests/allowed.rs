@@ -269,3 +269,45 @@ fn programs_of_the_jobs_own_making_run_only_where_the_policy_lets_them() {
     let ran = run(room, "[exec]\nallow_job_exec = false\n", &["sh", "-c", script]);
     assert_eq!(ran.out, "read\n", "{ran:?}");
 }
+
+/// Stands for Blender: tells a version, and says with which arguments it is called.
+const BLENDER: &str = "#!/bin/sh\ncase \"$*\" in\n*--version*) echo 'Blender 9.8.7' ;;\n\
+    *) echo \"called with: $*\" ;;\nesac\n";
+
+#[test]
+fn a_renderer_in_a_folder_of_the_site_runs_and_a_scenes_own_scripts_only_when_the_job_says_so() {
+    let folder = folder();
+    let mut site = Site::init(folder.path(), alone("oslo", 1));
+    let software = folder.path().join("software");
+    fs::create_dir(&software).unwrap();
+    write(&software.join("blender"), BLENDER);
+    let open = Command::new("chmod").args(["-R", "755"]).arg(&software).status();
+    assert!(open.unwrap().success());
+    let config = site.home.join("meshfarm.toml");
+    let settings = fs::read_to_string(&config).unwrap();
+    let named = settings.replace("software = []", &format!("software = [{software:?}]"));
+    assert_ne!(named, settings);
+    write(&config, named);
+    site.start();
+    let scene = folder.path().join("shot/scene.blend");
+    fs::create_dir(folder.path().join("shot")).unwrap();
+    write(&scene, "a scene");
+    for (more, argument) in [
+        (&[][..], "--disable-autoexec"),
+        (&["-p", "SceneScripts=--enable-autoexec"][..], "--enable-autoexec"),
+    ] {
+        let flags = [scene.to_str().unwrap(), "--frames", "1", "--where", "local"];
+        let job = site.submit(&[&flags[..], more].concat());
+        site.wait_done(&job);
+        let log = wait_until("the log is here", A_JOB, || {
+            let log = site.run(&["logs", &job]).out;
+            log.contains("called with: ").then_some(log)
+        });
+        assert!(log.contains("for blender-cpu, "), "{log}");
+        let (_, called) = log.split_once("called with: ").unwrap();
+        // In front of the scene, or it would come too late.
+        let (before, _) = called.split_once("scene.blend").unwrap();
+        assert!(before.contains("--factory-startup") && before.contains(argument), "{called}");
+        assert_eq!(called.matches("-autoexec").count(), 1, "{called}");
+    }
+}

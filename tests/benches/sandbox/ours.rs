@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -39,6 +40,21 @@ impl Room {
     /// The host folder that is seen at [`SHOW`].
     pub(crate) fn show(&self) -> PathBuf {
         self.folder.path().join("show")
+    }
+
+    /// The folder is ours again, which the last jail's user may own, and nothing of a rendering is left in it: others
+    /// without capabilities could not write there.
+    pub(crate) fn take_back(&self) -> Result<()> {
+        let us = fs::metadata(self.folder.path())?;
+        chown(self.show(), Some(us.uid()), Some(us.gid()))?;
+        for entry in fs::read_dir(self.show())? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("frame.") || name.ends_with(".pov-state") {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Folders that jails leave here when they are gone.
@@ -141,15 +157,18 @@ impl Began {
     }
 }
 
-/// Processor seconds of all children that were waited for, and of theirs.
+/// Processor seconds of all children that were waited for, and of theirs. The kernel counts their sum to the microsecond.
 fn processors() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    // Counted from behind the name, which may hold anything: times of waited children are the 14th and 15th there.
-    let fields = stat.rsplit_once(')').context("/proc/self/stat")?.1;
-    let ticks = fields.split_whitespace().skip(13).take(2).map(str::parse::<u32>);
-    let ticks = ticks.sum::<Result<u32, _>>()?;
-    // The kernel shows hundredths on every machine of ours.
-    Ok(f64::from(ticks) / 100.0)
+    let mut used = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    #[expect(unsafe_code, reason = "the standard library has no such call")]
+    // SAFETY: the kernel fills the whole struct that the pointer names, or says that it did not.
+    let said = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, used.as_mut_ptr()) };
+    ensure!(said == 0, "getrusage: {}", io::Error::last_os_error());
+    #[expect(unsafe_code, reason = "as above")]
+    // SAFETY: the call above succeeded.
+    let used = unsafe { used.assume_init() };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    Ok(seconds(used.ru_utime) + seconds(used.ru_stime))
 }
 
 /// Run a command to its end: what it took and what it printed.

@@ -152,10 +152,15 @@ fn files(table: &mut Table) -> Result<()> {
             continue;
         }
         let theirs = || {
+            room.take_back()?;
             let mut around = around().context("it was there a moment ago")?;
             Ok(timed(around.arg(POVRAY).args(args(SHOW)))?.0)
         };
-        for row in rows(&row, &in_turn(|| inside(&room, POVRAY, &args(SHOW)), theirs, n)?) {
+        let ours = || {
+            room.take_back()?;
+            inside(&room, POVRAY, &args(SHOW))
+        };
+        for row in rows(&row, &in_turn(ours, theirs, n)?) {
             table.add(row.note("ours over theirs"));
         }
     }

@@ -398,7 +398,7 @@ mod tests {
     fn a_renderer_in_a_folder_of_the_site_goes_before_one_in_path() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("bin/echo");
-        std::fs::create_dir(folder.path().join("bin")).unwrap();
+        fs::create_dir(folder.path().join("bin")).unwrap();
         // Written by another process: a file that this one has open for writing cannot be run by a thread beside.
         let script = "printf '#!/bin/sh\\necho Version 9.1\\n' > \"$0\" && chmod 755 \"$0\"";
         let made = std::process::Command::new("sh").args(["-c", script]).arg(&program).status();

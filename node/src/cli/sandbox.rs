@@ -35,6 +35,7 @@ while it runs. sandbox/policies/ has a policy for each kind of renderer, with a 
     #[command(after_help = "\
 Examples:
   meshfarm sandbox check
+  meshfarm sandbox check --all
   meshfarm sandbox check --level S3 --only files --json
 
 Each attack is one act in a jail of its own, and is judged from outside: nothing of the machine is harmed. Takes a \
@@ -51,6 +52,9 @@ pub struct SandboxCheck {
     /// Only attacks whose name contains this
     #[arg(long, value_name = "WORD")]
     pub only: Option<String>,
+    /// List every attack, and not only what did not hold
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Flags of `sandbox run`.

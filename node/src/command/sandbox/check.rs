@@ -31,6 +31,7 @@ pub(super) fn check(desk: &Desk, flags: SandboxCheck) -> Done {
         weakened: None,
         preload: installed.preload,
     };
+    let every = flags.all || flags.only.is_some();
     let yards = tempfile::Builder::new().prefix("meshfarm-check-").tempdir()?;
     // The attacked tenant is another user.
     fs::set_permissions(yards.path(), fs::Permissions::from_mode(0o755))?;
@@ -60,7 +61,7 @@ pub(super) fn check(desk: &Desk, flags: SandboxCheck) -> Done {
     });
     bar.finish_and_clear();
     let told: Vec<_> = verdicts.iter().map(Attacked::from).collect();
-    desk.show(&pages::attacked(&told))?;
+    desk.show(&pages::attacked(&told, every))?;
     let broke = verdicts.iter().any(|verdict| matches!(verdict.outcome, Outcome::Broke(_)));
     if broke { Err(Failure::Said) } else { Ok(()) }
 }

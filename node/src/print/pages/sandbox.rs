@@ -61,9 +61,9 @@ impl From<&Verdict> for Attacked {
     }
 }
 
-/// What held and what did not.
+/// What held and what did not: each family's count and what did not hold, or every attack.
 #[must_use]
-pub fn attacked(all: &[Attacked]) -> Page {
+pub fn attacked(all: &[Attacked], every: bool) -> Page {
     let count = |outcome: &str| all.iter().filter(|attack| attack.outcome == outcome).count();
     let (held, broke, skipped) = (count("held"), count("broke"), count("skipped"));
     let mut page = Page::of(&serde_json::json!({
@@ -71,7 +71,23 @@ pub fn attacked(all: &[Attacked]) -> Page {
     }));
     let broken = all.iter().filter(|attack| attack.outcome == "broke");
     page.quiet = broken.map(|attack| attack.attack.to_owned()).collect();
-    let rows = all.iter().map(|attack| {
+    if !every {
+        let mut families: Vec<&str> = all.iter().map(|attack| attack.family.as_str()).collect();
+        families.dedup();
+        let rows = families.into_iter().map(|family| {
+            let of = all.iter().filter(|attack| attack.family == family);
+            let held = of.clone().filter(|attack| attack.outcome == "held").count();
+            let n = of.count();
+            let tone = if held == n { Tone::Good } else { Tone::Plain };
+            vec![plain(family), Cell::new(format!("{held} of {n}"), tone)]
+        });
+        page.table(&["ATTACKS ON", "HELD"], rows);
+    }
+    let shown: Vec<_> = all.iter().filter(|attack| every || attack.outcome != "held").collect();
+    if !every && !shown.is_empty() {
+        page.gap();
+    }
+    let rows = shown.into_iter().map(|attack| {
         let tone = match attack.outcome {
             "held" => Tone::Good,
             "broke" => Tone::Bad,

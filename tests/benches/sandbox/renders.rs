@@ -160,7 +160,9 @@ fn files(table: &mut Table) -> Result<()> {
             room.take_back()?;
             inside(&room, POVRAY, &args(SHOW))
         };
-        for row in rows(&row, &in_turn(ours, theirs, n)?) {
+        // bubblewrap does not wait for what it starts: nobody counts the processor time of that.
+        let kinds = if name == "bubblewrap" { 1 } else { 2 };
+        for row in rows(&row, &in_turn(ours, theirs, n)?).into_iter().take(kinds) {
             table.add(row.note("ours over theirs"));
         }
     }

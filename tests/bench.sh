@@ -25,9 +25,27 @@ need_peers() {
     fi
 }
 
+# The other programs that dispatch is compared with.
+need_farms() {
+    # On a machine with a service manager the packages would start daemons for good: whoever wants the rows installs them.
+    if [ ! -d /run/systemd/system ]; then
+        need_packages slurm-wlm munge
+    fi
+    local folder="${XDG_CACHE_HOME:-$HOME/.cache}/meshfarm/peers/hyperqueue"
+    if [ -z "${MESHFARM_HYPERQUEUE:-}" ]; then
+        # crates.io has no HyperQueue; PyPI has it whole, server and worker, as a Python module.
+        [ -x "$folder/bin/python" ] || { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet hyperqueue==0.27.0; } ||
+            printf 'hyperqueue cannot be installed: it will be missing from the results\n' >&2
+        export MESHFARM_HYPERQUEUE="$folder/bin/python"
+    fi
+}
+
 need_build_packages
 case " ${*:-content} " in
 *' content'*) need_peers ;;
+esac
+case " ${*:-farm.beside} " in
+*' farm '* | *' farm.beside'*) need_farms ;;
 esac
 case " ${*:-sandbox} " in
 *' sandbox'*) need_packages bubblewrap proot povray ;;

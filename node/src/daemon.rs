@@ -299,10 +299,8 @@ impl Daemon {
     async fn turn(&mut self, inputs: impl Iterator<Item = Input>) -> Result<(), Stopped> {
         let now = self.rooms.machine.clock.now();
         let mut outputs = Vec::new();
-        for input in inputs {
-            tracing::trace!(?input, "decide");
-            self.site.handle(now, input, &mut outputs);
-        }
+        let inputs = inputs.inspect(|input| tracing::trace!(?input, "decide"));
+        self.site.handle_all(now, inputs, &mut outputs);
         let mut batch = Batch::new();
         for output in &outputs {
             if let Output::Persist(change) = output {

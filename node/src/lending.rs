@@ -28,7 +28,7 @@ use crate::logs::Logs;
 use crate::means::Means;
 use crate::pins::Why;
 use crate::probe::Cards;
-use crate::session::{self, Left, Listen, Plan, Ran, Stop};
+use crate::session::{self, Driver, Left, Listen, Plan, Ran, Stop};
 use crate::traces::Purpose;
 
 /// First host uid of tenants, when the node runs as root: one for each session.
@@ -45,6 +45,7 @@ const ROOTS: &str = "roots";
 pub struct Lending {
     means: Arc<Means>,
     logs: Arc<Logs>,
+    driver: Driver,
     programs: Programs,
     /// How much of the machine one session may use.
     limits: SessionLimits,
@@ -96,6 +97,8 @@ enum Over {
 /// Where and how this site runs sessions.
 #[derive(Debug)]
 pub struct Ground {
+    /// What runs them.
+    pub driver: Driver,
     /// Programs of this installation.
     pub programs: Programs,
     /// How much of the machine one session may use.
@@ -124,10 +127,11 @@ impl Lending {
         }
         session::private_folder(&ground.folder)?;
         session::private_folder(&ground.folder.join(ROOTS))?;
-        let Ground { programs, limits, services, isolation, cards, root, folder } = ground;
+        let Ground { driver, programs, limits, services, isolation, cards, root, folder } = ground;
         Ok(Self {
             means,
             logs,
+            driver,
             programs,
             limits,
             services,
@@ -365,7 +369,7 @@ impl Lending {
                 clock: Arc::clone(&self.means.machine.clock),
             };
             let reading = lease.content.read(stop);
-            let Left { ran, untried, written } = session::run(&plan, stop, &listener);
+            let Left { ran, untried, written } = (self.driver)(&plan, stop, &listener);
             early = lease.content.read_too_early(&reading, stop);
             rest = untried;
             jails.push((plan.folder, ran, written));
@@ -385,7 +389,9 @@ impl Lending {
         };
         for (folder, _, written) in jails {
             drop(written);
-            if let Err(error) = fs::remove_dir_all(&folder) {
+            if let Err(error) = fs::remove_dir_all(&folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(folder = %folder.display(), %error, "a session's folder was left behind");
             }
         }

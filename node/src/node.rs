@@ -39,6 +39,7 @@ use crate::probe::{self, Cards};
 use crate::records;
 use crate::refresh::{self, Probing};
 use crate::returning::Returning;
+use crate::session::{self, Driver};
 use crate::sharing::Sharing;
 use crate::store::Store;
 use crate::sweep::Sweeper;
@@ -65,9 +66,7 @@ impl command::Rooms for Node {
         config: Config,
         ready: &dyn Fn(&Status),
     ) -> Result<(), Problem> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Problem::broken(&error))?;
-        runtime.block_on(run(home, config, ready))
+        run_with(home, config, session::run, ready)
     }
 
     fn backup(&self, home: &Home, file: &Path) -> Result<BackedUp, Problem> {
@@ -351,8 +350,27 @@ fn addresses(texts: &[String], key: &str) -> Result<Vec<net::Multiaddr>, Problem
     texts.iter().map(parse).collect()
 }
 
-/// Run a node on `home` until a signal ends it.
-async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(), Problem> {
+/// Run a node whose sessions this driver runs, on `home`, until a signal ends it; `ready` as for [`command::Rooms`].
+///
+/// # Errors
+/// When it cannot start, or breaks.
+pub fn run_with(
+    home: &Home,
+    config: Config,
+    driver: Driver,
+    ready: &dyn Fn(&Status),
+) -> Result<(), Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Problem::broken(&error))?;
+    runtime.block_on(run(home, config, driver, ready))
+}
+
+async fn run(
+    home: &Home,
+    config: Config,
+    driver: Driver,
+    ready: &dyn Fn(&Status),
+) -> Result<(), Problem> {
     let opened = open(home)?;
     let started = opened.machine.clock.now();
     let records = records::load(&opened.store).map_err(|e| Problem::refused(causes(&e)))?;
@@ -380,6 +398,7 @@ async fn run(home: &Home, config: Config, ready: &dyn Fn(&Status)) -> Result<(),
     let logs = Arc::new(logs);
     logs.resume(&net).map_err(|error| Problem::broken(&error))?;
     let ground = Ground {
+        driver,
         programs: opened.programs.clone(),
         limits,
         services: config.services.clone(),

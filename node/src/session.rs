@@ -163,6 +163,9 @@ fn output_folder(folder: &Path, root: &str) -> PathBuf {
     folder.join("out").join(root)
 }
 
+/// What runs a session: [`run`], unless somebody measures what everything around it costs.
+pub type Driver = fn(&Plan, &Stop, &dyn Listen) -> Left;
+
 /// Run a session to its end. Blocks. When it returns, nothing of its jail is left but what it has written.
 pub fn run(plan: &Plan, stop: &Stop, listen: &dyn Listen) -> Left {
     let mut written = BTreeMap::new();

@@ -37,7 +37,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let mesh = Mesh::of(&[("oslo", 0), (lyon, 1), (kyoto, 1)])?;
     makespan(table, &mesh)?;
     let oslo = &mesh[0];
-    let other = first_process(oslo, &mesh.folder().join("quick"), || mesh.wait_idle())?;
+    let other = first_process(oslo, (&mesh.folder().join("quick"), &[]), SUBMISSIONS, || mesh.wait_idle())?;
     table.add(Row::alone("demo.first.other.p50", percentile(&other, 50), "ms"));
     let row = Row::alone("demo.first.other.p95", percentile(&other, 95), "ms");
     table.add(row.at_most(500.0));
@@ -47,7 +47,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let folder = folder()?;
     let mut bergen = Site::init(folder.path(), Plan::new("bergen", 1))?;
     bergen.start()?;
-    let own = first_process(&bergen, &folder.path().join("quick"), || Ok(()))?;
+    let own = first_process(&bergen, (&folder.path().join("quick"), &[]), SUBMISSIONS, || Ok(()))?;
     table.add(Row::alone("demo.first.own.p50", percentile(&own, 50), "ms"));
     let row = Row::alone("demo.first.own.p95", percentile(&own, 95), "ms");
     table.add(row.at_most(100.0));
@@ -170,27 +170,21 @@ fn n_frames_in(folder: &Path) -> Result<usize> {
 
 /// Milliseconds from starting `meshfarm submit` until the job's own `date` has run, one for each submission.
 /// What lies between the first process and `date` counts too: the shell of the bundle.
-fn first_process(
+pub(crate) fn first_process(
     site: &Site,
-    folder: &Path,
+    (folder, flags): (&Path, &[&str]),
+    submissions: usize,
     wait_idle: impl Fn() -> Result<()>,
 ) -> Result<Vec<f64>> {
     let mut times = Vec::new();
-    for n in 0..SUBMISSIONS {
+    for n in 0..submissions {
         let output = folder.join(n.to_string());
         fs::create_dir_all(&output)?;
         wait_idle()?;
         let began = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
-        site.run(&[
-            "--quiet",
-            "submit",
-            "bundle:command",
-            "-p",
-            "Command=date +%s.%N > began",
-            "--output",
-            utf8(&output)?,
-            "--watch",
-        ])?;
+        let words = ["--quiet", "submit", "bundle:command", "-p", "Command=date +%s.%N > began"];
+        let words = [&words[..], &["--output", utf8(&output)?, "--watch"], flags].concat();
+        site.run(&words)?;
         let ran: f64 = fs::read_to_string(output.join("began"))?.trim().parse()?;
         times.push(1000.0 * (ran - began));
     }

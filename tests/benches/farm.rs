@@ -1,15 +1,31 @@
 //! The farm: what it costs one site to find lenders for tasks, and to hold very many of them.
 
+mod beside;
+mod cold;
+mod dispatch;
+mod fill;
+mod first;
 mod one_site;
 mod places;
 mod queues;
+mod sessions;
 
 use std::time::Duration;
 
 use crate::Part;
 
+pub(crate) use sessions::{SESSIONS, node};
+
 /// The parts of this room. Memory is measured before anything else has taken some of it.
-pub(crate) const PARTS: [Part; 2] = [("queues", queues::measure), ("match", places::measure)];
+pub(crate) const PARTS: [Part; 7] = [
+    ("queues", queues::measure),
+    ("match", places::measure),
+    ("fill", fill::measure),
+    ("dispatch", dispatch::measure),
+    ("first", first::measure),
+    ("cold", cold::measure),
+    ("beside", beside::measure),
+];
 
 /// Processor time of this thread so far: what others do on the machine does not count.
 fn cpu() -> Duration {

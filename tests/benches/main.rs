@@ -46,6 +46,9 @@ fn main() -> ExitCode {
         sandbox::inside(folder);
         return ExitCode::SUCCESS;
     }
+    if let Ok(sessions) = std::env::var(farm::SESSIONS) {
+        return farm::node(&sessions);
+    }
     let (parts, scale) = match chosen(&asked).and_then(|parts| Ok((parts, scale()?))) {
         Ok(chosen) => chosen,
         Err(why) => {

@@ -72,6 +72,15 @@ fn threads(site: &Site) -> Result<HashMap<OsString, f64>> {
     Ok(used)
 }
 
+/// Seconds of processor time that the node has used; of threads that have ended too, of children not.
+pub(crate) fn used(site: &Site) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", site.pid()?))?;
+    // The name of the program may have spaces.
+    let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    Ok(ticks.sum::<Result<u64, _>>()? as f64 / 100.0)
+}
+
 fn resident_mib(site: &Site) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{}/status", site.pid()?))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

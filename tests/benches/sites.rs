@@ -15,6 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::farm::SESSIONS;
+
 /// How long anything may take that should happen at once: a busy machine is slow, not broken.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -49,13 +51,20 @@ pub(crate) struct Plan {
     listen: String,
     /// Words in front of the node's own, such as those that enter a network.
     within: Vec<String>,
+    /// What stands in for its sessions, when this program is its node.
+    sessions: Option<&'static str>,
 }
 
 impl Plan {
     /// A site on this machine. One with slots lends them; one without sends everything away.
     pub(crate) fn new(name: &str, slots: u32) -> Self {
         let listen = "/ip4/127.0.0.1/tcp/0".to_owned();
-        Self { name: name.to_owned(), slots, listen, within: Vec::new() }
+        Self { name: name.to_owned(), slots, listen, within: Vec::new(), sessions: None }
+    }
+
+    /// The same with something in place of sessions in jails.
+    pub(crate) fn instead(self, sessions: &'static str) -> Self {
+        Self { sessions: Some(sessions), ..self }
     }
 
     /// The same behind words that enter a network, listening at an address of that.
@@ -70,15 +79,16 @@ pub(crate) struct Site {
     pub(crate) home: PathBuf,
     program: PathBuf,
     within: Vec<String>,
+    sessions: Option<&'static str>,
     node: Option<(Child, BufReader<ChildStdout>)>,
 }
 
 impl Site {
     /// A home beneath `folder`.
     pub(crate) fn init(folder: &Path, plan: Plan) -> Result<Self> {
-        let Plan { name, slots, listen, within } = plan;
+        let Plan { name, slots, listen, within, sessions } = plan;
         let program = programs()?.join("meshfarm");
-        let site = Self { home: folder.join(&name), program, within, node: None };
+        let site = Self { home: folder.join(&name), program, within, sessions, node: None };
         let (lend, place) = if slots > 0 { ("--lend", "local") } else { ("--no-lend", "remote") };
         let slots = slots.to_string();
         let mut flags = vec!["init", "--name", &name, "--slots", &slots, lend, "--where", place];
@@ -91,7 +101,7 @@ impl Site {
     pub(crate) fn start(&mut self) -> Result<Duration> {
         let log = self.log_file();
         let said = File::options().create(true).append(true).open(&log)?;
-        let mut command = self.command(&self.within);
+        let mut command = self.node_command()?;
         command.arg("node").stdout(Stdio::piped()).stderr(said);
         ends_with_us(&mut command);
         let began = Instant::now();
@@ -139,7 +149,7 @@ impl Site {
 
     /// Runs a command of the command line to its end; returns what it printed.
     pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(&[]).args(args).output()?;
+        let output = self.command(&self.program, &[]).args(args).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "meshfarm {}: {said}", args.join(" "));
         Ok(String::from_utf8(output.stdout)?)
@@ -158,8 +168,21 @@ impl Site {
         serde_json::from_str(&body).with_context(|| format!("{path}: {body}"))
     }
 
-    fn command(&self, within: &[String]) -> Command {
-        let program = self.program.clone().into_os_string();
+    /// The node's program: the built one, or this one around other sessions, with the built programs beside it.
+    fn node_command(&self) -> Result<Command> {
+        let Some(sessions) = self.sessions else {
+            return Ok(self.command(&self.program, &self.within));
+        };
+        let mut command = self.command(&std::env::current_exe()?, &self.within);
+        let folder = programs()?;
+        command.env(SESSIONS, sessions);
+        command.env("MESHFARM_SANDBOX", folder.join("meshfarm-sandbox"));
+        command.env("MESHFARM_SESSION", folder.join("meshfarm-session"));
+        Ok(command)
+    }
+
+    fn command(&self, program: &Path, within: &[String]) -> Command {
+        let program = program.as_os_str().to_owned();
         let mut words = within.iter().map(Into::into).chain([program]);
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).arg("--home").arg(&self.home);

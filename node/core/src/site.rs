@@ -196,9 +196,24 @@ impl Site {
 
     /// Apply one input. Pushes what must now happen, in the order in which it must happen.
     pub fn handle(&mut self, now: Millis, input: Input, out: &mut Vec<Output>) {
-        let mut fresh = Vec::new();
+        self.handle_all(now, [input], out);
+    }
+
+    /// The same for inputs that have come together: each is applied in its turn, and what follows from all of them is
+    /// decided once. A look at everything costs the same after one input as after a hundred.
+    pub fn handle_all(
+        &mut self,
+        now: Millis,
+        inputs: impl IntoIterator<Item = Input>,
+        out: &mut Vec<Output>,
+    ) {
         self.jobs.set_now(now);
-        self.route(now, input, &mut fresh);
+        let mut fresh = Vec::new();
+        for input in inputs {
+            self.route(now, input, &mut fresh);
+            self.hear_ourselves(now, &mut fresh);
+            out.append(&mut fresh);
+        }
         self.upkeep(now, &mut fresh);
         out.append(&mut fresh);
     }

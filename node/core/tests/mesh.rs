@@ -86,7 +86,7 @@ pub(crate) struct Mesh {
     pub(crate) wires: VecDeque<(usize, usize, Message)>,
     cuts: BTreeSet<(usize, usize)>,
     /// What drivers answer: heard when every output before it was performed.
-    answers: VecDeque<(usize, Input)>,
+    answers: VecDeque<(usize, Vec<Input>)>,
     /// How the next contents that are prepared turn out; in place when empty.
     pub(crate) prepares: VecDeque<PrepareError>,
     /// How much of a content is in place when it is asked for; the rest comes when a test says so.
@@ -368,13 +368,18 @@ impl Mesh {
 
     /// One input, and everything that its outputs ask of a driver.
     pub(crate) fn give(&mut self, at: usize, input: Input) {
-        self.answers.push_back((at, input));
-        while let Some((at, input)) = self.answers.pop_front() {
+        self.give_all(at, vec![input]);
+    }
+
+    /// Inputs that have come together.
+    pub(crate) fn give_all(&mut self, at: usize, inputs: Vec<Input>) {
+        self.answers.push_back((at, inputs));
+        while let Some((at, inputs)) = self.answers.pop_front() {
             let mut out = Vec::new();
             let Some(site) = &mut self.peers[at].site else {
                 continue;
             };
-            site.handle(self.now, input, &mut out);
+            site.handle_all(self.now, inputs, &mut out);
             if self.checks {
                 site.check();
             }
@@ -385,7 +390,7 @@ impl Mesh {
     }
 
     fn answer(&mut self, at: usize, input: Input) {
-        self.answers.push_back((at, input));
+        self.answers.push_back((at, vec![input]));
     }
 
     fn perform(&mut self, at: usize, output: Output) {

@@ -1,5 +1,7 @@
 //! Any inputs in any order: nothing panics, nothing grows without bound, and every job ends.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 
 use meshfarm_core::opening::{Opening, Owner, WeekMinute};
@@ -27,6 +29,7 @@ const SLOTS: [u32; 3] = [2, 3, 1];
 enum Act {
     Pass(u64),
     Deliver(usize),
+    DeliverAll(usize),
     Lose(usize),
     Repeat(usize),
     End(usize, usize, bool),
@@ -55,6 +58,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (0..20_000u64).prop_map(Act::Pass),
         8 => pick.clone().prop_map(Act::Deliver),
+        2 => n.clone().prop_map(Act::DeliverAll),
         1 => pick.clone().prop_map(Act::Lose),
         1 => pick.clone().prop_map(Act::Repeat),
         6 => (n.clone(), pick.clone(), any::<bool>()).prop_map(|(a, b, c)| Act::End(a, b, c)),
@@ -243,6 +247,13 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
             if let Some((from, to, message)) = mesh.wires.remove(n) {
                 mesh.give(to, Input::Heard { from: id(from), message });
             }
+        }
+        Act::DeliverAll(at) => {
+            let (here, elsewhere) = mesh.wires.drain(..).partition(|(_, to, _)| *to == at);
+            mesh.wires = elsewhere;
+            let here: VecDeque<_> = here;
+            let heard = |(from, _, message)| Input::Heard { from: id(from), message };
+            mesh.give_all(at, here.into_iter().map(heard).collect());
         }
         Act::Lose(n) => drop(mesh.wires.remove(n)),
         Act::Repeat(n) => {

@@ -423,6 +423,10 @@ impl Daemon {
             | Event::DeadlineMissed { .. } => {
                 tracing::warn!(?event, "event");
             }
+            // As many as there are tasks: who listens to events has them anyway.
+            Event::TaskLeased { .. } | Event::TaskStarted { .. } | Event::TaskDone { .. } => {
+                tracing::debug!(?event, "event");
+            }
             event => tracing::info!(?event, "event"),
         }
         self.n_events += 1;

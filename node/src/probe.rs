@@ -94,7 +94,7 @@ pub fn probe(ask: &Ask<'_>) -> HostClass {
         count: 1,
         description: found.description(cpus),
         amounts: found.amounts,
-        attributes: found.attributes,
+        attributes: found.attributes.into(),
         software: found.software,
         slots: ask.slots.unwrap_or(cpus),
         speed: ask.speed.unwrap_or_else(measure_speed),

@@ -1,10 +1,12 @@
 //! Whether a host can run a step: `fit`, with every reason when it cannot.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::profile::attributes::mark;
 use crate::profile::{Amount, AmountNeed, AttributeNeed, HostClass, Level, Requirement};
 
 /// One thing that a host lacks.
@@ -151,6 +153,42 @@ pub fn fits(requirement: &Requirement, floor: Level, host: &HostClass) -> bool {
         && requirement.amounts.iter().all(|(name, need)| within(need, amount_of(host, name)))
 }
 
+/// What a step asks, made ready to be held against very many hosts.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    requirement: Cow<'a, Requirement>,
+    floor: Level,
+    /// Of each attribute of which one value of several will do, the marks of all of them.
+    one_of: Vec<u128>,
+    /// The marks of all values that must be there.
+    all_of: u128,
+}
+
+impl<'a> Asked<'a> {
+    /// A step that asks for `requirement` at isolation `floor`.
+    #[must_use]
+    pub fn new(requirement: Cow<'a, Requirement>, floor: Level) -> Self {
+        let marks = |name: &str, values: &BTreeSet<String>| {
+            values.iter().fold(0, |marks, value| marks | mark(name, value))
+        };
+        let needs = || requirement.attributes.iter();
+        let one_of = needs().filter(|(_, need)| !need.any_of.is_empty());
+        let one_of = one_of.map(|(name, need)| marks(name, &need.any_of)).collect();
+        let all_of = needs().fold(0, |all, (name, need)| all | marks(name, &need.all_of));
+        Self { requirement, floor, one_of, all_of }
+    }
+
+    /// As [`fits`]. Of hosts that lack an attribute most are told apart without a look at what they have.
+    #[must_use]
+    pub fn fits(&self, host: &HostClass) -> bool {
+        let marks = host.attributes.marks();
+        host.level >= self.floor
+            && marks & self.all_of == self.all_of
+            && self.one_of.iter().all(|one_of| marks & one_of != 0)
+            && fits(&self.requirement, self.floor, host)
+    }
+}
+
 fn within(need: &AmountNeed, have: Amount) -> bool {
     have >= need.min && need.max.is_none_or(|max| have <= max)
 }
@@ -189,10 +227,11 @@ mod tests {
                 (VCPU.into(), Amount::whole(8)),
                 (MEMORY.into(), Amount::whole(16384)),
             ]),
-            attributes: BTreeMap::from([
+            attributes: [
                 (BLENDER.into(), version_values("3.4.1")),
                 ("attr.worker.os.family".into(), BTreeSet::from(["linux".to_owned()])),
-            ]),
+            ]
+            .into(),
             software: BTreeMap::new(),
             slots: 8,
             speed: 1000,
@@ -286,11 +325,13 @@ mod tests {
             let misfits = fit(&requirement, Level::S0, &host());
             assert_eq!(misfits.first().map(ToString::to_string), said, "{requirement:?}");
             assert_eq!(fits(&requirement, Level::S0, &host()), misfits.is_empty());
+            assert_eq!(Asked::new(Cow::Borrowed(&requirement), Level::S0).fits(&host()), misfits.is_empty());
             let looks = look(&requirement, Level::S0, &host());
             assert_eq!(looks.iter().filter(|look| !look.fits).count(), misfits.len());
             assert_eq!(looks.len(), 2, "what was asked, and isolation");
         }
         assert!(!fits(&Requirement::default(), Level::S3, &host()));
+        assert!(!Asked::new(Cow::Owned(Requirement::default()), Level::S3).fits(&host()));
     }
 
     #[test]

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Millis, SiteId};
 use crate::seal::SealingKey;
 
+pub(crate) mod attributes;
+
+pub use attributes::Attributes;
+
 /// Prefix of the capability names that are ours: the standard's model refuses unknown names without one.
 pub const VENDOR: &str = "meshfarm:";
 
@@ -131,7 +135,7 @@ pub struct HostClass {
     /// Amounts that one host has in all.
     pub amounts: BTreeMap<String, Amount>,
     /// Attribute values of one host. A version stands at every precision: `any`, `v3`, `v3_4`, `v3_4_1`.
-    pub attributes: BTreeMap<String, BTreeSet<String>>,
+    pub attributes: Attributes,
     /// Exact versions of the software found, for display: `blender` -> `3.4.1`.
     pub software: BTreeMap<String, String>,
     /// Slots of one host.

@@ -118,7 +118,7 @@ fn profile() -> Profile {
         count: 2,
         description: "AMD EPYC 7551, Debian 12".into(),
         amounts: BTreeMap::from([(VCPU.into(), Amount::whole(64))]),
-        attributes: BTreeMap::from([(BLENDER.into(), version_values("3.4.1"))]),
+        attributes: [(BLENDER.into(), version_values("3.4.1"))].into(),
         software: BTreeMap::from([("blender".into(), "3.4.1".into())]),
         slots: 64,
         speed: 870,

@@ -16,7 +16,7 @@ pub(crate) fn host(entry: &SiteEntry) -> HostClass {
         count: 1,
         description: "simulated".to_owned(),
         amounts: std::collections::BTreeMap::new(),
-        attributes: std::collections::BTreeMap::new(),
+        attributes: Default::default(),
         software: std::collections::BTreeMap::new(),
         slots: entry.slots,
         speed: entry.speed,

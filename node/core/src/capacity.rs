@@ -222,7 +222,7 @@ mod tests {
             count: 1,
             description: String::new(),
             amounts: amounts.iter().map(|(n, a)| ((*n).to_owned(), Amount(*a))).collect(),
-            attributes: BTreeMap::new(),
+            attributes: BTreeMap::new().into(),
             software: BTreeMap::new(),
             slots,
             speed: 1000,

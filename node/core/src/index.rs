@@ -205,7 +205,7 @@ mod tests {
             count: 1,
             description: String::new(),
             amounts,
-            attributes,
+            attributes: attributes.into(),
             software: BTreeMap::new(),
             slots: 1,
             speed: 1000,

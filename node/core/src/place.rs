@@ -10,7 +10,7 @@ use rand_core::Rng;
 
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::{Place, StepSpec};
-use meshfarm_protocol::matching::{Misfit, fit, fits};
+use meshfarm_protocol::matching::{Asked, Misfit, fit, fits};
 use meshfarm_protocol::profile::{HostClass, Level, Requirement};
 
 use crate::hosts::Hosts;
@@ -126,14 +126,19 @@ pub(crate) fn host_fits(
     let (Some(known), Some(spec)) = (known, job.step_spec(step)) else {
         return false;
     };
-    host_has(job, spec, known, supply.host) && takes_work(job, (host, known), supply)
+    let asked = asked_of_ours((job, spec), supply);
+    host_has(&asked, known) && takes_work(job, (host, known), supply)
 }
 
-/// Whether a host of ours has what a step asks; licences are the site's, of which `own` is the head's machine.
-fn host_has(job: &Job, spec: &StepSpec, known: &Known, own: &HostClass) -> bool {
-    let (level, asked) = (floor(job, true), licences::of_host(&spec.requirement, own));
+/// Whether a host of ours has what a step asks.
+fn host_has(asked: &Asked<'_>, known: &Known) -> bool {
     let mut classes = known.profile.iter().flat_map(|profile| &profile.hosts);
-    classes.any(|host| fits(&asked, level, host))
+    classes.any(|host| asked.fits(host))
+}
+
+/// What a step asks of our own hosts; licences are the site's.
+fn asked_of_ours<'a>((job, spec): (&Job, &'a StepSpec), supply: &Supply<'_>) -> Asked<'a> {
+    Asked::new(licences::of_host(&spec.requirement, supply.host), floor(job, true))
 }
 
 /// Whether a job's policy lets a site, or a host of ours, run its tasks. A name that a host of ours has means the host,
@@ -161,7 +166,8 @@ fn able<'a>(
     let sites = sites.filter(|(site, _)| !supply.hosts.contains(*site));
     let hosts = supply.hosts.all();
     let hosts = hosts.filter_map(|record| Some((record.host, supply.sites.get(record.host)?)));
-    let hosts = hosts.filter(|(_, known)| host_has(job, spec, known, supply.host));
+    let asked = asked_of_ours((job, spec), supply);
+    let hosts = hosts.filter(move |(_, known)| host_has(&asked, known));
     sites.chain(hosts).filter(|other| takes_work(job, *other, supply))
 }
 
@@ -256,9 +262,10 @@ fn local_finish(
     };
     let (free, at_once) = supply.room;
     let mine = own.then_some((at_once, free, supply.host.speed));
+    let asked = asked_of_ours((demand.job, spec), supply);
     let hosts = supply.hosts.all().filter(|record| takes(record.host)).filter_map(|record| {
         let known = supply.sites.get(record.host)?;
-        let fits = host_has(demand.job, spec, known, supply.host)
+        let fits = host_has(&asked, known)
             && takes_work(demand.job, (record.host, known), supply);
         let profile = known.profile.as_ref().filter(|_| fits)?;
         let host = profile.hosts.first()?;

@@ -92,7 +92,7 @@ mod tests {
                 (VCPU.to_owned(), Amount::whole(8)),
                 (MEMORY.to_owned(), Amount::whole(100)),
             ]),
-            attributes: BTreeMap::new(),
+            attributes: BTreeMap::new().into(),
             software: BTreeMap::new(),
             slots: 8,
             speed: 1000,

@@ -188,12 +188,16 @@ impl Site {
         let mut held = Vec::new();
         let (mut spare, mut under_way) = (0, 0);
         for (lease, borrowed) in self.borrow.of_step(id, step) {
-            if let State::Held(h) = &borrowed.state {
-                if only.is_none_or(|only| only == lease) {
-                    held.push((lease, borrowed.lender));
+            match &borrowed.state {
+                State::Held(h) => {
+                    if only.is_none_or(|only| only == lease) {
+                        held.push((lease, borrowed.lender));
+                    }
+                    spare += if h.is_slow(now) { 0 } else { h.slots as usize };
+                    under_way += h.attempts.len();
                 }
-                spare += if h.is_slow(now) { 0 } else { h.slots as usize };
-                under_way += h.attempts.len();
+                // Nothing is put behind what runs somewhere while another lender may have a slot for it.
+                State::Offered { slots, .. } => spare += *slots as usize,
             }
         }
         let Some(job) = self.jobs.get(id).filter(|_| !held.is_empty()) else {

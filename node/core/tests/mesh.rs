@@ -114,7 +114,7 @@ pub(crate) fn host(slots: u32) -> HostClass {
         count: 1,
         description: "test".into(),
         amounts: BTreeMap::new(),
-        attributes: BTreeMap::new(),
+        attributes: BTreeMap::new().into(),
         software: BTreeMap::new(),
         slots,
         speed: 1000,

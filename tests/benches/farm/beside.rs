@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use super::dispatch::{Pace, through};
 use super::sessions::PROCESS;
 use crate::demo::first_process;
-use crate::sites::{Plan, Site, folder, programs};
+use crate::sites::{Plan, Site, folder};
 use crate::table::{Row, Table};
 
 use hyperqueue::HyperQueue;

@@ -20,7 +20,7 @@ pub(crate) fn host(slots: u32) -> HostClass {
         count: 1,
         description: "measured".into(),
         amounts: amounts.map(|(name, n)| (name.to_owned(), Amount::whole(n))).into(),
-        attributes: BTreeMap::new(),
+        attributes: BTreeMap::new().into(),
         software: BTreeMap::new(),
         slots,
         speed: 1000,

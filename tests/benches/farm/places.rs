@@ -1,12 +1,13 @@
 //! Finding who fits: one requirement against very many profiles, and lenders for a job among a thousand sites.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 
 use anyhow::{Context, Result, ensure};
 use meshfarm_core::{Ask, Index, Input, Operation, Tasks};
 use meshfarm_protocol::id::{Millis, SiteId};
-use meshfarm_protocol::matching::fits;
+use meshfarm_protocol::matching::Asked;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{
     Amount, AmountNeed, AttributeNeed, GPU, GPU_MEMORY, HostClass, Level, MEMORY, PROFILE_VERSION,
@@ -71,7 +72,7 @@ fn host(n: u64) -> HostClass {
         count: 1,
         description: format!("measured {n}"),
         amounts: amounts.map(|(name, n)| (name.to_owned(), Amount::whole(n))).into(),
-        attributes,
+        attributes: attributes.into(),
         software: BTreeMap::new(),
         slots: 8,
         speed: 1000,
@@ -114,7 +115,8 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let mut each = Vec::new();
     for _ in 0..RUNS {
         let began = cpu();
-        let found = hosts.iter().filter(|(_, host)| fits(black_box(&need), floor, host));
+        let asked = Asked::new(Cow::Borrowed(black_box(&need)), floor);
+        let found = hosts.iter().filter(|(_, host)| asked.fits(host));
         linear = found.map(|(site, _)| *site).collect();
         each.push(ms(cpu() - began));
     }

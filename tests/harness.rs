@@ -276,6 +276,8 @@ impl Site {
         let log = log.expect("the folder is ours");
         let mut command = self.program();
         command.args(["node", "--log-format", "json"]).stdout(ready).stderr(log);
+        // With an event for each task.
+        command.env("MESHFARM_LOG", "info,meshfarm::daemon=debug");
         let mut node = Running::start(&mut command);
         let what = format!("{} is ready", self.name);
         let line = wait_until(&what, SOON, || {

@@ -37,7 +37,8 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let mesh = Mesh::of(&[("oslo", 0), (lyon, 1), (kyoto, 1)])?;
     makespan(table, &mesh)?;
     let oslo = &mesh[0];
-    let other = first_process(oslo, (&mesh.folder().join("quick"), &[]), SUBMISSIONS, || mesh.wait_idle())?;
+    let other =
+        first_process(oslo, (&mesh.folder().join("quick"), &[]), SUBMISSIONS, || mesh.wait_idle())?;
     table.add(Row::alone("demo.first.other.p50", percentile(&other, 50), "ms"));
     let row = Row::alone("demo.first.other.p95", percentile(&other, 95), "ms");
     table.add(row.at_most(500.0));

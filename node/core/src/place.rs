@@ -265,8 +265,7 @@ fn local_finish(
     let asked = asked_of_ours((demand.job, spec), supply);
     let hosts = supply.hosts.all().filter(|record| takes(record.host)).filter_map(|record| {
         let known = supply.sites.get(record.host)?;
-        let fits = host_has(&asked, known)
-            && takes_work(demand.job, (record.host, known), supply);
+        let fits = host_has(&asked, known) && takes_work(demand.job, (record.host, known), supply);
         let profile = known.profile.as_ref().filter(|_| fits)?;
         let host = profile.hosts.first()?;
         Some((host.slots, profile.free.min(host.slots), host.speed))

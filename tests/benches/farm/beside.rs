@@ -80,7 +80,8 @@ fn hyperqueue(table: &mut Table, some: u64, many: u64) -> Result<()> {
     drop(other);
     let jailed = ours(folder.path(), Plan::new("jailed", 2), some)?;
     let plain = rate(folder.path(), Plan::new("plain", 2).instead(PROCESS), many)?;
-    let note = format!("`true` on 2 slots; ours {some} in jails and durable, theirs {many} without");
+    let note =
+        format!("`true` on 2 slots; ours {some} in jails and durable, theirs {many} without");
     let pairs = [(jailed.0.rate, theirs.0)];
     table.add(Row::ratio("farm.beside.hyperqueue.jail", "/s", &pairs).note(note));
     let note = format!("{many} times `true` on 2 slots, without jails; ours durable");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use meshfarm::config::Home;
-use meshfarm::store::{Batch, Store};
 use meshfarm::records;
+use meshfarm::store::{Batch, Store};
 use meshfarm_core::{Change, Record, Task, TaskRef};
 use meshfarm_protocol::id::{AttemptId, Millis, SiteId, StepNo, TaskNo};
 

@@ -1,6 +1,6 @@
 //! Which site gets a task: the one where it will be done first, by what working with it has taught.
 
-use meshfarm_core::{Ask, JobPhase, Reply};
+use meshfarm_core::{Ask, Input, JobPhase, Reply, Request};
 use meshfarm_protocol::id::{ChunkId, JobId, Millis};
 
 use crate::mesh::{AtOnce, Mesh, frames};
@@ -65,4 +65,33 @@ fn a_site_whose_slots_are_slower_than_it_says_gets_a_task_after_those_that_are_n
         mesh.advance(1000);
         assert_eq!(mesh.phase(0, job), JobPhase::Done);
     }
+}
+
+#[test]
+fn nothing_is_put_behind_what_runs_while_another_lender_may_have_a_slot_for_it() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 4), ("graz", 4), ("bern", 4)]);
+    submit(&mut mesh, 12, 20);
+    mesh.settle();
+    let running: Vec<_> = (1..4).map(|at| mesh.n_running(at)).collect();
+    assert_eq!(running, [4, 4, 4]);
+}
+
+#[test]
+fn inputs_that_come_together_are_answered_in_their_order_and_fill_all_slots() {
+    let mut mesh = Mesh::new([("oslo", 4)]);
+    let submit = |n: u64| {
+        let (spec, root) = (Box::new(frames(2)), ChunkId([5; 32]));
+        Input::Asked(Request(n), Ask::Submit { spec, root, bytes: 0 })
+    };
+    mesh.give_all(0, (1..4).map(submit).collect());
+    assert_eq!(mesh.n_running(0), 4);
+    let replies = std::mem::take(&mut mesh.peers[0].replies);
+    let listed: Vec<_> = mesh.site(0).jobs().into_iter().map(|view| view.job).collect();
+    assert_eq!(replies.len(), 3);
+    let known = |reply: &Reply| matches!(reply, Reply::Submitted(job) if listed.contains(job));
+    assert!(replies.iter().all(known), "{replies:?}");
+    while mesh.n_running(0) > 0 {
+        mesh.finish(0, None);
+    }
+    assert!(mesh.site(0).jobs().iter().all(|view| view.phase == JobPhase::Done));
 }

@@ -12,6 +12,7 @@ use meshfarm_core::{Change, Record, Task, TaskRef};
 use meshfarm_protocol::id::{AttemptId, Millis, SiteId, StepNo, TaskNo};
 
 use super::dispatch::{submit, template, view};
+use crate::node::used;
 use crate::sites::{Plan, Site, folder};
 use crate::table::{Row, Table, percentile};
 
@@ -33,10 +34,11 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     let job = submit(&site, &template, &["--hold"])?;
     site.stop()?;
     let done = half_done(&site.home)?;
-    let (mut ready, mut assigned) = (Vec::new(), Vec::new());
+    let (mut ready, mut assigned, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         let began = Instant::now();
         ready.push(site.start()?.as_secs_f64());
+        cpu.push(used(&site)?);
         loop {
             let view = view(&site, &job)?;
             if view["leased"] != 0 {
@@ -49,7 +51,10 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         assigned.push(began.elapsed().as_secs_f64());
         site.kill()?;
     }
-    let note = format!("{tasks} tasks in the database, {done} of them done; after a kill");
+    let cpu = percentile(&cpu, 50);
+    let note = format!(
+        "{tasks} tasks in the database, {done} of them done; after a kill; {cpu:.2} s of processor time"
+    );
     let row = Row::alone("farm.cold.ready", percentile(&ready, 50), "s").at_most(1.0);
     table.add(row.note(note));
     let row = Row::alone("farm.cold.assigned", percentile(&assigned, 50), "s").at_most(1.0);

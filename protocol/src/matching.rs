@@ -325,7 +325,10 @@ mod tests {
             let misfits = fit(&requirement, Level::S0, &host());
             assert_eq!(misfits.first().map(ToString::to_string), said, "{requirement:?}");
             assert_eq!(fits(&requirement, Level::S0, &host()), misfits.is_empty());
-            assert_eq!(Asked::new(Cow::Borrowed(&requirement), Level::S0).fits(&host()), misfits.is_empty());
+            assert_eq!(
+                Asked::new(Cow::Borrowed(&requirement), Level::S0).fits(&host()),
+                misfits.is_empty()
+            );
             let looks = look(&requirement, Level::S0, &host());
             assert_eq!(looks.iter().filter(|look| !look.fits).count(), misfits.len());
             assert_eq!(looks.len(), 2, "what was asked, and isolation");

@@ -10,6 +10,7 @@ use meshfarm_core::{
 };
 use meshfarm_protocol::id::{ChunkId, JobId, Millis, SiteId};
 use meshfarm_protocol::lease::Commit;
+use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
@@ -100,6 +101,7 @@ fn machine(n: usize, slots: u32, hosts: &[usize]) -> Machine {
         me: id(n),
         name: name(n),
         host: host(slots),
+        submitter: false,
         head: (n != HEAD).then(|| id(HEAD)),
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
@@ -264,7 +266,8 @@ impl Farm {
 }
 
 fn up(n: usize) -> Input {
-    Input::PeerUp { site: id(n), name: name(n) }
+    let role = if n == HEAD { Role::Site } else { Role::Host };
+    Input::PeerUp { site: id(n), name: name(n), role }
 }
 
 /// The keys in it are nobody's: no driver opens it here.

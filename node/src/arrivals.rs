@@ -23,18 +23,23 @@ struct State {
 }
 
 impl Arrivals {
-    /// The sealed bytes of a chunk, as soon as it is here. Blocks.
+    /// The sealed bytes of a chunk into `bytes`, as soon as it is here, not checked once more. Blocks.
     ///
     /// # Errors
     /// [`ContentError::Missing`] when the fetch has ended without it; when the disk refuses.
-    pub fn wait_for(&self, chunks: &Chunks, cid: &ChunkId) -> Result<Vec<u8>, ContentError> {
+    pub fn wait_for(
+        &self,
+        chunks: &Chunks,
+        cid: &ChunkId,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ContentError> {
         loop {
             let (seen, over) = {
                 let state = self.lock();
                 (state.n, state.over)
             };
-            if let Some(bytes) = chunks.get(cid)? {
-                return Ok(bytes);
+            if chunks.read(cid, bytes)? {
+                return Ok(());
             }
             if over {
                 return Err(ContentError::Missing(*cid));

@@ -45,6 +45,9 @@ const ASK_SPACE_EVERY: u64 = 16 << 20;
 /// Segments kept open for reading.
 const MAX_OPEN: usize = 64;
 
+/// Chunks shorter than this are written with their headers in one call.
+const SHORT: usize = 16 << 10;
+
 /// How chunks are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -173,6 +176,8 @@ struct State {
     since: Option<Instant>,
     /// Segments that grew since the last commit began.
     dirty: HashMap<u32, Arc<File>>,
+    /// How many chunks are being written to each segment now.
+    writing: HashMap<u32, usize>,
     /// Being committed now.
     committing: Option<BTreeMap<ChunkId, Pending>>,
     /// How many commits have begun.
@@ -191,6 +196,14 @@ struct Pending {
     place: Place,
     /// Where the index shows it: it is being moved.
     from: Option<Place>,
+}
+
+/// A chunk was written.
+struct Stored {
+    /// False when another thread was faster with it.
+    is_new: bool,
+    /// Whether a commit is due now.
+    is_due: bool,
 }
 
 /// What tells chunks apart where a few false likenesses do no harm: the first bytes of the address.
@@ -256,20 +269,47 @@ impl Chunks {
     /// # Errors
     /// When the disk or the index refuses.
     pub fn get(&self, cid: &ChunkId) -> Result<Option<Vec<u8>>, ChunkError> {
+        let mut bytes = Vec::new();
+        Ok(self.get_onto(cid, &mut bytes)?.then_some(bytes))
+    }
+
+    /// As [`Chunks::get`], behind what is in `bytes`. Says whether it is here.
+    ///
+    /// # Errors
+    /// When the disk or the index refuses.
+    pub fn get_onto(&self, cid: &ChunkId, bytes: &mut Vec<u8>) -> Result<bool, ChunkError> {
+        let before = bytes.len();
         let mut place = self.shared.look(cid)?;
         while let Some(here) = place {
-            let bytes = self.shared.read(here)?;
-            if let Some(bytes) = bytes.filter(|bytes| seal::check_chunk(cid, bytes).is_ok()) {
-                return Ok(Some(bytes));
+            if self.shared.read_onto(here, bytes)? {
+                if seal::check_chunk(cid, &bytes[before..]).is_ok() {
+                    return Ok(true);
+                }
+                bytes.truncate(before);
             }
             // A chunk that was moved or removed meanwhile has another place, or none.
             place = self.shared.place(cid)?;
             if place == Some(here) {
                 self.forget_damaged(cid, here)?;
-                return Ok(None);
+                return Ok(false);
             }
         }
-        Ok(None)
+        Ok(false)
+    }
+
+    /// The sealed bytes of a chunk into `bytes`, and whether it is here. They were checked when they were stored and
+    /// are not now: for who finds out by opening them. [`Chunks::get`] says what to make of those that do not open.
+    ///
+    /// # Errors
+    /// When the disk or the index refuses.
+    pub fn read(&self, cid: &ChunkId, bytes: &mut Vec<u8>) -> Result<bool, ChunkError> {
+        bytes.clear();
+        match self.shared.look(cid)? {
+            Some(place) if self.shared.read_onto(place, bytes)? => Ok(true),
+            // It was moved or removed meanwhile, or lost.
+            Some(_) => self.get_onto(cid, bytes),
+            None => Ok(false),
+        }
     }
 
     /// The address of a chunk that is here and begins so; the first, should there be several.
@@ -325,13 +365,11 @@ impl Chunks {
             return Ok(false);
         }
         let born = seconds((shared.settings.now)());
-        shared.append(&mut state, (cid, bytes), born, None)?;
-        let due = shared.is_due(&state);
-        drop(state);
-        if due {
+        let stored = shared.append(state, (cid, bytes), born, None)?;
+        if stored.is_due {
             shared.commit()?;
         }
-        Ok(true)
+        Ok(stored.is_new)
     }
 
     /// Makes all chunks durable that were put before. Callers at the same time share one commit.
@@ -373,9 +411,20 @@ impl State {
         self.pending.get(cid).or(committing).map(|pending| pending.place)
     }
 
+    /// A chunk was written to a segment, or not.
+    fn written(&mut self, segment: u32) {
+        if let Some(n) = self.writing.get_mut(&segment) {
+            *n -= 1;
+            if *n == 0 {
+                self.writing.remove(&segment);
+            }
+        }
+    }
+
     /// Whether bytes are still appended to a segment, or were and are not durable.
     fn grows(&self, segment: u32) -> bool {
         self.dirty.contains_key(&segment)
+            || self.writing.contains_key(&segment)
             || self.active.as_ref().is_some_and(|(active, _)| *active == segment)
     }
 }
@@ -421,20 +470,26 @@ impl Shared {
         Ok(value.and_then(|value| Place::from_bytes(&value)))
     }
 
-    /// Nothing when the segment is gone or shorter than it should be.
-    fn read(&self, place: Place) -> Result<Option<Vec<u8>>, ChunkError> {
+    /// Reads what lies at a place behind what is in `bytes`. False, and nothing is read, when the segment is gone or
+    /// shorter than it should be.
+    fn read_onto(&self, place: Place, bytes: &mut Vec<u8>) -> Result<bool, ChunkError> {
         let path = self.path(place.segment);
         let file = match self.segment(place.segment, &path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file.map_err(|source| io_error("open", &path, source))?,
         };
         if place.len as usize > seal::MAX_SEALED {
-            return Ok(None);
+            return Ok(false);
         }
-        let mut bytes = vec![0; place.len as usize];
-        match file.read_exact_at(&mut bytes, u64::from(place.offset) + HEADER) {
-            Ok(()) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        let before = bytes.len();
+        bytes.resize(before + place.len as usize, 0);
+        let read = file.read_exact_at(&mut bytes[before..], u64::from(place.offset) + HEADER);
+        if read.is_err() {
+            bytes.truncate(before);
+        }
+        match read {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(source) => Err(io_error("read", &path, source)),
         }
     }
@@ -452,35 +507,51 @@ impl Shared {
         Ok(file)
     }
 
+    /// Writes a chunk behind all others. Its room is taken first, so that several threads write at once; a write
+    /// that fails leaves a gap that nothing points to.
     fn append(
         &self,
-        state: &mut State,
+        mut state: MutexGuard<'_, State>,
         (cid, bytes): (&ChunkId, &[u8]),
         born: u32,
         from: Option<Place>,
-    ) -> Result<(), ChunkError> {
+    ) -> Result<Stored, ChunkError> {
         if state.broken {
             return Err(self.broken());
         }
         let len = u32::try_from(bytes.len()).expect("a chunk's length was checked");
         let span = HEADER + u64::from(len);
-        self.ask_space(state, span)?;
-        let (number, file) = self.active(state, span)?;
+        self.ask_space(&mut state, span)?;
+        let (number, file) = self.active(&mut state, span)?;
         let offset = u32::try_from(state.tail).expect("segments are shorter than 4 GiB");
-        let record = [&segment::header(len, &cid.0)[..], bytes].concat();
-        // Bytes of a write that ended halfway lie behind the tail, and the next write covers them.
-        file.write_all_at(&record, state.tail).map_err(|source| self.full(number, source))?;
         state.tail += span;
-        state.pending_bytes += span;
         state.unasked_bytes += span;
-        let place = Place { segment: number, offset, len, born };
-        state.pending.insert(*cid, Pending { place, from });
-        state.dirty.insert(number, file);
-        if state.since.is_none() {
-            state.since = Some(Instant::now());
-            self.changed.notify_all();
+        *state.writing.entry(number).or_default() += 1;
+        let ended = state.ended;
+        drop(state);
+        let written = write_record(&file, &segment::header(len, &cid.0), bytes, offset.into());
+
+        let mut state = self.lock();
+        state.written(number);
+        written.map_err(|source| self.full(number, source))?;
+        // Another thread was faster with the same chunk, or took away what is being moved.
+        let is_new = match from {
+            // What is in neither place now and was not before is in the index only when a commit ended meanwhile.
+            None if state.find(cid).is_some() => false,
+            None => state.ended == ended || self.indexed(cid)?.is_none(),
+            Some(_) => state.find(cid).is_none() && self.indexed(cid)? == from,
+        };
+        if is_new {
+            let place = Place { segment: number, offset, len, born };
+            state.pending.insert(*cid, Pending { place, from });
+            state.pending_bytes += span;
+            state.dirty.insert(number, file);
+            if state.since.is_none() {
+                state.since = Some(Instant::now());
+                self.changed.notify_all();
+            }
         }
-        Ok(())
+        Ok(Stored { is_new, is_due: self.is_due(&state) })
     }
 
     fn ask_space(&self, state: &mut State, span: u64) -> Result<(), ChunkError> {
@@ -542,6 +613,15 @@ impl Shared {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// A chunk behind its header. A long one is not copied for that.
+fn write_record(file: &File, header: &[u8], bytes: &[u8], at: u64) -> io::Result<()> {
+    if bytes.len() < SHORT {
+        return file.write_all_at(&[header, bytes].concat(), at);
+    }
+    file.write_all_at(header, at)?;
+    file.write_all_at(bytes, at + header.len() as u64)
 }
 
 fn sync_folder(folder: &Path) -> Result<(), ChunkError> {

@@ -1,12 +1,13 @@
 //! The content of leases in folders: fetched and laid out once for all leases that use it, and read by
-//! sessions before everything has come when an earlier version's tasks show what can wait.
+//! sessions before everything has come when an earlier version's tasks show what can wait, or when most of it is
+//! here from before: then files that are not laid out yet are kept closed until they are.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tokio::sync::watch;
@@ -14,30 +15,28 @@ use tokio::task::AbortHandle;
 
 use meshfarm_core::PrepareError;
 use meshfarm_protocol::id::{LeaseId, Millis, SiteId};
-use meshfarm_protocol::job::{Access, Layout, PathFormat};
-use meshfarm_protocol::manifest::{self, Limits, RootLink};
+use meshfarm_protocol::job::{Layout, PathFormat};
+use meshfarm_protocol::manifest::{Limits, RootLink};
 
 use crate::arrivals::Arrivals;
 use crate::content::ContentError;
-use crate::content::tree::{Files, Surveyed};
-use crate::content::unpack::{Late, Unpack};
+use crate::content::tree::Files;
+use crate::content::unpack::{Held, Late, Unpack};
 use crate::means::{FetchError, From, Means};
 use crate::opened::Opened;
 use crate::session::{self, Stop};
 use crate::sys;
-use crate::traces::{MAX_MARKS, Mark, Marks, Purpose, Trace, TraceKey};
+use crate::traces::{Mark, Marks, Purpose, Trace, TraceKey};
+
+mod order;
+
+use order::Order;
 
 /// The most bytes of content that one lease may bring.
 pub const MAX_CONTENT: u64 = 1 << 40;
 
 /// So many bytes of the disk stay free when content is laid out.
 const KEEP_FREE: u64 = 1 << 30;
-
-/// A shorter file is not worth being late, nor a place in a trace.
-const WORTH: u64 = 64 << 10;
-
-/// More files than this are not late: each has a watch, of which a system has some ten thousands.
-const MAX_LATE: usize = 4096;
 
 /// When the rest of a content is asked for again that sessions read already.
 const AGAIN: Millis = Millis::seconds(2);
@@ -92,15 +91,12 @@ struct Seen {
 #[derive(Debug)]
 pub struct Reading(Option<u64>);
 
-/// In which order a content is fetched and laid out.
-#[derive(Debug, Default)]
-struct Order {
-    /// Chunks that come first; all alike when there are none.
-    first: Vec<Range<u64>>,
-    late: BTreeSet<u64>,
-    /// The folders of files that are worth knowing about: here, and as the artist calls them.
-    folders: BTreeMap<String, String>,
-    files: BTreeSet<Mark>,
+/// When sessions may begin to read.
+#[derive(Debug)]
+struct Begin {
+    purpose: Purpose,
+    /// What is still to happen before.
+    left: AtomicUsize,
 }
 
 /// The files that one step's tasks get.
@@ -337,68 +333,33 @@ fn settle(means: &Means, place: &Place, wanted: &Wanted) -> Result<Order, Prepar
         tracing::warn!(%error, "what earlier tasks have opened is not known");
         None
     });
-    let mut order = order(&files, &wanted.layout, (&marks, trace.as_ref())).map_err(refused)?;
+    let order = Order::of(&files, &wanted.layout, (&marks, trace.as_ref()));
+    let mut order = order.map_err(refused)?;
     let opened = Opened::new(marks.clone(), order.files.clone());
     let opened = opened.map(Arc::new).map_err(|error| {
         tracing::debug!(%error, "what tasks open is not seen");
         // Nobody would see that a task was too early.
-        (order.late, order.first) = (BTreeSet::new(), Vec::new());
+        (order.late, order.held, order.first) = Default::default();
     });
     let files = std::mem::take(&mut order.files);
     drop(place.seen.set(Seen { marks, files, opened: opened.ok() }));
     Ok(order)
 }
 
-/// Which files come first. A file may be late when it lies where tasks only read, is worth it, is not here, and
-/// was there before without being opened.
-fn order(
-    files: &Files<'_>,
-    layout: &Layout,
-    (marks, trace): (&Marks, Option<&Trace>),
-) -> Result<Order, ContentError> {
-    let read_only = layout.roots.iter().filter(|root| root.access == Access::In);
-    let read_only: BTreeMap<_, _> =
-        read_only.map(|root| (root.id.as_str(), root.source.as_str())).collect();
-    // Under the artist's own path, because roots may be numbered otherwise in the next version.
-    let name_of = |file: &manifest::File| {
-        let (root, rest) = file.path.split_once('/')?;
-        let source = read_only.get(root).filter(|_| file.size >= WORTH)?;
-        Some(format!("{source}/{rest}"))
-    };
-    let may_wait = |file: &manifest::File| {
-        trace.is_some_and(|t| name_of(file).is_some_and(|name| t.may_wait(marks.of(&name))))
-    };
-    let (mut order, mut late, mut too_many) = (Order::default(), Vec::new(), false);
-    files.survey(may_wait, |Surveyed { number, file, chunks, missing }| {
-        if let Some(name) = name_of(&file) {
-            too_many |= order.files.len() >= MAX_MARKS;
-            if !too_many {
-                order.files.insert(marks.of(&name));
-                let folders = file.path.rsplit_once('/').zip(name.rsplit_once('/'));
-                let folders = folders.map(|((here, _), (name, _))| (here.into(), name.into()));
-                order.folders.extend(folders);
-            }
+impl Begin {
+    fn new(purpose: Purpose, order: &Order) -> Self {
+        Self { purpose, left: AtomicUsize::new(1 + usize::from(order.all_comes_first())) }
+    }
+
+    /// Something has happened that sessions waited for.
+    fn one_less(&self, place: &Place) {
+        let seen = place.seen.get().and_then(|seen| seen.opened.as_ref());
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && seen.is_some_and(|opened| !opened.is_blind())
+        {
+            place.progress.send_replace(Progress::Enough(self.purpose));
         }
-        if missing {
-            late.push((file.size, number, chunks));
-        }
-    })?;
-    if too_many {
-        (order.files, order.folders) = Default::default();
     }
-    late.sort_by_key(|(size, ..)| std::cmp::Reverse(*size));
-    late.truncate(MAX_LATE);
-    late.sort_by_key(|(_, number, _)| *number);
-    let mut at = 0;
-    for (_, number, chunks) in &late {
-        order.late.insert(*number);
-        order.first.push(at..chunks.start);
-        at = chunks.end;
-    }
-    if !late.is_empty() {
-        order.first.push(at..u64::MAX);
-    }
-    Ok(order)
 }
 
 /// Fetch what is missing, and lay it out meanwhile: everything for a `purpose`, or only what is late.
@@ -411,10 +372,12 @@ async fn fill(
     let limits = Limits::granting(MAX_CONTENT);
     let arrivals = Arc::new(Arrivals::default());
     let from = place.right()?;
+    let begin = purpose.map(|purpose| Arc::new(Begin::new(purpose, order)));
     let write = {
         let (means, place) = (Arc::clone(means), Arc::clone(place));
         let (order, arrivals) = (Arc::clone(order), Arc::clone(&arrivals));
-        move || write(&means, &place, (&order, &arrivals), purpose)
+        let begin = begin.clone();
+        move || write(&means, &place, (&order, &arrivals), begin.as_deref())
     };
     let written = means.machine.block(write);
     let fetched =
@@ -424,6 +387,9 @@ async fn fill(
         biased;
         written = &mut written => written,
         fetched = &mut fetched => {
+            if let Some(begin) = begin.filter(|_| fetched.is_ok() && order.all_comes_first()) {
+                begin.one_less(place);
+            }
             let written = written.await;
             fetched.map_err(prepare_error)?;
             return written.ok_or_else(panicked)?;
@@ -443,7 +409,7 @@ fn write(
     means: &Means,
     place: &Place,
     (order, arrivals): (&Order, &Arrivals),
-    purpose: Option<Purpose>,
+    begin: Option<&Begin>,
 ) -> Result<(), PrepareError> {
     let threads = thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let unpack = Unpack { files: place.files(means), arrivals, threads };
@@ -455,19 +421,37 @@ fn write(
     };
     let enough = || {
         place.watch_folders(order);
-        if let (Some(purpose), Some(opened)) = (purpose, opened)
-            && !opened.is_blind()
-        {
-            place.progress.send_replace(Progress::Enough(purpose));
+        if let Some(begin) = begin {
+            begin.one_less(place);
         }
     };
-    let late = Late { which: &order.late, aside: &place.aside, placed: &placed, enough: &enough };
-    let written = match purpose {
+    let close = |file: &File, path: &Path| {
+        let closed = sys::keep_closed(file);
+        if let Err(error) = &closed {
+            tracing::debug!(%error, "a file cannot be kept closed");
+        } else {
+            placed(path);
+        }
+        closed.is_ok()
+    };
+    let open = |file: &File, path: &Path| {
+        // The other way round whoever waits would seem to have been too early.
+        if let Some(opened) = opened {
+            opened.release(path);
+        }
+        if let Err(error) = sys::let_open(file) {
+            tracing::debug!(%error, "a file was open for others before it was whole");
+        }
+    };
+    let held = Held { which: &order.held, close: &close, open: &open };
+    let (which, aside) = (&order.late, &place.aside);
+    let late = Late { which, aside, placed: &placed, enough: &enough, held };
+    let written = match begin {
         Some(_) => unpack.run(&place.folder, Some(&late)),
         None => unpack.run_late(&place.folder, &late),
     };
     written.map_err(|error| prepare_error(FetchError::Content(error)))?;
-    if order.late.is_empty() {
+    if order.late.is_empty() && order.held.is_empty() {
         place.watch_folders(order);
     }
     Ok(())

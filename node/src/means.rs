@@ -226,7 +226,7 @@ impl Means {
     }
 
     /// Fetch what is missing of some content from `source`: the chunks of `first`, which are ranges in the
-    /// manifest's flattened list of chunks, in their order before all others. `arrivals` is told of what is
+    /// manifest's flattened list of chunks, before all others. `arrivals` is told of what is
     /// in the store, and that nothing more will come, however this ends. What has come is durable after
     /// [`Means::flush`]. Dropping it midway is safe.
     ///
@@ -267,12 +267,6 @@ impl Means {
     pub(crate) async fn receiving(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(MAX_UNITS);
         Arc::clone(&self.received).acquire_many_owned(units).await.ok()
-    }
-
-    /// Where this site begins with content that several lenders fetch at once: elsewhere for each of them.
-    pub(crate) fn start_of(&self, lease: LeaseId) -> u64 {
-        let hash = seal::content_hash(&[&self.me.0[..], &lease.0].concat());
-        u64::from_be_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| hash[at]))
     }
 }
 

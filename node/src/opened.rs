@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -47,6 +47,8 @@ struct State {
     n_early: u64,
     /// A placeholder is not watched.
     blind: bool,
+    /// The watches of placeholders that become files themselves.
+    held: HashMap<PathBuf, WatchDescriptor>,
 }
 
 impl Opened {
@@ -64,9 +66,20 @@ impl Opened {
     /// A placeholder stands at `path`.
     pub fn hold(&self, path: &Path) {
         let flags = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_DONT_FOLLOW;
-        if let Err(error) = self.early.add_watch(path, flags) {
-            tracing::debug!(%error, "a placeholder is not watched");
-            self.lock().blind = true;
+        match self.early.add_watch(path, flags) {
+            Ok(watch) => drop(self.lock().held.insert(path.to_owned(), watch)),
+            Err(error) => {
+                tracing::debug!(%error, "a placeholder is not watched");
+                self.lock().blind = true;
+            }
+        }
+    }
+
+    /// The placeholder at `path` has become the file itself, which may be opened.
+    pub fn release(&self, path: &Path) {
+        let watch = self.lock().held.remove(path);
+        if let Some(Err(error)) = watch.map(|watch| self.early.rm_watch(watch)) {
+            tracing::debug!(%error, "a file is still watched as a placeholder");
         }
     }
 
@@ -201,6 +214,13 @@ mod tests {
         assert_eq!(fs::read(&place).unwrap(), [1; 100]);
         assert_eq!(opened.n_early(), 1, "the file itself may be opened");
         assert!(!opened.is_blind());
+        let kept = home.path().join("kept");
+        fs::write(&kept, [1; 100]).unwrap();
+        opened.hold(&kept);
+        fs::read(&kept).unwrap();
+        opened.release(&kept);
+        fs::read(&kept).unwrap();
+        assert_eq!(opened.n_early(), 2, "what was opened before it was released counts");
         opened.hold(&home.path().join("nothing"));
         assert!(opened.is_blind());
     }

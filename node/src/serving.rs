@@ -17,15 +17,15 @@ struct Serving {
 }
 
 impl Shelf for Serving {
-    fn get(&self, id: &AskedId) -> Option<Vec<u8>> {
+    fn get(&self, id: &AskedId, onto: &mut Vec<u8>) -> bool {
         let chunks = &self.means.chunks;
         let found = chunks.beginning(id).and_then(|cid| match cid {
-            Some(cid) => chunks.get(&cid),
-            None => Ok(None),
+            Some(cid) => chunks.get_onto(&cid, onto),
+            None => Ok(false),
         });
         found.unwrap_or_else(|error| {
             tracing::warn!(%error, "a chunk cannot be read for another site");
-            None
+            false
         })
     }
 

@@ -41,6 +41,33 @@ pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Keep everybody from opening a new file, which only we have open, until [`let_open`] or until `file` is closed. Who
+/// tries waits meanwhile, as long as `/proc/sys/fs/lease-break-time` says: usually 45 seconds.
+///
+/// # Errors
+/// When the file system cannot, or somebody else has it open.
+pub fn keep_closed(file: &File) -> io::Result<()> {
+    // SAFETY: the call takes numbers only, and the descriptor is open as long as the file is borrowed.
+    let rc = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Nobody is to be sent a signal when the file is wanted: it would end us, and we open the file anyway when we can.
+    // SAFETY: as above.
+    let rc = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETOWN, 0) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Let everybody open the file again, and whoever waits for that.
+///
+/// # Errors
+/// When it was not kept closed.
+pub fn let_open(file: &File) -> io::Result<()> {
+    // SAFETY: the call takes numbers only, and the descriptor is open as long as the file is borrowed.
+    let rc = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Whether we are root.
 #[must_use]
 pub fn is_root() -> bool {
@@ -73,6 +100,28 @@ pub fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_opens_a_file_that_is_kept_closed_waits_until_it_is_let_open() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("held");
+        let file = File::create_new(&path).unwrap();
+        keep_closed(&file).unwrap();
+        let (began_tx, began) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                began_tx.send(()).unwrap();
+                std::fs::read(&path).unwrap()
+            });
+            began.recv().unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, b"whole", 0).unwrap();
+            let_open(&file).unwrap();
+            assert_eq!(reader.join().unwrap(), b"whole");
+        });
+        keep_closed(&file).unwrap();
+        drop(file);
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole", "closing it lets others open it");
+    }
 
     #[test]
     fn a_hole_reads_as_zeros_and_takes_no_room() {

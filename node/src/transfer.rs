@@ -166,10 +166,8 @@ impl Fetch<'_> {
             true => self.means.sharing.sharers(self.from.lease),
             false => watch::channel(Vec::new()).1,
         };
-        let alone = sharers.borrow().is_empty();
-        let seed = if alone { 0 } else { self.means.start_of(self.from.lease) };
         let n_runs = contents.n_runs();
-        let transfer = Transfer::new(n_runs, contents.runs_of(first), seed);
+        let transfer = Transfer::new(self.means.me, n_runs, &contents.runs_of(first));
         let have = watch::Sender::new(Arc::from(transfer.here().bytes()));
         if lent {
             self.means.sharing.offer(self.from.lease, self.link.cid, have.subscribe());
@@ -362,14 +360,15 @@ impl Work {
         let mut taken: Vec<Asked> = Vec::new();
         let mut size = 0;
         let mut here = false;
+        let now = self.means.machine.clock.now();
         while size < bytes && taken.len() < MAX_ASKED / 2 {
-            let next = self.lock().transfer.next(line);
+            let next = self.lock().transfer.next(line, now);
             let Some(run) = next else {
                 break;
             };
             let lacking = self.contents.lacking(&self.means.chunks, run)?;
             if lacking.is_empty() {
-                self.lock().transfer.done(run);
+                self.lock().transfer.done(run, None, now);
                 here = true;
             }
             size += lacking.iter().map(|(_, len)| u64::from(*len)).sum::<u64>();

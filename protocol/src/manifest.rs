@@ -246,6 +246,14 @@ impl Entry {
     pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         seal::open_form(&self.cid, &self.key, (self.flags, self.len), sealed)
     }
+
+    /// The same where they lie, for bytes whose address was checked when they were stored.
+    ///
+    /// # Errors
+    /// As [`Entry::open`]; damaged bytes are left as they were.
+    pub fn open_stored(&self, bytes: &mut Vec<u8>) -> Result<(), OpenError> {
+        seal::open_stored(&self.cid, &self.key, (self.flags, self.len), bytes)
+    }
 }
 
 impl From<&Fresh<'_>> for Entry {

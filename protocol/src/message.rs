@@ -15,14 +15,15 @@ use crate::seal::{self, Signature, SigningKey};
 ///
 /// 2: a lane carries many requests and says what its source has; lenders of one job serve each other by passes.
 ///
-/// 3: what kind of program a session runs travels with its keys.
+/// 3: what kind of program a session runs travels with its keys; chunks are asked for by the first 12 bytes of their
+/// addresses.
 pub const WIRE_VERSION: u16 = 3;
 
 /// Control protocol: one request and one answer on a stream, each CBOR after a big-endian `u32` length.
 pub const CONTROL_PROTOCOL: &str = "/meshfarm/ctl/1";
 
 /// Bulk protocol: one [`LaneHello`] and then [`Ask`]s one way, pieces the other way.
-pub const LANE_PROTOCOL: &str = "/meshfarm/lane/2";
+pub const LANE_PROTOCOL: &str = "/meshfarm/lane/3";
 
 /// A control message longer than this is refused before it is read.
 pub const MAX_CONTROL_BYTES: usize = 1024 * 1024;
@@ -245,8 +246,9 @@ pub const MAX_LANE_HELLO_BYTES: usize = 1024;
 pub struct Ask {
     /// The first [`ASKED_ID_BYTES`] of each chunk's address, at most [`MAX_ASKED`] of them.
     ///
-    /// Half an address is enough to find a chunk among any number, also when somebody chooses addresses; the
-    /// receiver checks the whole one.
+    /// That is enough to find a chunk among any number that grew by themselves, and too much for anybody to hit one of
+    /// another's. The receiver checks the whole address; who has two chunks of its own made that begin alike gets the
+    /// wrong one of them, for which no source is to blame.
     #[serde(with = "serde_bytes")]
     pub chunks: Vec<u8>,
     /// About how many bytes of this content the receiver still lacks, for people to look at.
@@ -254,7 +256,15 @@ pub struct Ask {
 }
 
 /// Bytes of an address by which a chunk is asked for.
-pub const ASKED_ID_BYTES: usize = 16;
+pub const ASKED_ID_BYTES: usize = 12;
+
+/// How a chunk is asked for.
+#[must_use]
+pub fn asked_id(chunk: &ChunkId) -> [u8; ASKED_ID_BYTES] {
+    let mut id = [0; ASKED_ID_BYTES];
+    id.copy_from_slice(&chunk.0[..ASKED_ID_BYTES]);
+    id
+}
 
 /// More chunks than this in one [`Ask`] are refused.
 pub const MAX_ASKED: usize = 4096;
@@ -269,7 +279,7 @@ impl Ask {
     /// Asks for these chunks.
     #[must_use]
     pub fn of(chunks: &[ChunkId], left: u64) -> Self {
-        let chunks = chunks.iter().flat_map(|cid| &cid.0[..ASKED_ID_BYTES]).copied().collect();
+        let chunks = chunks.iter().flat_map(asked_id).collect();
         Self { chunks, left }
     }
 

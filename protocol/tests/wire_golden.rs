@@ -531,7 +531,7 @@ fn golden_bytes_still_mean_what_they_meant() {
     assert_eq!(shown.open(lender().site(), pass_body().expires), None);
     assert_eq!(returns::<PassBody>("lane-pass"), pass_body());
     let asked: Vec<_> = returns::<Ask>("lane-ask").ids().unwrap().collect();
-    assert_eq!(asked, [[10; 16], [13; 16]]);
+    assert_eq!(asked, [[10; 12], [13; 12]]);
     let signed: SignedProfile = returns("signed-profile");
     let context = meshfarm_protocol::message::PROFILE_CONTEXT;
     seal::verify(&lender().site().0, context, &signed.body, &signed.signature).unwrap();

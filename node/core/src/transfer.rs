@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshfarm_protocol::id::SiteId;
+use meshfarm_protocol::id::{Millis, SiteId};
 
 /// Chunks in one run: with the usual cuts 8 MiB.
 pub const RUN: u64 = 32;
@@ -96,10 +96,22 @@ pub struct Line {
 #[derive(Clone, Debug)]
 struct Source {
     has: Has,
-    /// Runs that it was asked for and has not answered.
-    asked: BTreeSet<Run>,
+    /// Runs that it was asked for and has not answered, and when it was asked.
+    asked: BTreeMap<Run, Millis>,
     /// Runs that it said it has not, whatever it had said before.
     lacks: BTreeSet<Run>,
+    speed: Speed,
+}
+
+/// How fast runs come on a line, while there are any to come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Speed {
+    /// Runs that came.
+    brought: u64,
+    /// How long some were under way until the last of them came.
+    busy: Millis,
+    /// Since when some are under way that have not come.
+    since: Option<Millis>,
 }
 
 /// Why a source is asked no more.
@@ -111,21 +123,28 @@ pub enum Dropped {
     Garbled,
 }
 
+/// A run may be asked of a second source when it has been under way for so long, and three times as long as its
+/// source needs for what it was asked for.
+const OVERDUE: Millis = Millis::seconds(1);
+
 /// The transfer of one manifest's content.
+///
+/// Several receivers of the same content share its owner's line best when each part crosses it once. So each begins
+/// with a part of its own and helps with the others' from behind, and asks the owner for nothing that another
+/// receiver offers, unless those are slower than the owner.
 #[derive(Clone, Debug)]
 pub struct Transfer {
+    me: SiteId,
     n_runs: u32,
     done: Runs,
     n_done: u32,
-    /// Runs that come before all others, in their order.
-    first: Vec<Run>,
-    /// The first of those that nobody has been asked for yet.
-    next_first: usize,
-    /// Where the others begin: several receivers of one job begin at different places, so that they soon have
-    /// something for each other.
-    start: u32,
-    /// How many of the others were looked at, from `start` on and around.
-    looked: u32,
+    /// Runs that come before all others.
+    first: Runs,
+    /// The order in which an owner is asked.
+    order: Vec<Run>,
+    /// How many of them were looked at: they are here, under way, to be asked for again, or another receiver's to
+    /// give.
+    looked: usize,
     /// Runs that were asked for in vain, to be asked for again before anything new.
     again: BTreeSet<Run>,
     sources: BTreeMap<Line, Source>,
@@ -133,23 +152,25 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// A transfer of `n_runs` of which nothing is known to be here. `first` come first, and `seed` says where the
-    /// others begin.
+    /// A transfer to `me` of `n_runs` of which nothing is known to be here. `first` come before all others.
     #[must_use]
-    pub fn new(n_runs: u32, first: Vec<Run>, seed: u64) -> Self {
-        let start = u32::try_from(seed % u64::from(n_runs.max(1))).unwrap_or(0);
-        Self {
+    pub fn new(me: SiteId, n_runs: u32, first: &[Run]) -> Self {
+        let mut before = Runs::none(n_runs);
+        first.iter().filter(|run| run.0 < n_runs).for_each(|run| before.insert(*run));
+        let mut transfer = Self {
+            me,
             n_runs,
             done: Runs::none(n_runs),
             n_done: 0,
-            first: first.into_iter().filter(|run| run.0 < n_runs).collect(),
-            next_first: 0,
-            start,
+            first: before,
+            order: Vec::new(),
             looked: 0,
             again: BTreeSet::new(),
             sources: BTreeMap::new(),
             banned: BTreeMap::new(),
-        }
+        };
+        transfer.divide();
+        transfer
     }
 
     /// A site that has everything.
@@ -157,15 +178,44 @@ impl Transfer {
         self.add(line, Has::All);
     }
 
-    /// A site that has said nothing yet, and will say what it has.
+    /// Another receiver, that has said nothing yet and will say what it has.
     pub fn add_sharer(&mut self, line: Line) {
-        self.add(line, Has::Some(Runs::none(self.n_runs)));
+        if self.add(line, Has::Some(Runs::none(self.n_runs))) {
+            self.divide();
+        }
     }
 
-    fn add(&mut self, line: Line, has: Has) {
-        if !self.banned.contains_key(&line.site) {
-            let fresh = Source { has, asked: BTreeSet::new(), lacks: BTreeSet::new() };
-            self.sources.entry(line).or_insert(fresh);
+    /// Whether it is new.
+    fn add(&mut self, line: Line, has: Has) -> bool {
+        let is_new = !self.banned.contains_key(&line.site) && !self.sources.contains_key(&line);
+        if is_new {
+            let (asked, lacks, speed) = Default::default();
+            self.sources.insert(line, Source { has, asked, lacks, speed });
+        }
+        is_new
+    }
+
+    /// Divides the content between all receivers that are known, by their ids: the same at each of them. We begin
+    /// with our part; every other one is taken from behind, or from elsewhere in it when others help there too.
+    fn divide(&mut self) {
+        let sharers = self.sources.iter().filter(|(_, source)| source.shares());
+        let mut all: BTreeSet<SiteId> = sharers.map(|(line, _)| line.site).collect();
+        all.insert(self.me);
+        let rank = all.iter().position(|site| *site == self.me).unwrap_or(0);
+        self.order.clear();
+        self.looked = 0;
+        for is_first in [true, false] {
+            let runs = (0..self.n_runs).map(Run);
+            let runs: Vec<_> = runs.filter(|run| self.first.contains(*run) == is_first).collect();
+            let (len, n_all) = (runs.len(), all.len());
+            let part = |n: usize| &runs[len * n / n_all..len * (n + 1) / n_all];
+            self.order.extend(part(rank));
+            for ahead in 1..n_all {
+                let part = part((rank + ahead) % n_all);
+                let from = part.len() - part.len() * (ahead - 1) / (n_all - 1);
+                let (before, behind) = part.split_at(from);
+                self.order.extend(before.iter().rev().chain(behind.iter().rev()));
+            }
         }
     }
 
@@ -176,93 +226,129 @@ impl Transfer {
         }
     }
 
-    /// The next run to ask for on `line`. None when its source has nothing that is missing here and not asked for
-    /// already.
-    pub fn next(&mut self, line: Line) -> Option<Run> {
-        let run = self.open(line).or_else(|| self.duplicate(line))?;
-        self.sources.get_mut(&line)?.asked.insert(run);
+    /// The next run to ask for on `line`. None when its source has nothing that is missing here, not asked for
+    /// already, and better asked of it than of others: ask again when something has come, or after a while.
+    pub fn next(&mut self, line: Line, now: Millis) -> Option<Run> {
+        let run = self.open(line, now).or_else(|| self.overdue(line, now))?;
+        self.again.remove(&run);
+        let source = self.sources.get_mut(&line)?;
+        source.speed.since.get_or_insert(now);
+        source.asked.insert(run, now);
         Some(run)
     }
 
     /// A run that nobody is asked for.
-    fn open(&mut self, line: Line) -> Option<Run> {
+    fn open(&mut self, line: Line, now: Millis) -> Option<Run> {
         let source = self.sources.get(&line)?;
-        if let Some(run) = self.again.iter().copied().find(|run| source.offers(*run)) {
-            self.again.remove(&run);
+        let may_be_asked = |run: &Run| source.shares() || !self.is_shared(*run);
+        let mut again = self.again.iter().copied();
+        let found = again.find(|run| source.offers(*run) && may_be_asked(run));
+        if found.is_some() {
+            return found;
+        }
+        if let Has::Some(has) = &source.has {
+            return self.open_among(source, has.bytes());
+        }
+        let mut left = (self.looked..).zip(self.order.iter().skip(self.looked).copied());
+        let wanted =
+            |run: Run| self.is_open(run) && !self.is_shared(run) && source.offers(run);
+        if let Some((at, run)) = left.find(|(_, run)| wanted(*run)) {
+            self.looked = at + 1;
             return Some(run);
         }
-        while let Some(run) = self.first.get(self.next_first).copied() {
-            if !self.is_open(run) {
-                self.next_first += 1;
-            } else if source.offers(run) {
-                self.next_first += 1;
-                return Some(run);
-            } else {
-                break;
-            }
-        }
-        match &source.has {
-            Has::All => self.open_in_order(),
-            Has::Some(_) => {
-                let found = self.in_order(0).find(|run| source.offers(*run) && self.is_open(*run));
-                found.or_else(|| {
-                    self.first.iter().copied().find(|run| source.offers(*run) && self.is_open(*run))
-                })
-            }
-        }
+        let slow = self.sharers_are_slow(now);
+        let found = if slow { self.open_among(source, &[]) } else { None };
+        self.looked = self.order.len();
+        found
     }
 
-    /// The next run for a source that has everything. What was looked at is not looked at again, so that asking
-    /// for a million runs takes a million steps.
-    fn open_in_order(&mut self) -> Option<Run> {
-        while self.looked < self.n_runs {
-            let run = self.in_order(self.looked).next()?;
-            self.looked += 1;
-            if self.is_open(run) {
-                return Some(run);
-            }
-        }
-        None
-    }
-
-    fn in_order(&self, from: u32) -> impl Iterator<Item = Run> + use<> {
-        let (start, n) = (u64::from(self.start), u64::from(self.n_runs));
-        (u64::from(from)..n).map(move |at| {
-            Run(u32::try_from((start + at) % n).expect("less than the number of runs"))
-        })
+    /// An open run of those that `source` has: first those that come first. An owner's bitmap is empty.
+    fn open_among(&self, source: &Source, has: &[u8]) -> Option<Run> {
+        let find = |first: bool| {
+            let done = self.done.bytes().iter().zip(self.first.bytes()).enumerate();
+            let bytes = done.filter_map(move |(at, (done, wanted))| {
+                let has = if source.shares() { has.get(at).copied().unwrap_or(0) } else { 0xff };
+                let bits = has & !done & if first { *wanted } else { !wanted };
+                (bits != 0).then_some((at, bits))
+            });
+            let runs = bytes.flat_map(|(at, bits)| {
+                let set = (0..8).filter(move |bit| bits >> bit & 1 == 1);
+                set.filter_map(move |bit| Some(Run(u32::try_from(at * 8 + bit).ok()?)))
+            });
+            runs.take_while(|run| run.0 < self.n_runs)
+                .find(|run| source.offers(*run) && self.is_open(*run))
+        };
+        find(true).or_else(|| find(false))
     }
 
     /// Neither here nor asked for.
     fn is_open(&self, run: Run) -> bool {
-        !self.done.contains(run) && !self.sources.values().any(|source| source.asked.contains(&run))
+        !self.done.contains(run)
+            && !self.sources.values().any(|source| source.asked.contains_key(&run))
     }
 
-    /// A run that another site is asked for, when nothing else is left: one slow line never holds the end.
-    fn duplicate(&self, line: Line) -> Option<Run> {
+    /// Whether another receiver offers it.
+    fn is_shared(&self, run: Run) -> bool {
+        self.sources.values().any(|source| source.shares() && source.offers(run))
+    }
+
+    /// Whether the other receivers together bring less than the owner does. While that is not known of the owner,
+    /// one run of it tells; while it is not known of another receiver, it is waited for.
+    fn sharers_are_slow(&self, now: Millis) -> bool {
+        let (mut owner, mut others, mut tried) = (0, 0, false);
+        for source in self.sources.values() {
+            let Speed { brought, since, .. } = source.speed;
+            let rate = source.speed.rate(now);
+            match &source.has {
+                Has::All => {
+                    tried |= brought > 0 || since.is_some();
+                    owner += rate;
+                }
+                Has::Some(has) if brought == 0 && source.speed.busy(now) < OVERDUE => {
+                    if has.bytes().iter().any(|byte| *byte != 0) {
+                        return false;
+                    }
+                }
+                Has::Some(_) => others += rate,
+            }
+        }
+        !tried || others < owner
+    }
+
+    /// A run that another site was asked for so long ago that it is asked for once more, when nothing else is left:
+    /// one slow line never holds the end.
+    fn overdue(&self, line: Line, now: Millis) -> Option<Run> {
         let source = self.sources.get(&line)?;
         let others = self.sources.iter().filter(|(other, _)| other.site != line.site);
-        let asked: BTreeSet<Run> = others.flat_map(|(_, other)| &other.asked).copied().collect();
+        let late = others.flat_map(|(_, other)| {
+            let patience = other.patience();
+            let late = other.asked.iter().filter(move |(_, at)| now.since(**at) >= patience);
+            late.map(|(run, _)| *run)
+        });
         let n_asked =
-            |run: &Run| self.sources.values().filter(|source| source.asked.contains(run)).count();
-        asked.into_iter().find(|run| source.offers(*run) && n_asked(run) < MAX_ASKED)
+            |run: &Run| self.sources.values().filter(|other| other.asked.contains_key(run)).count();
+        late.filter(|run| source.offers(*run) && n_asked(run) < MAX_ASKED).min()
     }
 
-    /// Every chunk of `run` is in the store.
-    pub fn done(&mut self, run: Run) {
+    /// Every chunk of `run` is in the store; the last of them came on `line`, or all were there.
+    pub fn done(&mut self, run: Run, line: Option<Line>, now: Millis) {
         if run.0 < self.n_runs && !self.done.contains(run) {
             self.done.insert(run);
             self.n_done += 1;
+            if let Some(source) = line.and_then(|line| self.sources.get_mut(&line)) {
+                source.speed.came(now);
+            }
         }
         self.again.remove(&run);
         for source in self.sources.values_mut() {
-            source.asked.remove(&run);
+            source.answered(run, now);
         }
     }
 
     /// `line` will not bring `run` after all, through no fault of its source.
-    pub fn returned(&mut self, line: Line, run: Run) {
+    pub fn returned(&mut self, line: Line, run: Run, now: Millis) {
         if let Some(source) = self.sources.get_mut(&line) {
-            source.asked.remove(&run);
+            source.answered(run, now);
         }
         if self.is_open(run) {
             self.again.insert(run);
@@ -270,19 +356,28 @@ impl Transfer {
     }
 
     /// The source of `line` has not got `run`, or not all of it, whatever it said. Another one may.
-    pub fn lacking(&mut self, line: Line, run: Run) {
+    pub fn lacking(&mut self, line: Line, run: Run, now: Millis) {
         for (other, source) in &mut self.sources {
             if other.site == line.site {
                 source.lacks.insert(run);
             }
         }
-        self.returned(line, run);
+        self.returned(line, run, now);
     }
 
     /// A line is gone. What was asked for on it is open again.
     pub fn lost(&mut self, line: Line) {
-        if let Some(source) = self.sources.remove(&line) {
-            self.reopen(source);
+        let Some(source) = self.sources.remove(&line) else {
+            return;
+        };
+        for run in source.asked.into_keys() {
+            if self.is_open(run) {
+                self.again.insert(run);
+            }
+        }
+        if let Has::Some(_) = source.has {
+            // What it offered was looked at for nothing.
+            self.divide();
         }
     }
 
@@ -291,14 +386,6 @@ impl Transfer {
         self.banned.insert(site, why);
         let lines: Vec<_> = self.sources.keys().filter(|line| line.site == site).copied().collect();
         lines.into_iter().for_each(|line| self.lost(line));
-    }
-
-    fn reopen(&mut self, source: Source) {
-        for run in source.asked {
-            if self.is_open(run) {
-                self.again.insert(run);
-            }
-        }
     }
 
     /// Whether `site` has misbehaved.
@@ -341,12 +428,21 @@ impl Transfer {
     pub fn check(&self) {
         let n = (0..self.n_runs).filter(|run| self.done.contains(Run(*run))).count();
         assert_eq!(n, self.n_done as usize, "the number of runs that are done");
+        assert_eq!(self.order.len(), self.n_runs as usize, "each run has a place in the order");
+        assert_eq!(self.order.iter().collect::<BTreeSet<_>>().len(), self.order.len(), "and one");
         for run in &self.again {
             assert!(self.is_open(*run), "{run:?} is asked for twice or done");
         }
         for (line, source) in &self.sources {
             assert!(!self.banned.contains_key(&line.site), "a banned source is asked");
-            assert!(source.asked.iter().all(|run| !self.done.contains(*run)), "done and asked for");
+            let asked = || source.asked.keys();
+            assert!(asked().all(|run| !self.done.contains(*run)), "done and asked for");
+            assert_eq!(source.asked.is_empty(), source.speed.since.is_none(), "busy with nothing");
+        }
+        if !self.sources.values().any(Source::shares) {
+            let passed = self.order.iter().take(self.looked);
+            let lost = |run: &&Run| self.is_open(**run) && !self.again.contains(run);
+            assert_eq!(passed.into_iter().find(lost), None, "a run was passed over and forgotten");
         }
     }
 }
@@ -358,6 +454,45 @@ impl Source {
             Has::Some(runs) => runs.contains(run),
         };
         has && !self.lacks.contains(&run)
+    }
+
+    /// Whether it is another receiver.
+    fn shares(&self) -> bool {
+        match self.has {
+            Has::All => false,
+            Has::Some(_) => true,
+        }
+    }
+
+    fn answered(&mut self, run: Run, now: Millis) {
+        if self.asked.remove(&run).is_some() && self.asked.is_empty() {
+            self.speed.busy = self.speed.busy(now);
+            self.speed.since = None;
+        }
+    }
+
+    /// After which time what it was asked for is late.
+    fn patience(&self) -> Millis {
+        let Speed { brought, busy, .. } = self.speed;
+        let each = Millis(if brought == 0 { 0 } else { busy.0 / brought });
+        OVERDUE.max(each.times(3 * self.asked.len() as u64))
+    }
+}
+
+impl Speed {
+    fn came(&mut self, now: Millis) {
+        self.brought += 1;
+        self.busy = self.busy(now);
+        self.since = self.since.map(|_| now);
+    }
+
+    fn busy(&self, now: Millis) -> Millis {
+        self.busy.plus(self.since.map_or(Millis(0), |since| now.since(since)))
+    }
+
+    /// Runs in a million milliseconds.
+    fn rate(&self, now: Millis) -> u64 {
+        self.brought.saturating_mul(1_000_000) / self.busy(now).0.max(1)
     }
 }
 
@@ -438,107 +573,155 @@ mod tests {
         Line { site: site(n), lane: 0 }
     }
 
-    #[test]
-    fn everything_is_asked_for_once_and_what_comes_first_comes_first() {
-        let mut transfer = Transfer::new(5, vec![Run(4), Run(1)], 2);
-        transfer.add_owner(line(1));
-        let asked: Vec<_> = std::iter::from_fn(|| transfer.next(line(1))).collect();
-        assert_eq!(asked, [4, 1, 2, 3, 0].map(Run));
-        transfer.check();
-        asked.into_iter().for_each(|run| transfer.done(run));
-        assert!(transfer.is_done());
-        assert_eq!(transfer.next(line(1)), None);
+    const NOW: Millis = Millis(1000);
+
+    /// A transfer to a site whose id is less than all others.
+    fn transfer(n_runs: u32, first: &[Run]) -> Transfer {
+        Transfer::new(site(0), n_runs, first)
     }
 
     #[test]
-    fn receivers_with_other_seeds_begin_elsewhere() {
-        let mut one = Transfer::new(100, vec![], 10);
-        let mut other = Transfer::new(100, vec![], 60);
-        one.add_owner(line(1));
-        other.add_owner(line(1));
-        assert_eq!(one.next(line(1)), Some(Run(10)));
-        assert_eq!(other.next(line(1)), Some(Run(60)));
+    fn everything_is_asked_for_once_and_what_comes_first_comes_first() {
+        let mut transfer = transfer(5, &[Run(4), Run(1)]);
+        transfer.add_owner(line(1));
+        let asked: Vec<_> = std::iter::from_fn(|| transfer.next(line(1), NOW)).collect();
+        assert_eq!(asked, [1, 4, 0, 2, 3].map(Run));
+        transfer.check();
+        asked.into_iter().for_each(|run| transfer.done(run, Some(line(1)), NOW));
+        transfer.check();
+        assert!(transfer.is_done());
+        assert_eq!(transfer.next(line(1), NOW), None);
+    }
+
+    #[test]
+    fn receivers_begin_with_parts_of_their_own_and_help_from_behind() {
+        let order = |me: u8| {
+            let mut transfer = Transfer::new(site(me), 9, &[]);
+            transfer.add_owner(line(9));
+            (1..=3).filter(|n| *n != me).for_each(|n| transfer.add_sharer(line(n)));
+            transfer.check();
+            std::iter::from_fn(|| transfer.next(line(9), NOW)).map(|run| run.0).collect::<Vec<_>>()
+        };
+        assert_eq!(order(1), [0, 1, 2, 5, 4, 3, 7, 6, 8]);
+        assert_eq!(order(2), [3, 4, 5, 8, 7, 6, 1, 0, 2]);
+        assert_eq!(order(3), [6, 7, 8, 2, 1, 0, 4, 3, 5]);
     }
 
     #[test]
     fn a_sharer_is_asked_for_what_it_said_and_the_owner_for_the_rest() {
-        let mut transfer = Transfer::new(4, vec![], 0);
+        let mut transfer = transfer(4, &[]);
         transfer.add_owner(line(1));
         transfer.add_sharer(line(2));
-        assert_eq!(transfer.next(line(2)), None);
+        assert_eq!(transfer.next(line(2), NOW), None);
         transfer.has(line(2), &[0b1010]);
-        assert_eq!(transfer.next(line(2)), Some(Run(1)));
-        assert_eq!(transfer.next(line(1)), Some(Run(0)));
-        assert_eq!(transfer.next(line(1)), Some(Run(2)));
-        assert_eq!(transfer.next(line(2)), Some(Run(3)));
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(0)));
+        assert_eq!(transfer.next(line(2), NOW), Some(Run(1)));
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(2)));
+        assert_eq!(transfer.next(line(1), NOW), None, "the other receiver offers it");
+        assert_eq!(transfer.next(line(2), NOW), Some(Run(3)));
         transfer.check();
+    }
+
+    #[test]
+    fn an_owner_helps_out_when_the_other_receivers_are_slower() {
+        let mut transfer = transfer(8, &[]);
+        transfer.add_owner(line(1));
+        transfer.add_sharer(line(2));
+        transfer.has(line(2), &[0b1111_1110]);
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(0)));
+        assert_eq!(transfer.next(line(2), NOW), Some(Run(1)));
+        transfer.done(Run(0), Some(line(1)), NOW.plus(Millis(100)));
+        assert_eq!(transfer.next(line(1), NOW.plus(Millis(200))), None, "nothing is known yet");
+        let later = NOW.plus(OVERDUE);
+        assert_eq!(transfer.next(line(1), later), Some(Run(2)));
+        transfer.check();
+        transfer.lost(line(2));
+        transfer.check();
+        assert_eq!(transfer.next(line(1), later), Some(Run(1)));
+        assert_eq!(transfer.next(line(1), later), Some(Run(3)));
     }
 
     #[test]
     fn what_a_lost_source_was_asked_for_is_asked_of_another() {
-        let mut transfer = Transfer::new(2, vec![], 0);
+        let mut transfer = transfer(2, &[]);
         transfer.add_owner(line(1));
         transfer.add_owner(line(2));
-        assert_eq!(transfer.next(line(1)), Some(Run(0)));
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(0)));
         transfer.lost(line(1));
         transfer.check();
-        assert_eq!(transfer.next(line(2)), Some(Run(0)));
-        transfer.returned(line(2), Run(0));
-        assert_eq!(transfer.next(line(2)), Some(Run(0)));
+        assert_eq!(transfer.next(line(2), NOW), Some(Run(0)));
+        transfer.returned(line(2), Run(0), NOW);
+        transfer.check();
+        assert_eq!(transfer.next(line(2), NOW), Some(Run(0)));
     }
 
     #[test]
     fn a_banned_source_never_comes_back() {
-        let mut transfer = Transfer::new(1, vec![], 0);
+        let mut transfer = transfer(1, &[]);
         transfer.add_owner(line(1));
-        transfer.next(line(1));
+        transfer.next(line(1), NOW);
         transfer.ban(site(1), Dropped::Wrong);
         transfer.add_owner(line(1));
         assert!(transfer.is_banned(site(1)));
-        assert_eq!(transfer.next(line(1)), None);
+        assert_eq!(transfer.next(line(1), NOW), None);
         assert_eq!(transfer.lacked_by_all(), Some(Run(0)));
     }
 
     #[test]
-    fn the_last_runs_are_asked_of_a_second_source_and_of_no_third() {
-        let mut transfer = Transfer::new(1, vec![], 0);
+    fn a_run_that_is_late_is_asked_of_a_second_source_and_of_no_third() {
+        let mut transfer = transfer(1, &[]);
         (1..=3).for_each(|n| transfer.add_owner(line(n)));
-        assert_eq!(transfer.next(line(1)), Some(Run(0)));
-        assert_eq!(transfer.next(line(1)), None);
-        assert_eq!(transfer.next(line(2)), Some(Run(0)));
-        assert_eq!(transfer.next(line(3)), None);
-        transfer.done(Run(0));
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(0)));
+        assert_eq!(transfer.next(line(2), NOW), None, "it may still come");
+        let later = NOW.plus(OVERDUE);
+        assert_eq!(transfer.next(line(1), later), None);
+        assert_eq!(transfer.next(line(2), later), Some(Run(0)));
+        assert_eq!(transfer.next(line(3), later.plus(OVERDUE)), None);
+        transfer.done(Run(0), Some(line(2)), later);
         transfer.check();
         assert!(transfer.is_done());
     }
 
     #[test]
+    fn a_slow_line_is_given_three_times_the_time_that_it_needs() {
+        let mut transfer = transfer(2, &[]);
+        transfer.add_owner(line(1));
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(0)));
+        transfer.done(Run(0), Some(line(1)), NOW.plus(OVERDUE.times(5)));
+        let asked = NOW.plus(OVERDUE.times(5));
+        assert_eq!(transfer.next(line(1), asked), Some(Run(1)));
+        transfer.add_owner(line(2));
+        assert_eq!(transfer.next(line(2), asked.plus(OVERDUE.times(14))), None);
+        assert_eq!(transfer.next(line(2), asked.plus(OVERDUE.times(40))), Some(Run(1)));
+    }
+
+    #[test]
     fn lanes_to_one_site_share_the_work_and_never_double_it() {
-        let mut transfer = Transfer::new(2, vec![], 0);
+        let mut transfer = transfer(2, &[]);
         let other = Line { lane: 1, ..line(1) };
         transfer.add_owner(line(1));
         transfer.add_owner(other);
-        assert_eq!(transfer.next(line(1)), Some(Run(0)));
-        assert_eq!(transfer.next(other), Some(Run(1)));
-        assert_eq!(transfer.next(other), None);
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(0)));
+        assert_eq!(transfer.next(other, NOW), Some(Run(1)));
+        assert_eq!(transfer.next(other, NOW.plus(OVERDUE)), None);
         transfer.lost(line(1));
-        assert_eq!(transfer.next(other), Some(Run(0)));
+        assert_eq!(transfer.next(other, NOW), Some(Run(0)));
         transfer.check();
     }
 
     #[test]
     fn a_source_that_lacks_a_run_is_not_asked_for_it_again() {
-        let mut transfer = Transfer::new(1, vec![], 0);
+        let mut transfer = transfer(1, &[]);
         transfer.add_sharer(line(1));
         transfer.has(line(1), &[0xff, 0xff]);
-        assert_eq!(transfer.next(line(1)), Some(Run(0)));
-        transfer.lacking(line(1), Run(0));
+        assert_eq!(transfer.next(line(1), NOW), Some(Run(0)));
+        transfer.lacking(line(1), Run(0), NOW);
         transfer.check();
-        assert_eq!(transfer.next(line(1)), None);
+        assert_eq!(transfer.next(line(1), NOW), None);
         assert_eq!(transfer.lacked_by_all(), Some(Run(0)));
         transfer.add_owner(line(2));
         assert_eq!(transfer.lacked_by_all(), None);
-        assert_eq!(transfer.next(line(2)), Some(Run(0)));
+        assert_eq!(transfer.next(line(2), NOW), Some(Run(0)));
     }
 
     #[test]

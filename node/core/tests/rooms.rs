@@ -19,6 +19,7 @@ mod random_walk;
 mod restart;
 mod scheduler;
 mod second;
+mod several_receivers;
 mod sharing;
 mod speed;
 mod submitter;

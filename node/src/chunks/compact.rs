@@ -52,25 +52,23 @@ impl Chunks {
     /// How many bytes were copied.
     pub(super) fn move_chunk(&self, cid: &ChunkId, from: Place) -> Result<u64, ChunkError> {
         let shared = &self.shared;
-        let bytes = shared.read(from)?.filter(|bytes| seal::check_chunk(cid, bytes).is_ok());
-        let Some(bytes) = bytes else {
+        let mut bytes = Vec::new();
+        if !shared.read_onto(from, &mut bytes)? || seal::check_chunk(cid, &bytes).is_err() {
             if shared.place(cid)? == Some(from) {
                 self.forget_damaged(cid, from)?;
             }
             return Ok(0);
-        };
-        let mut state = shared.lock();
+        }
+        let state = shared.lock();
         // It was removed or moved meanwhile.
         if state.find(cid).is_some() || shared.indexed(cid)? != Some(from) {
             return Ok(0);
         }
-        shared.append(&mut state, (cid, &bytes), from.born, Some(from))?;
-        let due = shared.is_due(&state);
-        drop(state);
-        if due {
+        let stored = shared.append(state, (cid, &bytes), from.born, Some(from))?;
+        if stored.is_due {
             shared.commit()?;
         }
-        Ok(from.span())
+        Ok(if stored.is_new { from.span() } else { 0 })
     }
 }
 

@@ -19,7 +19,7 @@ use meshfarm_protocol::seal::TenantSecret;
 use super::ingest::{Cutting, Ingest, Input, Progress, Source};
 use super::plan::Plan;
 use super::tree::{Files, Written};
-use super::unpack::{Late, Unpack};
+use super::unpack::{Held, Late, Unpack};
 use super::*;
 use crate::arrivals::Arrivals;
 use crate::chunks::{Chunks, Settings};
@@ -266,7 +266,8 @@ fn what_may_come_late_has_a_placeholder_until_it_is_whole() {
         *seen.lock().unwrap() = Some((about.len(), about.ino()));
     };
     let aside = target.path().join("aside");
-    let late = Late { which: &which, aside: &aside, placed: &old, enough: &enough };
+    let none = Held { which: &BTreeSet::new(), close: &|_, _| false, open: &|_, _| {} };
+    let late = Late { which: &which, aside: &aside, placed: &old, enough: &enough, held: none };
     let unpack = Unpack { files: lender.files(&built.link), arrivals: &arrivals, threads: 2 };
 
     std::thread::scope(|scope| {

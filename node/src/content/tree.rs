@@ -169,13 +169,10 @@ impl Files<'_> {
     }
 
     /// The plain bytes of a chunk that is here.
-    fn open(&self, entry: &Entry) -> Result<Vec<u8>, ContentError> {
-        self.opened(entry, &self.sealed(&entry.cid)?)
-    }
-
-    /// The plain bytes of a chunk, which are as many as its entry says.
-    pub(super) fn opened(&self, entry: &Entry, sealed: &[u8]) -> Result<Vec<u8>, ContentError> {
-        Ok(entry.open(sealed)?)
+    pub(super) fn open(&self, entry: &Entry) -> Result<Vec<u8>, ContentError> {
+        let mut bytes = self.sealed(&entry.cid)?;
+        entry.open_stored(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn is_there(

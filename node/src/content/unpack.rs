@@ -1,6 +1,6 @@
 //! A manifest becomes a private tree of files while its chunks are still arriving, several files at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -37,6 +37,23 @@ pub struct Unpack<'a> {
     pub threads: usize,
 }
 
+/// Files that stand in their places without their bytes while everything else is laid out, closed to all who want to
+/// open them until they are whole.
+pub struct Held<'a> {
+    /// Which files, by their number in the manifest. None of them is empty.
+    pub which: &'a BTreeSet<u64>,
+    /// Closes a new file, unless that cannot be done.
+    pub close: &'a (dyn Fn(&File, &Path) -> bool + Sync),
+    /// It is whole.
+    pub open: &'a (dyn Fn(&File, &Path) + Sync),
+}
+
+impl std::fmt::Debug for Held<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Held({} files)", self.which.len())
+    }
+}
+
 /// What may come after everything else is in place.
 pub struct Late<'a> {
     /// Which files, by their number in the manifest. None of them is empty.
@@ -47,6 +64,8 @@ pub struct Late<'a> {
     pub placed: &'a (dyn Fn(&Path) + Sync),
     /// Every other file is in place.
     pub enough: &'a (dyn Fn() + Sync),
+    /// What is laid out next, before what is late.
+    pub held: Held<'a>,
 }
 
 impl std::fmt::Debug for Late<'_> {
@@ -75,7 +94,15 @@ struct Long {
     path: PathBuf,
     file: manifest::File,
     bytes_left: AtomicU64,
-    then: Option<Move>,
+    then: Then,
+}
+
+/// What happens to a file when it is whole.
+enum Then {
+    Nothing,
+    Move(Move),
+    /// It is let open.
+    Open,
 }
 
 /// From where to where a file that came late is renamed.
@@ -89,6 +116,7 @@ struct Move {
 /// What the threads of one pass share.
 struct Pass<'a> {
     unpack: &'a Unpack<'a>,
+    held: Option<&'a Held<'a>>,
     jobs: Mutex<Receiver<Job>>,
     over: AtomicBool,
     failed: Mutex<Option<ContentError>>,
@@ -103,10 +131,17 @@ impl Unpack<'_> {
     /// When a chunk does not come, the manifest is refused or the folder cannot be written. What was
     /// written stays, for the caller to remove with the folder.
     pub fn run(&self, into: &Path, late: Option<&Late<'_>>) -> Result<Written, ContentError> {
-        let late = late.filter(|late| !late.which.is_empty());
-        let mut written = self.pass(|jobs| self.lay_first(into, late, jobs))?;
+        let late =
+            late.filter(|late| !late.which.is_empty() || !late.held.which.is_empty());
+        let mut closed = BTreeMap::new();
+        let held = late.map(|late| &late.held);
+        let mut written =
+            self.pass(held, |jobs| self.lay_first(into, late, (jobs, &mut closed)))?;
         if let Some(late) = late {
             (late.enough)();
+            self.pass(held, |jobs| self.lay_held(closed, jobs))?;
+        }
+        if let Some(late) = late.filter(|late| !late.which.is_empty()) {
             let more = self.run_late(into, late)?;
             written.files += more.files;
             written.bytes += more.bytes;
@@ -125,18 +160,20 @@ impl Unpack<'_> {
             }
             Ok(()) | Err(_) => {}
         }
-        self.pass(|jobs| self.lay_late(into, late, jobs))
+        self.pass(None, |jobs| self.lay_late(into, late, jobs))
     }
 
     /// One walk through the manifest by `walk`, while threads do the jobs that it finds.
-    fn pass(
+    fn pass<T>(
         &self,
-        walk: impl FnOnce(&mut Jobs<'_>) -> Result<Written, ContentError>,
-    ) -> Result<Written, ContentError> {
+        held: Option<&Held<'_>>,
+        walk: impl FnOnce(&mut Jobs<'_>) -> Result<T, ContentError>,
+    ) -> Result<T, ContentError> {
         let threads = self.threads.max(1);
         let (job_tx, job_rx) = sync_channel(2 * threads);
         let pass = Pass {
             unpack: self,
+            held,
             jobs: Mutex::new(job_rx),
             over: AtomicBool::new(false),
             failed: Mutex::default(),
@@ -162,7 +199,7 @@ impl Unpack<'_> {
         &self,
         into: &Path,
         late: Option<&Late<'_>>,
-        jobs: &mut Jobs<'_>,
+        (jobs, closed): (&mut Jobs<'_>, &mut BTreeMap<u64, Long>),
     ) -> Result<Written, ContentError> {
         let top = Folder::create_private(into).map_err(ContentError::target("create", into))?;
         let mut folders = Descent::new(top);
@@ -179,6 +216,7 @@ impl Unpack<'_> {
             entered.map_err(ContentError::target("create the folder of", &path))?;
             let folder = folders.shared();
             let is_late = late.filter(|late| late.which.contains(&number));
+            let is_held = late.filter(|late| late.held.which.contains(&number));
             number += 1;
             if let Some(late) = is_late {
                 hold_place(&folder, name, &file, &path)?;
@@ -188,10 +226,20 @@ impl Unpack<'_> {
             written.files += 1;
             written.bytes += file.size;
             let mut entries = || reader.next_entry().map_err(ContentError::from);
-            if file.size > PART {
-                let out = folder.create_file(name, file.executable);
-                let out = out.map_err(ContentError::target("create", &path))?;
-                jobs.long(Long::new(out, path, file, None), &mut entries)?;
+            if file.size > PART || is_held.is_some() {
+                let mut create = || {
+                    let out = folder.create_file(name, file.executable);
+                    out.map_err(ContentError::target("create", &path))
+                };
+                let out = create()?;
+                if let Some(late) = is_held {
+                    fill_place(&out, &file, &path)?;
+                    if (late.held.close)(&out, &path) {
+                        closed.insert(number - 1, Long::new(out, path, file, Then::Open));
+                        continue;
+                    }
+                }
+                jobs.long(Long::new(out, path, file, Then::Nothing), &mut entries)?;
             } else {
                 let name = name.to_owned();
                 let mut all = Vec::new();
@@ -202,6 +250,27 @@ impl Unpack<'_> {
             }
         }
         Ok(written)
+    }
+
+    /// Fills the files that are closed.
+    fn lay_held(
+        &self,
+        mut closed: BTreeMap<u64, Long>,
+        jobs: &mut Jobs<'_>,
+    ) -> Result<(), ContentError> {
+        let mut reader = self.files.reader()?;
+        let mut number = 0;
+        while reader.next_file()?.is_some() && !closed.is_empty() {
+            if jobs.pass.over.load(Ordering::Relaxed) {
+                break;
+            }
+            if let Some(long) = closed.remove(&number) {
+                let mut entries = || reader.next_entry().map_err(ContentError::from);
+                jobs.long(long, &mut entries)?;
+            }
+            number += 1;
+        }
+        Ok(())
     }
 
     fn lay_late(
@@ -234,7 +303,7 @@ impl Unpack<'_> {
             let part = format!("{number}.part");
             let out = aside.create_file(&part, file.executable);
             let out = out.map_err(ContentError::target("create a part of", &path))?;
-            let then = Some(Move { aside: Arc::clone(&aside), part, folder, name });
+            let then = Then::Move(Move { aside: Arc::clone(&aside), part, folder, name });
             written.files += 1;
             written.bytes += file.size;
             let mut entries = || reader.next_entry().map_err(ContentError::from);
@@ -303,6 +372,7 @@ impl Jobs<'_> {
 impl Pass<'_> {
     /// Does jobs until there are no more. After a failure they are only taken.
     fn work(&self) {
+        let mut plain = Vec::new();
         loop {
             let job = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(job) = job else { return };
@@ -310,8 +380,10 @@ impl Pass<'_> {
                 continue;
             }
             let done = match job {
-                Job::Few(files) => files.iter().try_for_each(|short| self.short(short)),
-                Job::Part { of, at, entries } => self.part(&of, at, &entries),
+                Job::Few(files) => {
+                    files.iter().try_for_each(|short| self.short(short, &mut plain))
+                }
+                Job::Part { of, at, entries } => self.part(&of, (at, &entries), &mut plain),
             };
             if let Err(error) = done {
                 self.fail(error);
@@ -327,12 +399,18 @@ impl Pass<'_> {
         self.unpack.arrivals.end();
     }
 
-    fn plain(&self, entry: &Entry) -> Result<Vec<u8>, ContentError> {
+    /// The plain bytes of a chunk, as soon as it is here.
+    fn plain(&self, entry: &Entry, plain: &mut Vec<u8>) -> Result<(), ContentError> {
         let Unpack { files, arrivals, .. } = self.unpack;
-        files.opened(entry, &arrivals.wait_for(files.chunks, &entry.cid)?)
+        arrivals.wait_for(files.chunks, &entry.cid, plain)?;
+        if entry.open_stored(plain).is_err() {
+            // Either our disk has damaged it, and then it is missing, or it never was what its entry says.
+            *plain = files.open(entry)?;
+        }
+        Ok(())
     }
 
-    fn short(&self, short: &Short) -> Result<(), ContentError> {
+    fn short(&self, short: &Short, plain: &mut Vec<u8>) -> Result<(), ContentError> {
         let Short { folder, name, file, entries } = short;
         let path = || folder.path().join(name);
         let fails = |doing| move |source| ContentError::target(doing, &path())(source);
@@ -347,41 +425,57 @@ impl Pass<'_> {
             Body::Inline(bytes) => write(bytes)?,
             Body::Chunks(_) => {
                 for entry in entries {
-                    write(&self.plain(entry)?)?;
+                    self.plain(entry, plain)?;
+                    write(plain)?;
                 }
             }
         }
         stamp(&out, file).map_err(fails("date"))
     }
 
-    fn part(&self, of: &Long, mut at: u64, entries: &[Entry]) -> Result<(), ContentError> {
+    fn part(
+        &self,
+        of: &Long,
+        (mut at, entries): (u64, &[Entry]),
+        plain: &mut Vec<u8>,
+    ) -> Result<(), ContentError> {
         let mut len = 0;
         for entry in entries {
             if self.over.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let plain = self.plain(entry)?;
-            of.out.write_all_at(&plain, at).map_err(ContentError::target("write", &of.path))?;
+            self.plain(entry, plain)?;
+            of.out.write_all_at(plain, at).map_err(ContentError::target("write", &of.path))?;
             at += plain.len() as u64;
             len += plain.len() as u64;
         }
-        if of.bytes_left.fetch_sub(len, Ordering::AcqRel) == len { of.finish() } else { Ok(()) }
+        if of.bytes_left.fetch_sub(len, Ordering::AcqRel) == len {
+            of.finish(self.held)
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl Long {
-    fn new(out: File, path: PathBuf, file: manifest::File, then: Option<Move>) -> Self {
+    fn new(out: File, path: PathBuf, file: manifest::File, then: Then) -> Self {
         let bytes_left = AtomicU64::new(file.size);
         Self { out, path, file, bytes_left, then }
     }
 
-    fn finish(&self) -> Result<(), ContentError> {
+    fn finish(&self, held: Option<&Held<'_>>) -> Result<(), ContentError> {
         stamp(&self.out, &self.file).map_err(ContentError::target("date", &self.path))?;
-        let Some(Move { aside, part, folder, name }) = &self.then else {
-            return Ok(());
-        };
-        let moved = aside.rename_into(part, folder, name);
-        moved.map_err(ContentError::target("put in place", &self.path))
+        match (&self.then, held) {
+            (Then::Move(Move { aside, part, folder, name }), _) => {
+                let moved = aside.rename_into(part, folder, name);
+                moved.map_err(ContentError::target("put in place", &self.path))
+            }
+            (Then::Open, Some(held)) => {
+                (held.open)(&self.out, &self.path);
+                Ok(())
+            }
+            (Then::Nothing | Then::Open, _) => Ok(()),
+        }
     }
 }
 
@@ -393,7 +487,11 @@ fn hold_place(
     path: &Path,
 ) -> Result<(), ContentError> {
     let out = folder.create_file(name, file.executable);
-    let out = out.map_err(ContentError::target("create", path))?;
+    fill_place(&out.map_err(ContentError::target("create", path))?, file, path)
+}
+
+/// The right length and date, without the bytes.
+fn fill_place(out: &File, file: &manifest::File, path: &Path) -> Result<(), ContentError> {
     out.set_len(file.size).map_err(ContentError::target("hold the place of", path))?;
-    stamp(&out, file).map_err(ContentError::target("date", path))
+    stamp(out, file).map_err(ContentError::target("date", path))
 }

@@ -262,8 +262,9 @@ pub(crate) async fn accept(
 
 /// What a source serves from.
 pub trait Shelf: Send + Sync + 'static {
-    /// The sealed bytes of a chunk whose address begins so; none when it is not here. On a thread that may wait.
-    fn get(&self, id: &AskedId) -> Option<Vec<u8>>;
+    /// Puts the sealed bytes of a chunk whose address begins so behind those that are in `onto`; false when it is
+    /// not here. On a thread that may wait.
+    fn get(&self, id: &AskedId, onto: &mut Vec<u8>) -> bool;
 
     /// So many bytes are about to be sent: when they may be.
     fn admit(&self, bytes: u64) -> impl Future<Output = ()> + Send;
@@ -311,6 +312,8 @@ async fn send_asked<S: Shelf>(
     let mut next_index = 0;
     let mut sent = 0;
     let mut coming = None;
+    // Two batches take turns: one is read while the other one is sent.
+    let mut spare = Vec::new();
     if let Some(have) = &mut have {
         // Also when it will not change any more, because all of it is here.
         let bitmap = Arc::clone(&have.borrow_and_update());
@@ -323,7 +326,7 @@ async fn send_asked<S: Shelf>(
             asked.push_back(id);
         }
         if coming.is_none() && !asked.is_empty() {
-            coming = Some(read_ahead(&shelf, &mut asked, next_index));
+            coming = Some(read_ahead(&shelf, &mut asked, next_index, std::mem::take(&mut spare)));
         }
         if let Some(have) = have.as_mut().filter(|have| have.has_changed().unwrap_or(false)) {
             let bitmap = Arc::clone(&have.borrow_and_update());
@@ -343,13 +346,17 @@ async fn send_asked<S: Shelf>(
         }
         next_index = batch.next_index;
         if !asked.is_empty() {
-            coming = Some(read_ahead(&shelf, &mut asked, next_index));
+            coming = Some(read_ahead(&shelf, &mut asked, next_index, std::mem::take(&mut spare)));
         }
         for slice in batch.bytes.chunks(SLICE) {
             shelf.admit(slice.len() as u64).await;
-            send(&mut writer, slice, next_index).await?;
+            write(&mut writer, slice, next_index).await?;
+        }
+        if coming.is_none() {
+            flush(&mut writer, next_index).await?;
         }
         sent += batch.bytes.len() as u64;
+        spare = batch.bytes;
     }
     // The reader has counted its pieces and may be gone already, so a failed farewell is no failure.
     let _gone = timeout(IDLE, writer.close()).await;
@@ -414,24 +421,28 @@ fn read_ahead<S: Shelf>(
     shelf: &Arc<S>,
     asked: &mut VecDeque<AskedId>,
     mut next_index: u32,
+    mut bytes: Vec<u8>,
 ) -> JoinHandle<Batch> {
     let mut left: VecDeque<_> = asked.drain(..asked.len().min(BATCH_CHUNKS)).collect();
     let shelf = Arc::clone(shelf);
     tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::new();
+        bytes.clear();
         while bytes.len() < BATCH_BYTES {
             let Some(id) = left.pop_front() else {
                 break;
             };
+            let at = bytes.len();
+            let body = at + PIECE_HEADER_BYTES;
+            bytes.resize(body, 0);
             // A chunk that is longer than one may be is not in any store.
-            let body = shelf.get(&id).filter(|body| body.len() <= MAX_SEALED);
-            let kind = if body.is_some() { PieceKind::Chunk } else { PieceKind::Missing };
-            let body = body.unwrap_or_default();
-            let len = u32::try_from(body.len()).unwrap_or(0);
+            let found = shelf.get(&id, &mut bytes) && bytes.len() - body <= MAX_SEALED;
+            let kind = if found { PieceKind::Chunk } else { PieceKind::Missing };
+            if !found {
+                bytes.truncate(body);
+            }
+            let len = u32::try_from(bytes.len() - body).unwrap_or(0);
             let header = PieceHeader { len, kind, index: next_index };
-            bytes.reserve(PIECE_HEADER_BYTES + body.len());
-            bytes.extend_from_slice(&header.to_bytes());
-            bytes.extend_from_slice(&body);
+            bytes[at..body].copy_from_slice(&header.to_bytes());
             next_index = next_index.wrapping_add(1);
         }
         Batch { bytes, left, next_index }
@@ -444,8 +455,18 @@ fn have_piece(bitmap: &[u8]) -> Vec<u8> {
     [&header.to_bytes()[..], bitmap].concat()
 }
 
-/// Writes all bytes as long as some of them are taken now and then.
+/// Writes all bytes and sees them off.
 async fn send(
+    writer: &mut WriteHalf<Stream>,
+    bytes: &[u8],
+    after: u32,
+) -> Result<(), LaneError> {
+    write(writer, bytes, after).await?;
+    flush(writer, after).await
+}
+
+/// Writes all bytes as long as some of them are taken now and then.
+async fn write(
     writer: &mut WriteHalf<Stream>,
     mut bytes: &[u8],
     after: u32,
@@ -459,5 +480,10 @@ async fn send(
             Ok(Err(source)) => return Err(broken(source)),
         }
     }
+    Ok(())
+}
+
+async fn flush(writer: &mut WriteHalf<Stream>, after: u32) -> Result<(), LaneError> {
+    let broken = |source| LaneError::Broken { after, source };
     timeout(IDLE, writer.flush()).await.map_err(|_elapsed| LaneError::Idle)?.map_err(broken)
 }

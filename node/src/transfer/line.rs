@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use meshfarm_core::Input;
 use meshfarm_core::transfer::{Dropped, Line, Run, Window};
-use meshfarm_protocol::id::ChunkId;
-use meshfarm_protocol::message::MAX_ASKED;
+use meshfarm_protocol::id::{ChunkId, Millis};
+use meshfarm_protocol::message::{MAX_ASKED, asked_id};
 use meshfarm_protocol::seal::chunk_id;
 use tokio::task::JoinSet;
 
@@ -17,6 +17,9 @@ use crate::net::{Lane, LaneError, Piece};
 
 /// Pieces are checked and written when so many bytes of them are here, or no more are at hand.
 const GATHER: usize = 1 << 20;
+
+/// A line with nothing to ask for looks again after this, should others have become slow meanwhile.
+const LOOK_AGAIN: Millis = Millis::seconds(1);
 
 /// A chunk that was asked for on a line.
 #[derive(Clone, Copy)]
@@ -83,6 +86,8 @@ impl OnLine {
                 return ended;
             }
             let idle = self.asked.is_empty() && self.writes.is_empty();
+            let clock = &self.work.means.machine.clock;
+            let later = clock.wait_until(clock.now().plus(LOOK_AGAIN));
             let step = tokio::select! {
                 biased;
                 Some(written) = self.writes.join_next() => self.written(written),
@@ -90,6 +95,7 @@ impl OnLine {
                     self.came(piece).await
                 }
                 () = changed, if idle => Ok(()),
+                () = later, if idle => Ok(()),
             };
             if let Err(ended) = step {
                 return ended;
@@ -198,6 +204,11 @@ impl OnLine {
                 self.work.arrivals.some();
                 Ok(())
             }
+            Ok(Err((chunk, came, ChunkError::Wrong(_)))) if asked_id(&chunk) == asked_id(&came) => {
+                // It sent what it was asked for: whoever made the content has made two chunks that begin alike.
+                self.work.fail(FetchError::Missing(chunk));
+                Err(Ended::Over)
+            }
             Ok(Err((chunk, came, ChunkError::Wrong(_)))) => {
                 self.blame(chunk, came);
                 Err(Ended::Dropped(Dropped::Wrong))
@@ -215,6 +226,7 @@ impl OnLine {
 
     /// One chunk of each of these runs needs no waiting for any more.
     fn settle(&mut self, runs: &[Run], missing: Option<ChunkId>) {
+        let now = self.work.means.machine.clock.now();
         let mut more = false;
         for run in runs {
             let Some((left, lacking)) = self.open.get_mut(run) else {
@@ -228,9 +240,9 @@ impl OnLine {
             self.open.remove(run);
             let transfer = &mut self.work.lock().transfer;
             if lacking {
-                transfer.lacking(self.line, *run);
+                transfer.lacking(self.line, *run, now);
             } else {
-                transfer.done(*run);
+                transfer.done(*run, Some(self.line), now);
             }
             more = true;
         }

@@ -119,11 +119,14 @@ fn serving(mut node: Node, means: Arc<Means>, have: Arc<[u8]>) {
 struct Liar(Arc<Means>);
 
 impl Shelf for Liar {
-    fn get(&self, id: &AskedId) -> Option<Vec<u8>> {
-        let cid = self.0.chunks.beginning(id).unwrap()?;
-        let mut bytes = self.0.chunks.get(&cid).unwrap()?;
-        bytes[0] ^= 1;
-        Some(bytes)
+    fn get(&self, id: &AskedId, onto: &mut Vec<u8>) -> bool {
+        let before = onto.len();
+        let cid = self.0.chunks.beginning(id).unwrap();
+        let found = cid.is_some_and(|cid| self.0.chunks.get_onto(&cid, onto).unwrap());
+        if found {
+            onto[before] ^= 1;
+        }
+        found
     }
 
     async fn admit(&self, _: u64) {}

@@ -131,7 +131,9 @@ impl Sealer {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{OpenError, TenantSecret, open_chunk, open_form, seal_chunk};
+    use super::super::{
+        OpenError, TenantSecret, open_chunk, open_form, open_stored, seal_chunk,
+    };
     use super::*;
     use crate::id::TenantId;
 
@@ -151,7 +153,11 @@ mod tests {
 
     impl Kept {
         fn open(&self) -> Result<Vec<u8>, OpenError> {
-            open_form(&self.cid, &self.key, (self.flags, self.len), &self.bytes)
+            let (form, mut bytes) = ((self.flags, self.len), self.bytes.clone());
+            let opened = open_form(&self.cid, &self.key, form, &bytes);
+            let again = open_stored(&self.cid, &self.key, form, &mut bytes).map(|()| bytes);
+            assert_eq!(opened, again, "both open alike");
+            opened
         }
     }
 

@@ -38,7 +38,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
             sent.brought.processors / amount.giga(),
             "s/GB",
         ));
-        let ours = sent.brought;
+        let (ours, whole) = (sent.brought, sent.whole);
         let against = |peer: &mut dyn Peer, to: &str| -> Result<Brought> {
             peers::bring(peer, place, (&tree.folder, &there.join(to).join("shot")), amount)
         };
@@ -51,11 +51,17 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
             }
             Err(why) => Err(format!("{why:#}")),
         };
-        let row = match theirs {
-            Ok(theirs) => faster(format!("{name}.sendme"), (ours, theirs), amount.bytes),
-            Err(why) => Row::missing(format!("{name}.sendme"), why),
-        };
-        table.add(row.at_least(20.0));
+        let rows = [("sendme", ours.seconds), ("sendme.whole", whole)];
+        for (row, seconds) in rows {
+            let row = format!("{name}.{row}");
+            table.add(match &theirs {
+                Ok(theirs) => {
+                    let ours = Brought { seconds, ..ours };
+                    faster(row, (ours, *theirs), amount.bytes).at_least(20.0)
+                }
+                Err(why) => Row::missing(row, why.clone()).at_least(20.0),
+            });
+        }
         match &mut rsync {
             Ok(peer) => {
                 let theirs = against(peer, "")?;

@@ -68,6 +68,7 @@ impl Pair {
         let job = submit(&self.mesh[OSLO], tree, &output)?;
         self.mesh[OSLO].run(&["--quiet", "watch", &job])?;
         let used = processors.seconds()?;
+        let whole = moment(&output, WHOLE)? - began;
         let seen = seen(&output)? - began;
         expect(tree, &output)?;
         let api = self::moved(&self.mesh[OSLO])? - moved;
@@ -78,7 +79,7 @@ impl Pair {
             processors: used,
             wire: wire()?.zip(before).map(|(after, before)| after.bytes - before.bytes),
         };
-        Ok(Sent { brought, api })
+        Ok(Sent { brought, whole, api })
     }
 }
 
@@ -86,6 +87,8 @@ impl Pair {
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) brought: Brought,
+    /// Seconds until the task had read the end of every file.
+    pub(crate) whole: f64,
     /// Bytes between the two by the figures of the borrower's node.
     pub(crate) api: f64,
 }
@@ -122,13 +125,18 @@ pub(crate) fn new_output(folder: &Path) -> Result<PathBuf> {
     Ok(made.keep())
 }
 
-/// What a task says of the files that it sees: how many, how many bytes, when it had seen them, and a sum of the end of each.
+/// The lines of what a task says in which a time stands: when it had seen all files, and when it had read the end of each.
+const SEEN: usize = 1;
+const WHOLE: usize = 3;
+
+/// What a task says of the files that it sees: how many, how many bytes, when it had seen them, a sum of the end of each,
+/// and when it had that.
 fn look(files: &Path) -> Result<String> {
     let files = utf8(files)?;
     let count = r#"awk '{n++; s+=$1} END {printf "%d %.0f\n", n, s}'"#;
     let ends = "LC_ALL=C sort | tr '\\n' '\\0' | xargs -0 tail -q -c 4096 | cksum";
     Ok(format!(
-        "find {files} -type f -printf '%s\\n' | {count} > seen; date +%s.%N >> seen; find {files} -type f | {ends} >> seen"
+        "find {files} -type f -printf '%s\\n' | {count} > seen; date +%s.%N >> seen; find {files} -type f | {ends} >> seen; date +%s.%N >> seen"
     ))
 }
 
@@ -143,9 +151,12 @@ pub(crate) fn submit(site: &Site, tree: &Tree, output: &Path) -> Result<String> 
 
 /// When the task of a job that is done had seen its files, in seconds since 1970.
 pub(crate) fn seen(output: &Path) -> Result<f64> {
+    moment(output, SEEN)
+}
+
+fn moment(output: &Path, line: usize) -> Result<f64> {
     let said = fs::read_to_string(output.join("seen"))?;
-    let second = said.lines().nth(1).context("a task says when it has seen its files")?;
-    Ok(second.parse()?)
+    Ok(said.lines().nth(line).context("a task says when it has seen its files")?.parse()?)
 }
 
 /// Checks that the task of a job has seen the files of a tree and no other.
@@ -159,7 +170,7 @@ pub(crate) fn expect(tree: &Tree, output: &Path) -> Result<()> {
         Ok(said
             .lines()
             .enumerate()
-            .filter(|(i, _)| *i != 1)
+            .filter(|(i, _)| ![SEEN, WHOLE].contains(i))
             .map(|(_, line)| line.to_owned())
             .collect())
     };

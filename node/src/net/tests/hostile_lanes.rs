@@ -12,8 +12,9 @@ use super::*;
 struct Always;
 
 impl Shelf for Always {
-    fn get(&self, _: &AskedId) -> Option<Vec<u8>> {
-        Some(vec![7; 1000])
+    fn get(&self, _: &AskedId, onto: &mut Vec<u8>) -> bool {
+        onto.extend([7; 1000]);
+        true
     }
 
     async fn admit(&self, _: u64) {}

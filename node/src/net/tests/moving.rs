@@ -33,9 +33,9 @@ struct Has {
 }
 
 impl Shelf for Has {
-    fn get(&self, id: &AskedId) -> Option<Vec<u8>> {
+    fn get(&self, id: &AskedId, onto: &mut Vec<u8>) -> bool {
         let found = self.chunks.iter().find(|(cid, _)| cid.0.starts_with(id));
-        found.map(|(_, bytes)| bytes.clone())
+        found.map(|(_, bytes)| onto.extend_from_slice(bytes)).is_some()
     }
 
     async fn admit(&self, _: u64) {}
@@ -190,8 +190,8 @@ async fn whoever_asks_for_more_than_a_lane_carries_is_cut_off() {
     // A shelf that lets nothing out, so that what is asked for piles up.
     struct Closed;
     impl Shelf for Closed {
-        fn get(&self, _: &AskedId) -> Option<Vec<u8>> {
-            None
+        fn get(&self, _: &AskedId, _: &mut Vec<u8>) -> bool {
+            false
         }
         async fn admit(&self, _: u64) {
             std::future::pending().await

@@ -227,7 +227,7 @@ impl Unpack<'_> {
             written.bytes += file.size;
             let mut entries = || reader.next_entry().map_err(ContentError::from);
             if file.size > PART || is_held.is_some() {
-                let mut create = || {
+                let create = || {
                     let out = folder.create_file(name, file.executable);
                     out.map_err(ContentError::target("create", &path))
                 };

@@ -134,6 +134,39 @@ fn a_task_runs_while_a_file_that_it_does_not_need_is_still_on_its_way() {
 }
 
 #[test]
+fn a_task_sees_large_files_whole_that_are_laid_out_while_it_runs() {
+    let mesh = Mesh::of(vec![borrower("oslo"), lender("lyon", 1)]);
+    let (folder, out) = (mesh.new_folder("shot"), mesh.new_folder("out"));
+    let names = ["one.vdb", "two.vdb", "three.vdb", "edited.vdb"];
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    for name in names {
+        let mut bytes = vec![0; 24 << 20];
+        random.fill_bytes(&mut bytes);
+        write(&folder.join(name), &bytes);
+    }
+    for version in 1..=2 {
+        let edited = fs::OpenOptions::new().write(true).open(folder.join("edited.vdb")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&edited, &[version; 1000], 9_000_001).unwrap();
+        drop(edited);
+        let command = format!("cd {} && sha256sum *.vdb > $OLDPWD/sums.txt", folder.display());
+        let job = mesh[0].submit(&[
+            "bundle:command",
+            "--input",
+            folder.to_str().unwrap(),
+            "--output",
+            out.to_str().unwrap(),
+            "-p",
+            &format!("Command={command}"),
+        ]);
+        let done = mesh[0].wait_done(&job);
+        assert_eq!(tasks(&done)[0]["failures"].as_u64().unwrap_or(0), 0, "{done:#}");
+        let sums = Command::new("sh").args(["-c", "sha256sum *.vdb"]).current_dir(&folder).output();
+        let (ours, theirs) = (sums.unwrap().stdout, fs::read(out.join("sums.txt")).unwrap());
+        assert_eq!(String::from_utf8(theirs), String::from_utf8(ours), "version {version}");
+    }
+}
+
+#[test]
 fn a_task_that_opens_a_file_too_early_is_run_again_and_its_output_is_right() {
     let shot = Shot::rendered_once();
     shot.save(3, BIG);

@@ -281,7 +281,7 @@ impl Chunks {
         let before = bytes.len();
         let mut place = self.shared.look(cid)?;
         while let Some(here) = place {
-            if self.shared.read_onto(here, bytes)? {
+            if self.shared.read(here, before, bytes)? {
                 if seal::check_chunk(cid, &bytes[before..]).is_ok() {
                     return Ok(true);
                 }
@@ -303,11 +303,13 @@ impl Chunks {
     /// # Errors
     /// When the disk or the index refuses.
     pub fn read(&self, cid: &ChunkId, bytes: &mut Vec<u8>) -> Result<bool, ChunkError> {
-        bytes.clear();
         match self.shared.look(cid)? {
-            Some(place) if self.shared.read_onto(place, bytes)? => Ok(true),
-            // It was moved or removed meanwhile, or lost.
-            Some(_) => self.get_onto(cid, bytes),
+            Some(place) if self.shared.read(place, 0, bytes)? => Ok(true),
+            Some(_) => {
+                // It was moved or removed meanwhile, or lost.
+                bytes.clear();
+                self.get_onto(cid, bytes)
+            }
             None => Ok(false),
         }
     }
@@ -470,9 +472,9 @@ impl Shared {
         Ok(value.and_then(|value| Place::from_bytes(&value)))
     }
 
-    /// Reads what lies at a place behind what is in `bytes`. False, and nothing is read, when the segment is gone or
-    /// shorter than it should be.
-    fn read_onto(&self, place: Place, bytes: &mut Vec<u8>) -> Result<bool, ChunkError> {
+    /// Reads what lies at a place behind the first `before` of `bytes`, in place of what is there. False, and nothing
+    /// is read, when the segment is gone or shorter than it should be.
+    fn read(&self, place: Place, before: usize, bytes: &mut Vec<u8>) -> Result<bool, ChunkError> {
         let path = self.path(place.segment);
         let file = match self.segment(place.segment, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -481,7 +483,7 @@ impl Shared {
         if place.len as usize > seal::MAX_SEALED {
             return Ok(false);
         }
-        let before = bytes.len();
+        // What is there already need not be zeroed.
         bytes.resize(before + place.len as usize, 0);
         let read = file.read_exact_at(&mut bytes[before..], u64::from(place.offset) + HEADER);
         if read.is_err() {

@@ -124,7 +124,7 @@ pub enum Dropped {
 }
 
 /// A run may be asked of a second source when it has been under way for so long, and three times as long as its
-/// source needs for what it was asked for.
+/// source needs for what it was asked for; one that has brought nothing yet is given the time of the slowest other.
 const OVERDUE: Millis = Millis::seconds(1);
 
 /// The transfer of one manifest's content.
@@ -296,6 +296,7 @@ impl Transfer {
     /// one run of it tells; while it is not known of another receiver, it is waited for.
     fn sharers_are_slow(&self, now: Millis) -> bool {
         let (mut owner, mut others, mut tried) = (0, 0, false);
+        let slowest = self.slowest();
         for source in self.sources.values() {
             let Speed { brought, since, .. } = source.speed;
             let rate = source.speed.rate(now);
@@ -304,7 +305,9 @@ impl Transfer {
                     tried |= brought > 0 || since.is_some();
                     owner += rate;
                 }
-                Has::Some(has) if brought == 0 && source.speed.busy(now) < OVERDUE => {
+                Has::Some(has)
+                    if brought == 0 && source.speed.busy(now) < source.patience(slowest) =>
+                {
                     if has.bytes().iter().any(|byte| *byte != 0) {
                         return false;
                     }
@@ -315,13 +318,20 @@ impl Transfer {
         !tried || others < owner
     }
 
+    /// How long the slowest of all sources needs for a run.
+    fn slowest(&self) -> Millis {
+        let each = self.sources.values().filter_map(|source| source.speed.each());
+        each.max().unwrap_or_default()
+    }
+
     /// A run that another site was asked for so long ago that it is asked for once more, when nothing else is left:
     /// one slow line never holds the end.
     fn overdue(&self, line: Line, now: Millis) -> Option<Run> {
         let source = self.sources.get(&line)?;
+        let slowest = self.slowest();
         let others = self.sources.iter().filter(|(other, _)| other.site != line.site);
         let late = others.flat_map(|(_, other)| {
-            let patience = other.patience();
+            let patience = other.patience(slowest);
             let late = other.asked.iter().filter(move |(_, at)| now.since(**at) >= patience);
             late.map(|(run, _)| *run)
         });
@@ -471,10 +481,9 @@ impl Source {
         }
     }
 
-    /// After which time what it was asked for is late.
-    fn patience(&self) -> Millis {
-        let Speed { brought, busy, .. } = self.speed;
-        let each = Millis(if brought == 0 { 0 } else { busy.0 / brought });
+    /// After which time what it was asked for is late, when the slowest source needs so long for a run.
+    fn patience(&self, slowest: Millis) -> Millis {
+        let each = self.speed.each().unwrap_or(slowest);
         OVERDUE.max(each.times(3 * self.asked.len() as u64))
     }
 }
@@ -488,6 +497,11 @@ impl Speed {
 
     fn busy(&self, now: Millis) -> Millis {
         self.busy.plus(self.since.map_or(Millis(0), |since| now.since(since)))
+    }
+
+    /// How long a run has taken; none when none has come.
+    fn each(&self) -> Option<Millis> {
+        self.busy.0.checked_div(self.brought).map(Millis)
     }
 
     /// Runs in a million milliseconds.

@@ -53,7 +53,7 @@ impl Chunks {
     pub(super) fn move_chunk(&self, cid: &ChunkId, from: Place) -> Result<u64, ChunkError> {
         let shared = &self.shared;
         let mut bytes = Vec::new();
-        if !shared.read_onto(from, &mut bytes)? || seal::check_chunk(cid, &bytes).is_err() {
+        if !shared.read(from, 0, &mut bytes)? || seal::check_chunk(cid, &bytes).is_err() {
             if shared.place(cid)? == Some(from) {
                 self.forget_damaged(cid, from)?;
             }

@@ -286,6 +286,50 @@ fn what_may_come_late_has_a_placeholder_until_it_is_whole() {
 }
 
 #[test]
+fn a_file_that_is_held_can_be_opened_when_it_is_whole_and_not_before() {
+    let (lender, borrower, target) = (Site::new(), Site::new(), tempfile::tempdir().unwrap());
+    let scene = scene();
+    let built = borrower.ingest(inputs(&scene)).unwrap();
+    lender.fetch(&borrower, &built.link, usize::MAX);
+    let names = borrower.files(&built.link).paths().unwrap();
+    let held_name = "r1/cache/two.vdb";
+    let held = [names.iter().position(|name| name == held_name).unwrap() as u64].into();
+    let (into, arrivals) = (target.path().join("job"), Arrivals::default());
+    arrivals.end();
+    let path = into.join(held_name);
+    let (go_tx, go) = std::sync::mpsc::channel();
+    let enough = || {
+        for (path, contents) in scene.iter().filter(|(path, _)| *path != held_name) {
+            assert!(fs::read(into.join(path)).unwrap() == *contents, "{path}");
+        }
+        let about = fs::metadata(&path).unwrap();
+        assert_eq!((about.len(), about.blocks()), ((1 << 20) + 1, 0), "only its place is held");
+        go_tx.send(()).unwrap();
+    };
+    let close = |file: &fs::File, at: &Path| {
+        assert_eq!(at, path);
+        crate::sys::keep_closed(file).is_ok()
+    };
+    let open = |file: &fs::File, _: &Path| crate::sys::let_open(file).unwrap();
+    let held = Held { which: &held, close: &close, open: &open };
+    let (which, aside) = (&BTreeSet::new(), &target.path().join("aside"));
+    let late = Late { which, aside, placed: &|_| {}, enough: &enough, held };
+    let unpack = Unpack { files: lender.files(&built.link), arrivals: &arrivals, threads: 2 };
+
+    let read = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            go.recv().unwrap();
+            fs::read(&path).unwrap()
+        });
+        let written = unpack.run(&into, Some(&late)).unwrap();
+        assert_eq!(written, Written { files: 9, bytes: built.bytes });
+        reader.join().unwrap()
+    });
+
+    assert!(read == noise(5, (1 << 20) + 1));
+}
+
+#[test]
 fn dates_and_the_executable_bit_travel_and_no_other_mode_does() {
     let (site, folder) = (Site::new(), tempfile::tempdir().unwrap());
     let (tool, data) = (folder.path().join("tool"), folder.path().join("data"));

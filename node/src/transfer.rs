@@ -128,8 +128,12 @@ impl Fetch<'_> {
                 Ok(()) => plan.stored(&cid),
                 Err(error) => return Err((Some(plan), error)),
             }
-            let room = NODES.saturating_sub(plan.n_asked());
-            (plan, wanted) = self.plan_on(plan, room).await.map_err(|error| (None, error))?;
+            // Many in one ask: what stands around the addresses would be more than they are.
+            let under_way = plan.n_asked();
+            if under_way <= NODES / 2 {
+                let next = self.plan_on(plan, NODES - under_way).await;
+                (plan, wanted) = next.map_err(|error| (None, error))?;
+            }
         }
     }
 

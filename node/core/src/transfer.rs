@@ -250,8 +250,7 @@ impl Transfer {
             return self.open_among(source, has.bytes());
         }
         let mut left = (self.looked..).zip(self.order.iter().skip(self.looked).copied());
-        let wanted =
-            |run: Run| self.is_open(run) && !self.is_shared(run) && source.offers(run);
+        let wanted = |run: Run| self.is_open(run) && !self.is_shared(run) && source.offers(run);
         if let Some((at, run)) = left.find(|(_, run)| wanted(*run)) {
             self.looked = at + 1;
             return Some(run);

@@ -131,8 +131,7 @@ impl Unpack<'_> {
     /// When a chunk does not come, the manifest is refused or the folder cannot be written. What was
     /// written stays, for the caller to remove with the folder.
     pub fn run(&self, into: &Path, late: Option<&Late<'_>>) -> Result<Written, ContentError> {
-        let late =
-            late.filter(|late| !late.which.is_empty() || !late.held.which.is_empty());
+        let late = late.filter(|late| !late.which.is_empty() || !late.held.which.is_empty());
         let mut closed = BTreeMap::new();
         let held = late.map(|late| &late.held);
         let mut written =
@@ -380,9 +379,7 @@ impl Pass<'_> {
                 continue;
             }
             let done = match job {
-                Job::Few(files) => {
-                    files.iter().try_for_each(|short| self.short(short, &mut plain))
-                }
+                Job::Few(files) => files.iter().try_for_each(|short| self.short(short, &mut plain)),
                 Job::Part { of, at, entries } => self.part(&of, (at, &entries), &mut plain),
             };
             if let Err(error) = done {

@@ -456,11 +456,7 @@ fn have_piece(bitmap: &[u8]) -> Vec<u8> {
 }
 
 /// Writes all bytes and sees them off.
-async fn send(
-    writer: &mut WriteHalf<Stream>,
-    bytes: &[u8],
-    after: u32,
-) -> Result<(), LaneError> {
+async fn send(writer: &mut WriteHalf<Stream>, bytes: &[u8], after: u32) -> Result<(), LaneError> {
     write(writer, bytes, after).await?;
     flush(writer, after).await
 }

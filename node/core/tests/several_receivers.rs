@@ -135,10 +135,10 @@ impl Mesh {
         let uploads: Vec<_> = (0..self.rates.len()).map(|source| up(source) as u64).collect();
         for me in 0..self.transfers.len() {
             let downloads = self.flows[me].iter().filter(|flow| active(flow)).count() as u64;
-            for source in 0..self.rates.len() {
+            for (source, uploads) in uploads.iter().enumerate() {
                 let flow = &mut self.flows[me][source];
                 let Some(run) = flow.asked.front().copied() else { continue };
-                let fair = self.rates[source] / uploads[source];
+                let fair = self.rates[source] / uploads;
                 let rate = fair.min(self.rates[me + 1] / downloads);
                 let came = (rate * STEP.0).min(flow.left);
                 flow.left -= came;

@@ -317,9 +317,10 @@ fn a_file_that_is_held_can_be_opened_when_it_is_whole_and_not_before() {
     let unpack = Unpack { files: lender.files(&built.link), arrivals: &arrivals, threads: 2 };
 
     let read = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| {
+        let path = &path;
+        let reader = scope.spawn(move || {
             go.recv().unwrap();
-            fs::read(&path).unwrap()
+            fs::read(path).unwrap()
         });
         let written = unpack.run(&into, Some(&late)).unwrap();
         assert_eq!(written, Written { files: 9, bytes: built.bytes });

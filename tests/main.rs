@@ -10,6 +10,7 @@ mod early;
 mod farm;
 mod hosts;
 mod isolated;
+mod ledger;
 mod namespaces;
 mod operate;
 mod outsource;

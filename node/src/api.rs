@@ -9,11 +9,14 @@ use meshfarm_core::HostMode;
 use meshfarm_protocol::id::{JobId, MeshId, Millis, SiteId};
 use meshfarm_protocol::job::{Order, Place};
 use meshfarm_protocol::membership::Role;
+use meshfarm_protocol::receipt::Money;
 
 use crate::job_bundle::Deadline;
 
+mod ledger;
 mod store;
 
+pub use ledger::{By, Dispute, LedgerLine, Side, Statement, StatementAsk, StatementRow};
 pub use store::{
     Collect, StoreCollected, StoreStat, StoreVerified, TenantBytes, Verify, VerifyLine,
 };
@@ -154,6 +157,12 @@ pub struct Submit {
     /// In which order tasks start.
     #[serde(default)]
     pub order: Option<Order>,
+    /// Sites that ask more for an hour of a processor get none of its tasks.
+    #[serde(default)]
+    pub max_price: Option<Money>,
+    /// What it may owe other sites.
+    #[serde(default)]
+    pub budget: Option<Money>,
     /// Whether nothing starts before the job is released.
     #[serde(default)]
     pub hold: bool,

@@ -20,9 +20,10 @@ use meshfarm_protocol::seal::{self, TenantSecret};
 use meshfarm_protocol::session::JOB_FILE;
 
 use crate::api::{
-    BackedUp, Backup, Collect, DryRun, Examination, FilePlan, Invite, Invited, JobBytes, Join,
-    LogPart, MeshView, Outputs, Phase, Problem, Progress, SiteBytes, SitePlan, Status, StepPlan,
-    StoreCollected, StoreStat, StoreVerified, Submit, Submitted, Transfers, Verify, causes,
+    BackedUp, Backup, Collect, Dispute, DryRun, Examination, FilePlan, Invite, Invited, JobBytes,
+    Join, LedgerLine, LogPart, MeshView, Outputs, Phase, Problem, Progress, SiteBytes, SitePlan,
+    Statement, StatementAsk, Status, StepPlan, StoreCollected, StoreStat, StoreVerified, Submit,
+    Submitted, Transfers, Verify, causes,
 };
 use crate::archive;
 use crate::command::Rooms;
@@ -42,6 +43,7 @@ use crate::sys;
 use crate::web::{Answer, Backend};
 
 mod hosts;
+mod ledger;
 mod store;
 
 /// So many bytes of a log are answered at a time.
@@ -440,6 +442,18 @@ impl Backend for NodeBackend {
         self.collect(collect).boxed()
     }
 
+    fn statement(&self, ask: StatementAsk) -> Answer<'_, Statement> {
+        self.sum_up(ask).boxed()
+    }
+
+    fn disputes(&self) -> Answer<'_, Vec<Dispute>> {
+        self.contested().boxed()
+    }
+
+    fn ledger_export(&self, lines: mpsc::Sender<LedgerLine>) -> Answer<'_, ()> {
+        self.export(lines).boxed()
+    }
+
     fn status(&self) -> Answer<'_, Status> {
         async { Ok(self.status_now().await) }.boxed()
     }
@@ -461,6 +475,8 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
         silence: submit.silence.map(job_bundle::Duration),
         deadline: submit.deadline,
         order: submit.order,
+        max_price: submit.max_price,
+        budget: submit.budget,
         ..PolicyChanges::default()
     };
     let parameters = submit.parameters.into_iter().map(|(name, value)| format!("{name}={value}"));

@@ -7,24 +7,29 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::job::Order;
 use meshfarm_protocol::membership::{Role, is_name};
+use meshfarm_protocol::receipt::Money;
 
 use crate::config::{LogFormat, MAX_SLOTS, bad_name};
 use crate::job_bundle::Deadline;
 
 mod hosts;
+mod ledger;
 mod openjd;
 mod operate;
 mod sandbox;
+mod store;
 
 pub use hosts::{BackupFile, HostArg, Hosts, HostsCommand};
+pub use ledger::{ExportFile, Ledger, LedgerCommand, Statement, VerifyFile};
 pub use openjd::{
     Openjd, OpenjdCheck, OpenjdCommand, OpenjdRun, ResultFormat, StampFormat, spell_out,
 };
 pub use operate::{
-    After, Hold, Jobs, Kill, Operate, Outsource, Pause, Priority, QueueName, Resume, Retry,
+    After, Budget, Hold, Jobs, Kill, Operate, Outsource, Pause, Priority, QueueName, Resume, Retry,
     Selection,
 };
 pub use sandbox::{IsolationLevel, JailFlags, Sandbox, SandboxCheck, SandboxCommand, SandboxRun};
+pub use store::{Store, StoreCommand};
 
 /// What the exit codes mean; printed beneath `meshfarm --help`.
 const EXIT_CODES: &str = "\
@@ -185,6 +190,28 @@ Every file that a task asks for is the job's own or is not there: nothing is tak
     #[command(after_help = "Example:\n  meshfarm slots")]
     Slots,
 
+    /// Show what this site owes and is owed; disputes, export, and verification of an export
+    #[command(after_help = "\
+Examples:
+  meshfarm ledger
+  meshfarm ledger disputes
+  meshfarm ledger export oslo.ledger
+  meshfarm ledger verify oslo.ledger
+
+A lender is paid for tasks whose results its borrower took, and for nothing else: not for failed, lost or stopped ones. \
+Both sites sign every receipt. What a borrower contests counts at the borrower's figures; both are kept.")]
+    Ledger(Ledger),
+
+    /// Show what was used and is owed in a span of time
+    #[command(after_help = "\
+Examples:
+  meshfarm statement --from 2026-03-01 --to 2026-03-31
+  meshfarm statement --by month --csv
+
+Days and months are those of UTC, by the lender's clock, so that both sites get the same. Receipts that are not signed \
+by both are not in it; `meshfarm ledger` shows how many there are.")]
+    Statement(Statement),
+
     /// Show, verify or clean the store of encrypted chunks
     #[command(after_help = "\
 Examples:
@@ -295,50 +322,6 @@ pub enum MeshCommand {
     },
 }
 
-/// What to do with the store.
-#[derive(Debug, Args)]
-pub struct Store {
-    /// Which
-    #[command(subcommand)]
-    pub command: StoreCommand,
-}
-
-/// What to do with the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
-pub enum StoreCommand {
-    /// Show what is in it: by tenant, in use, reclaimable
-    #[command(after_help = "Example:\n  meshfarm store stat --json")]
-    Stat,
-    /// Look at every chunk; damaged ones are forgotten and fetched again
-    #[command(after_help = "\
-Examples:
-  meshfarm store verify
-  meshfarm store verify --rebuild
-
-Exit code 1 when a chunk was damaged. The node does the same by itself once a month, slowly.")]
-    Verify {
-        /// Read the segments without their index first, and index again what it has lost
-        #[arg(long)]
-        rebuild: bool,
-    },
-    /// Remove what nobody uses and is old or too much
-    #[command(after_help = "\
-Examples:
-  meshfarm store gc --dry-run
-  meshfarm store gc --free 20
-
-The node does the same by itself every ten minutes, and when the disk is nearly full.")]
-    Gc {
-        /// Only say what would go
-        #[arg(long)]
-        dry_run: bool,
-        /// Make so many GiB free, also from unused content that is not old yet
-        #[arg(long, value_name = "GIB", default_value = "0", hide_default_value = true,
-              value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
-        free: u32,
-    },
-}
-
 /// Flags of `invite`.
 #[derive(Debug, Args)]
 pub struct Invite {
@@ -429,6 +412,12 @@ pub struct Submit {
     /// In which order tasks start [default: given]
     #[arg(long, value_enum, value_name = "ORDER")]
     pub order: Option<TaskOrder>,
+    /// What it may owe other sites, such as 12.50; it waits, or goes on here, before that is exceeded [default: any sum]
+    #[arg(long, value_name = "AMOUNT")]
+    pub budget: Option<Money>,
+    /// Use no site that asks more for an hour of a processor, such as 0.05 [default: any price]
+    #[arg(long, value_name = "AMOUNT")]
+    pub max_price: Option<Money>,
     /// Start nothing until the job is released
     #[arg(long)]
     pub hold: bool,
@@ -700,6 +689,11 @@ mod tests {
             ("submit a --order random", ["--order", "first-last-middle"]),
             ("submit a --silence long", ["--silence", "10m"]),
             ("submit a --deadline soon", ["--deadline", "2026-11-30 18:00"]),
+            ("submit a --budget much", ["--budget", "9.80"]),
+            ("budget 3fa8 -1", ["AMOUNT", "-1"]),
+            ("statement --from march", ["--from", "2026-03-31"]),
+            ("statement --csv --json", ["--csv", "--json"]),
+            ("statement --by day", ["--by", "month"]),
             ("job xyz", ["JOB", "hexadecimal"]),
             ("init --name a/b", ["--name", "control characters"]),
             ("init --lend 0", ["--lend", "1..=4096"]),

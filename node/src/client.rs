@@ -11,14 +11,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use meshfarm_core::{Explained, HostView, JobView, Operation, SiteOperation, SiteView, SlotsView};
+use meshfarm_core::{
+    Explained, HostView, JobView, LedgerView, Operation, SiteOperation, SiteView, SlotsView,
+};
 use meshfarm_protocol::id::{AttemptId, JobId, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
-    BackedUp, Backup, Changed, Collect, DryRun, Invite, Invited, Join, LogPart, MeshCreate,
-    MeshView, Outputs, Problem, SetHost, Status, StoreCollected, StoreStat, StoreVerified, Submit,
-    SubmitLine, Submitted, Transfers, Verify, VerifyLine, causes,
+    BackedUp, Backup, By, Changed, Collect, Dispute, DryRun, Invite, Invited, Join, LogPart,
+    MeshCreate, MeshView, Outputs, Problem, SetHost, Statement, StatementAsk, Status,
+    StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine, Submitted, Transfers, Verify,
+    VerifyLine, causes,
 };
 use crate::web::LOG_ENDED;
 
@@ -328,6 +331,46 @@ impl Client {
             }
         }
         Err(ClientError::Broken("the node stopped before every chunk was verified".to_owned()))
+    }
+
+    /// What we owe and are owed.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn ledger(&self) -> Result<LedgerView> {
+        self.get("/v1/ledger").await
+    }
+
+    /// What was used and is owed in a span of time.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn statement(&self, ask: &StatementAsk) -> Result<Statement> {
+        let by = ask.by.map(|by| match by {
+            By::Tenant => "by=tenant".to_owned(),
+            By::Site => "by=site".to_owned(),
+            By::Month => "by=month".to_owned(),
+        });
+        let from = ask.from.map(|from| format!("from={from}"));
+        let to = ask.to.map(|to| format!("to={to}"));
+        let query: Vec<_> = [from, to, by].into_iter().flatten().collect();
+        self.get(&format!("/v1/ledger/statement?{}", query.join("&"))).await
+    }
+
+    /// Receipts that their borrowers contest.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn disputes(&self) -> Result<Vec<Dispute>> {
+        self.get("/v1/ledger/disputes").await
+    }
+
+    /// The lines of the exported ledger.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn ledger_export(&self) -> Result<Lines> {
+        Ok(Lines::new(self.send(Method::GET, "/v1/ledger/export", Vec::new()).await?))
     }
 
     /// Everything that happens from now on, one JSON object a line.

@@ -19,6 +19,7 @@ use crate::sheet::{self, Decode};
 
 mod explain;
 mod hosts;
+mod ledger;
 mod logs;
 mod missing;
 mod openjd;
@@ -191,6 +192,9 @@ fn dispatch(rooms: &dyn Rooms, desk: &Desk, command: Command) -> Done {
         Command::Backup(flags) => hosts::backup(rooms, desk, &flags.file),
         Command::Restore(flags) => hosts::restore(rooms, desk, &flags.file),
         Command::Openjd(flags) => openjd::openjd(desk, flags.command),
+        Command::Ledger(cli::Ledger { command: Some(cli::LedgerCommand::Verify(flags)) }) => {
+            ledger::verify(desk, &flags.file)
+        }
         Command::DecodeFrames => Ok(sheet::serve(io::stdin().lock(), io::stdout().lock())?),
         command => block_on(ask(desk, command)),
     }
@@ -237,6 +241,8 @@ async fn ask(desk: &Desk, command: Command) -> Done {
         Command::Explain(flags) => explain::explain(desk, &flags).await,
         Command::Operate(command) => operate::operate(desk, command).await,
         Command::Store(store) => store::store(desk, store.command).await,
+        Command::Ledger(flags) => ledger::ledger(desk, flags.command).await,
+        Command::Statement(flags) => ledger::statement(desk, flags).await,
         Command::Slots => desk.show(&pages::slots(&client.slots().await?)),
         Command::Init(_)
         | Command::Node(_)
@@ -404,6 +410,8 @@ async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
         silence: flags.silence,
         deadline: flags.deadline,
         order: flags.order.map(Into::into),
+        max_price: flags.max_price,
+        budget: flags.budget,
         hold: flags.hold,
         folder,
         environments: Vec::new(),

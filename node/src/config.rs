@@ -15,6 +15,7 @@ mod home;
 mod lending;
 mod licences;
 mod limits;
+mod price;
 mod services;
 mod store;
 
@@ -22,6 +23,7 @@ pub use home::{Home, HomeLock};
 pub use lending::LendingConfig;
 pub use licences::{LicenceConfig, kept_licences, with_licences};
 pub use limits::{IsolationConfig, LimitConfig, SessionLimits};
+pub use price::PriceConfig;
 pub use services::ServiceConfig;
 pub use store::StoreConfig;
 
@@ -179,6 +181,9 @@ pub struct Config {
     /// When the slots are lent.
     #[serde(default)]
     pub lending: LendingConfig,
+    /// What is asked for the slots.
+    #[serde(default)]
+    pub price: PriceConfig,
     /// How fast content may go to and from other sites.
     #[serde(default)]
     pub rates: RateSettings,
@@ -231,6 +236,7 @@ impl Config {
             keep_jobs_days: a_month(),
             log_format: LogFormat::Text,
             lending: LendingConfig::default(),
+            price: PriceConfig::default(),
             rates: RateSettings::default(),
             store: StoreConfig::default(),
             limits: LimitConfig::default(),
@@ -312,7 +318,7 @@ impl Config {
              keep_jobs_days = {keep_jobs}\n\n\
              # The log: \"text\" or \"json\".\n\
              log_format = \"{log_format}\"\n\n\
-             {lending}\n\
+             {lending}\n{price}\n\
              # How fast content may go, such as \"50 MB/s\" or \"200 Mbit/s\": to or from all sites together, and each.\n\
              [rates]\n\
              # send = \"50 MB/s\"\n\
@@ -328,6 +334,7 @@ impl Config {
             listen = strings(&self.listen),
             lend = self.lend,
             lending = self.lending.to_text(),
+            price = self.price.to_text(),
             place = string(&self.place),
             bootstrap = strings(&self.bootstrap),
             mdns = self.mdns,
@@ -378,6 +385,7 @@ impl Config {
             return wrong("where", problem);
         }
         let tables = self.store.check().and_then(|()| self.limits.check());
+        let tables = tables.and_then(|()| self.price.check());
         let tables = tables.and_then(|()| self.isolation.check());
         let tables = tables.and_then(|()| licences::check(&self.licences));
         let tables = tables.and_then(|()| services::check(&self.services));

@@ -11,15 +11,17 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use meshfarm_core::{Event, Input, Output, Reply, Request, Site};
+use meshfarm_core::{ChainId, Event, Input, Output, Reply, Request, Site};
 use meshfarm_protocol::id::{Millis, SiteId};
 use meshfarm_protocol::message::{
     Answer, LaneHello, LogPart, Message, Pass, Request as Asked, SignedProfile,
 };
 use meshfarm_protocol::profile::Profile;
+use meshfarm_protocol::receipt::Entry;
 use meshfarm_protocol::seal::{self, SigningKey};
 
 use crate::gate::{Gate, Happened, Look, Question};
+use crate::ledger;
 use crate::lending::Lending;
 use crate::logs::Logs;
 use crate::machine::Machine;
@@ -211,15 +213,23 @@ impl Daemon {
             }
             net::Event::PeerUp(up) => {
                 let (site, role) = (up.site, up.role());
+                let mesh = ledger::mesh_of(&up.memberships);
                 if up.dialled {
                     self.remember(site, vec![up.address]).await;
                 }
                 let name = up.memberships.first().map(|member| member.name.clone());
-                Some(Input::PeerUp { site, name: name.unwrap_or_else(|| site.short()), role })
+                let name = name.unwrap_or_else(|| site.short());
+                Some(Input::PeerUp { site, name, role, mesh })
             }
             net::Event::PeerDown { site } => Some(Input::PeerDown { site }),
             net::Event::Asked { from, request: Asked::Core(message), answer } => {
                 drop(answer.send(Answer::Heard));
+                if let Message::Receipt(entry) = &message
+                    && let Err(error) = ledger::check(entry, from, self.rooms.means.me)
+                {
+                    tracing::warn!(site = %from.short(), %error, "a receipt was refused");
+                    return None;
+                }
                 Some(Input::Heard { from, message })
             }
             net::Event::Asked { from, request: Asked::Log(part), answer } => {
@@ -383,6 +393,13 @@ impl Daemon {
             Output::BuildInputs { job, step, needs, root } => {
                 Arc::clone(&rooms.returning).build_inputs((job, step), needs, root);
             }
+            Output::SendReceipt { to, entry } => {
+                let entry = Box::new(ledger::sign(&entry, &rooms.key));
+                rooms.net.send(to, Message::Receipt(entry)).await;
+            }
+            Output::ShowReceipt { to, chain, sequence, against } => {
+                self.show_receipt(to, (chain, sequence), against).await;
+            }
             Output::Publish(profile) => self.publish(&profile).await,
             Output::Admit(request, body) => {
                 let answer = match rooms.meshes.admit(&body) {
@@ -399,6 +416,30 @@ impl Daemon {
                 self.asking.remove(&request.0).map(|asked| asked.send(reply));
             }
             Output::Tell(event) => self.tell(event, now),
+        }
+    }
+
+    /// Send a receipt that stands in the store; say so to the core when somebody else's word for it differs.
+    async fn show_receipt(
+        &self,
+        to: SiteId,
+        (chain, sequence): (ChainId, u64),
+        against: Option<Box<Entry>>,
+    ) {
+        let rooms = &self.rooms;
+        match ledger::entry(&rooms.store, chain, sequence) {
+            Ok(Some(stored)) => {
+                if let Some(entry) = against.filter(|entry| entry.receipt != stored.receipt) {
+                    // The loop itself must not wait for room in its own queue.
+                    let (means, input) =
+                        (Arc::clone(&rooms.means), Input::Forked { site: to, entry });
+                    tokio::spawn(async move { means.tell(input).await });
+                }
+                let entry = Box::new(ledger::sign(&stored, &rooms.key));
+                rooms.net.send(to, Message::Receipt(entry)).await;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a receipt cannot be read"),
         }
     }
 
@@ -420,7 +461,9 @@ impl Daemon {
             | Event::LeaseLost { .. }
             | Event::OutputBlocked { .. }
             | Event::DeadlineAtRisk { .. }
-            | Event::DeadlineMissed { .. } => {
+            | Event::DeadlineMissed { .. }
+            | Event::Disputed { .. }
+            | Event::ReceiptsLacking { .. } => {
                 tracing::warn!(?event, "event");
             }
             // As many as there are tasks: who listens to events has them anyway.

@@ -18,6 +18,7 @@ pub mod gate;
 pub mod identity;
 pub mod job_bundle;
 pub mod laid_out;
+pub mod ledger;
 pub mod lending;
 pub mod logs;
 pub mod machine;

@@ -269,6 +269,7 @@ impl Opened {
             opening: config.lending.opening().unwrap_or_default(),
             keep_jobs: Millis::seconds(u64::from(config.keep_jobs_days) * 86_400),
             kept: kept_licences(&config.licences),
+            pricing: config.price.pricing(),
             seed: self.machine.random(),
         };
         Site::new(config, started, records)

@@ -420,7 +420,13 @@ fn reasons(record: &Record) -> Vec<(Why, ChunkId)> {
         | Record::Invite(_)
         | Record::Evidence(_)
         | Record::Site(_)
-        | Record::Host(_) => Vec::new(),
+        | Record::Host(_)
+        | Record::Charge(_)
+        | Record::Chain(_)
+        | Record::Pending(_)
+        | Record::Entry(_)
+        | Record::Misdeed(_)
+        | Record::Tally(_) => Vec::new(),
     }
 }
 

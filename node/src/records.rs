@@ -47,7 +47,8 @@ pub fn stage(change: &Change, batch: &mut Batch) {
 /// When the store refuses or a record is damaged.
 pub fn load(store: &Store) -> Result<Vec<Record>, RecordsError> {
     let mut records = Vec::new();
-    for (family, tag) in KINDS {
+    // Receipts that both sides have signed are many, and the core needs none of them.
+    for (family, tag) in KINDS.into_iter().filter(|kind| *kind != ENTRIES) {
         let mut damaged = None;
         store.scan(family, &[tag], |_, value| match codec::decode(value, MAX_RECORD) {
             Ok(record) => {
@@ -67,7 +68,7 @@ pub fn load(store: &Store) -> Result<Vec<Record>, RecordsError> {
 }
 
 /// Kinds of records: their family, and the first byte of their keys where kinds share a family.
-const KINDS: [(Family, u8); 10] = [
+const KINDS: [(Family, u8); 16] = [
     (Family::Job, b's'),
     (Family::Job, b'j'),
     (Family::Task, b't'),
@@ -78,9 +79,23 @@ const KINDS: [(Family, u8); 10] = [
     (Family::Receipt, b'e'),
     (Family::Membership, b'p'),
     (Family::Membership, b'h'),
+    // A lease that is under way is in no backup, and neither is what it costs so far.
+    (Family::Lease, b'c'),
+    (Family::Receipt, b'c'),
+    (Family::Receipt, b'p'),
+    ENTRIES,
+    (Family::Receipt, b'm'),
+    TALLIES,
 ];
 
-fn place(key: Key) -> (Family, Vec<u8>) {
+/// Receipts that both sides have signed.
+pub(crate) const ENTRIES: (Family, u8) = (Family::Receipt, b'r');
+
+/// What our own tasks used, by day.
+pub(crate) const TALLIES: (Family, u8) = (Family::Receipt, b't');
+
+/// Where a record stands.
+pub(crate) fn place(key: Key) -> (Family, Vec<u8>) {
     let (family, tag) = KINDS[match key {
         Key::Spec(_) => 0,
         Key::Job(_) => 1,
@@ -92,6 +107,12 @@ fn place(key: Key) -> (Family, Vec<u8>) {
         Key::Evidence(_) => 7,
         Key::Site => 8,
         Key::Host(_) => 9,
+        Key::Charge(_) => 10,
+        Key::Chain(_) => 11,
+        Key::Pending(..) => 12,
+        Key::Entry(..) => 13,
+        Key::Misdeed(..) => 14,
+        Key::Tally(..) => 15,
     }];
     let mut bytes = vec![tag];
     bytes.extend(key.to_bytes());

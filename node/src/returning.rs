@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use meshfarm_core::{CollectError, Input, TaskRef};
+use meshfarm_core::{CollectError, Input, Landed, TaskRef};
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, SiteId, StepNo};
 use meshfarm_protocol::job::{Access, Layout, SessionSpec};
@@ -81,7 +81,7 @@ impl Returning {
         task: TaskRef,
         (layout, content): (Layout, Option<ChunkId>),
         (lease, lender, outputs): (LeaseId, SiteId, Outputs),
-    ) -> Result<u32, CollectError> {
+    ) -> Result<Landed, CollectError> {
         let cid = outputs.root;
         let key: Result<ChunkKey, _> = self.means.open(&outputs.envelope, lender, cid);
         let link = RootLink { cid, key: key.map_err(CollectError::Bad)? };
@@ -105,7 +105,9 @@ impl Returning {
             kept.map_err(|error| CollectError::Unwritable(error.to_string()))?;
             let placed = means.pins.place_outputs(task, cid);
             placed.map_err(|error| CollectError::Unwritable(error.to_string()))?;
-            Ok(u32::try_from(landed.len()).unwrap_or(u32::MAX))
+            let files = u32::try_from(landed.len()).unwrap_or(u32::MAX);
+            let bytes = landed.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
+            Ok(Landed { files, bytes })
         });
         landed.await.unwrap_or(Err(CollectError::Unreachable))
     }

@@ -26,14 +26,15 @@ use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use meshfarm_core::{Ask, Explained, JobView, Operation, Reply, SiteOperation};
+use meshfarm_core::{Ask, Explained, JobView, LedgerView, Operation, Reply, SiteOperation};
 use meshfarm_protocol::id::{AttemptId, JobId, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::profile::Profile;
 
 use crate::api::{
-    BackedUp, Backup, Changed, Collect, DryRun, Examination, Invite, Invited, Join, LogPart,
-    MeshCreate, MeshView, Outputs, Problem, Progress, SetHost, Status, StoreCollected, StoreStat,
-    StoreVerified, Submit, SubmitLine, Submitted, Transfers, Verify, VerifyLine,
+    BackedUp, Backup, Changed, Collect, Dispute, DryRun, Examination, Invite, Invited, Join,
+    LedgerLine, LogPart, MeshCreate, MeshView, Outputs, Problem, Progress, SetHost, Statement,
+    StatementAsk, Status, StoreCollected, StoreStat, StoreVerified, Submit, SubmitLine, Submitted,
+    Transfers, Verify, VerifyLine,
 };
 use crate::gate::{Gate, Stopping};
 
@@ -94,6 +95,12 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Answer<'_, StoreVerified>;
     /// Remove what nobody uses.
     fn store_collect(&self, collect: Collect) -> Answer<'_, StoreCollected>;
+    /// What was used and is owed in a span of time.
+    fn statement(&self, ask: StatementAsk) -> Answer<'_, Statement>;
+    /// Receipts that their borrowers contest.
+    fn disputes(&self) -> Answer<'_, Vec<Dispute>>;
+    /// Every receipt with both signatures. It stops when nobody reads the lines.
+    fn ledger_export(&self, lines: mpsc::Sender<LedgerLine>) -> Answer<'_, ()>;
     /// The node itself.
     fn status(&self) -> Answer<'_, Status>;
 }
@@ -166,6 +173,10 @@ fn routes(node: Node) -> Router {
         .route("/v1/store", get(store))
         .route("/v1/store/verify", post(store_verify))
         .route("/v1/store/gc", post(store_collect))
+        .route("/v1/ledger", get(ledger))
+        .route("/v1/ledger/statement", get(statement))
+        .route("/v1/ledger/disputes", get(disputes))
+        .route("/v1/ledger/export", get(ledger_export))
         .route("/v1/events", get(events))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
@@ -454,6 +465,32 @@ async fn join(State(node): State<Node>, Json(join): Json<Join>) -> Result<Json<M
 
 async fn dry_run(State(node): State<Node>, Json(submit): Json<Submit>) -> Result<Json<DryRun>> {
     node.backend.dry_run(submit).await.map(Json)
+}
+
+async fn ledger(State(node): State<Node>) -> Result<Json<LedgerView>> {
+    Ok(Json(node.gate.look(|site, now| site.ledger(now)).await?))
+}
+
+async fn statement(
+    State(node): State<Node>,
+    ask: Result<Query<StatementAsk>, QueryRejection>,
+) -> Result<Json<Statement>> {
+    node.backend.statement(ask?.0).await.map(Json)
+}
+
+async fn disputes(State(node): State<Node>) -> Result<Json<Vec<Dispute>>> {
+    node.backend.disputes().await.map(Json)
+}
+
+/// An export that breaks off has no last line, which is how its reader knows.
+async fn ledger_export(State(node): State<Node>) -> Response {
+    let (line_tx, line_rx) = mpsc::channel(PROGRESS);
+    tokio::spawn(async move {
+        if let Err(problem) = node.backend.ledger_export(line_tx).await {
+            tracing::error!(%problem, "the export of the ledger broke off");
+        }
+    });
+    lines(receive(line_rx))
 }
 
 async fn store(State(node): State<Node>) -> Result<Json<StoreStat>> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Millis, StepNo, TenantId};
 use crate::profile::{Level, Requirement};
+use crate::receipt::Money;
 
 /// More tasks than this in one job are refused at submission: labels and states are kept in memory.
 pub const MAX_TASKS: u32 = 1_000_000;
@@ -101,6 +102,12 @@ pub struct MeshPolicy {
     /// Whether its tasks wait until a person releases them.
     #[serde(skip_serializing_if = "is_false")]
     pub held: bool,
+    /// Sites that ask more than this for an hour of a processor get none of its tasks. None: any price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_price: Option<Money>,
+    /// It owes other sites this much at most. None: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Money>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -123,6 +130,8 @@ impl Default for MeshPolicy {
             batch: None,
             order: Order::Given,
             held: false,
+            max_price: None,
+            budget: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AttemptId, ChunkId, LeaseId, Millis, TaskNo, TenantId};
 use crate::job::SessionSpec;
 use crate::profile::{Level, Requirement};
+use crate::receipt::Terms;
 use crate::seal::{ChunkKey, Envelope, SealingKey};
 
 /// How often a borrower says that it still wants a lease, when nothing else changes.
@@ -70,6 +71,8 @@ pub struct Grant {
     pub sealing_key: SealingKey,
     /// The isolation that the jail will have.
     pub isolation: Level,
+    /// What it costs.
+    pub terms: Terms,
 }
 
 /// Why a lender does not lend. The class is all that a borrower learns.

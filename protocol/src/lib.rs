@@ -11,5 +11,6 @@ pub mod matching;
 pub mod membership;
 pub mod message;
 pub mod profile;
+pub mod receipt;
 pub mod seal;
 pub mod session;

@@ -7,6 +7,7 @@ use crate::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId};
 use crate::lease::{Commit, Declined, Done, Grant, Offer, Status, Want};
 use crate::membership::{Certificate, Role};
 use crate::profile::Profile;
+use crate::receipt::Entry;
 use crate::seal::{self, Signature, SigningKey};
 
 /// Wire versions. A change of any byte in `tests/wire_golden.rs` needs a new one.
@@ -16,7 +17,7 @@ use crate::seal::{self, Signature, SigningKey};
 /// 2: a lane carries many requests and says what its source has; lenders of one job serve each other by passes.
 ///
 /// 3: what kind of program a session runs travels with its keys; chunks are asked for by the first 12 bytes of their
-/// addresses.
+/// addresses; grants state terms, profiles prices, and leases end in receipts that both sides sign.
 pub const WIRE_VERSION: u16 = 3;
 
 /// Control protocol: one request and one answer on a stream, each CBOR after a big-endian `u32` length.
@@ -118,6 +119,17 @@ pub enum Message {
         lease: LeaseId,
         /// The attempt.
         attempt: AttemptId,
+        /// Whether it counts: its result was taken, or its failure. It is in no receipt otherwise.
+        counts: bool,
+    },
+    /// Lender: sign this receipt. Borrower: here is my word to it. Either: you have lost this one.
+    Receipt(Box<Entry>),
+    /// I lack receipts of this lender from this place on.
+    Behind {
+        /// Who lent: the sender or the receiver.
+        lender: SiteId,
+        /// The place of the first that is lacking.
+        next: u64,
     },
     /// Borrower: I need the lease no more.
     Close {

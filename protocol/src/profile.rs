@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Millis, SiteId};
+use crate::receipt::Price;
 use crate::seal::SealingKey;
 
 pub(crate) mod attributes;
@@ -172,6 +173,9 @@ pub struct Profile {
     pub sealing_key: SealingKey,
     /// Multiaddresses at which it listens, for members that have not met it.
     pub addresses: Vec<String>,
+    /// What it asks for its slots.
+    #[serde(default, skip_serializing_if = "Price::is_free")]
+    pub price: Price,
 }
 
 /// The layout version that this program writes.

@@ -28,6 +28,10 @@ use meshfarm_protocol::profile::{
     Amount, AmountNeed, AttributeNeed, HostClass, Level, MEMORY, PROFILE_VERSION, Profile,
     Requirement, VCPU, version_values,
 };
+use meshfarm_protocol::receipt::{
+    Contested, Entry as Booked, Money, Price, RECEIPT_VERSION, Receipt, SignedVerdict, Terms, Used,
+    Verdict, receipt_hash, sign_receipt, sign_verdict,
+};
 use meshfarm_protocol::seal::{
     self, Address, ChunkKey, Envelope, EnvelopeSeed, SealingSecret, SigningKey, TenantSecret,
 };
@@ -136,6 +140,7 @@ fn profile() -> Profile {
         lending: true,
         sealing_key: sealing().public(),
         addresses: vec!["/ip4/192.0.2.2/tcp/4510".into()],
+        price: price(),
     }
 }
 
@@ -227,6 +232,54 @@ fn status(phase: Phase) -> Message {
     Message::Status(Status { lease: lease(), phase, running, finished })
 }
 
+const fn price() -> Price {
+    Price { core_hour: Money(50), card_hour: Money(1200) }
+}
+
+fn contested() -> Contested {
+    let used = Used { done: 1, core: Millis(4000), wall: Millis(2000), ..Used::default() };
+    Contested::new(used, Money(1), "processor time 5.000 s, of which 4.000 s is right".into())
+}
+
+/// A receipt as its lender sends it, or as its borrower answers it.
+fn booked(contested: Option<Contested>) -> Booked {
+    let used = Used {
+        done: 1,
+        failed: 1,
+        core: Millis(5_000),
+        card: Millis(9_000),
+        peak_memory: 1 << 30,
+        content: 1 << 20,
+        output: 1 << 16,
+        wall: Millis(9_000),
+    };
+    let receipt = encode(&Receipt {
+        version: RECEIPT_VERSION,
+        mesh: mesh_root().mesh(),
+        lender: lender().site(),
+        borrower: borrower().site(),
+        sequence: 6,
+        previous: [14; 32],
+        at: Millis(1_700_000_000_000),
+        lease: lease(),
+        tenant: TenantId([5; 16]),
+        isolation: Level::S2,
+        price: price(),
+        used,
+        waived: Money(1),
+        amount: price().of(&used).less(Money(1)),
+        attempts: vec![attempt(1), attempt(2)],
+    });
+    let hash = receipt_hash(&receipt);
+    let verdict = contested.map(|own| {
+        let verdict =
+            Verdict { receipt: hash, at: Millis(1_700_000_000_001), contested: Some(own) };
+        let body = encode(&verdict);
+        SignedVerdict { signature: sign_verdict(&body, &borrower()), body }
+    });
+    Booked { lender: sign_receipt(&receipt, &lender()), receipt, verdict }
+}
+
 fn messages() -> Vec<Message> {
     let outputs = Outputs { root: ChunkId([13; 32]), envelope: envelope(&[8; 32]) };
     let commit =
@@ -238,6 +291,7 @@ fn messages() -> Vec<Message> {
         reserved: Millis::seconds(10),
         sealing_key: sealing().public(),
         isolation: Level::S3,
+        terms: Terms { mesh: mesh_root().mesh(), price: price(), cores: 2000, cards: 1 },
     };
     vec![
         Message::Offer(offer()),
@@ -255,7 +309,10 @@ fn messages() -> Vec<Message> {
         status(Phase::Gone),
         done(Outcome::Done, Some(outputs)),
         done(Outcome::Failed("the renderer ended with 1".into()), None),
-        Message::Accepted { lease: lease(), attempt: attempt(1) },
+        Message::Accepted { lease: lease(), attempt: attempt(1), counts: true },
+        Message::Receipt(Box::new(booked(None))),
+        Message::Receipt(Box::new(booked(Some(contested())))),
+        Message::Behind { lender: lender().site(), next: 7 },
         Message::Close { lease: lease() },
         Message::Source { lease: lease(), source: lender().site(), pass: Box::new(pass()) },
     ]
@@ -287,6 +344,9 @@ fn message_name(message: &Message) -> String {
             Outcome::Failed(_) => "done-failed".into(),
         },
         Message::Accepted { .. } => "accepted".into(),
+        Message::Receipt(entry) if entry.verdict.is_none() => "receipt".into(),
+        Message::Receipt(_) => "receipt-answered".into(),
+        Message::Behind { .. } => "behind".into(),
         Message::Close { .. } => "close".into(),
         Message::Source { .. } => "source".into(),
     }

@@ -1,14 +1,15 @@
 //! What each site's driver does with the core's outputs: disk, transfers, sessions, messages.
 
 use meshfarm_core::{
-    Change, CollectError, Content, Ended, Input, Output, PrepareError, Ready, Reply, Session,
-    TaskRef,
+    ChainId, Change, CollectError, Content, Ended, EntryRecord, Input, Key, Landed, Output,
+    PrepareError, Ready, Record, Reply, Session, TaskRef,
 };
 use meshfarm_protocol::codec;
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Want};
 use meshfarm_protocol::message::{Message, Pass};
+use meshfarm_protocol::receipt::{Entry, SignedVerdict};
 use meshfarm_protocol::seal::Signature;
 
 use crate::workload;
@@ -50,6 +51,12 @@ impl World<'_> {
             Output::Send { to, message } => self.send(at, to, message),
             Output::Commit { to, root, want, session, .. } => {
                 self.commit(at, (to, root), want, &session);
+            }
+            Output::SendReceipt { to, entry } => {
+                self.send(at, to, Message::Receipt(Box::new(unsigned(&entry))));
+            }
+            Output::ShowReceipt { to, chain, sequence, against } => {
+                self.show_receipt(at, to, (chain, sequence), against);
             }
             Output::Introduce { to, lease, source, pass } => {
                 let (body, signature) = (codec::encode(&pass), Signature([0; 64]));
@@ -223,6 +230,22 @@ impl World<'_> {
         }
     }
 
+    fn show_receipt(
+        &mut self,
+        at: usize,
+        to: SiteId,
+        (chain, sequence): (ChainId, u64),
+        against: Option<Box<Entry>>,
+    ) {
+        let stored = self.nodes[at].disk.get(&Key::Entry(chain, sequence));
+        let Some(Record::Entry(stored)) = stored else { return };
+        let entry = unsigned(stored);
+        if let Some(other) = against.filter(|other| other.receipt != entry.receipt) {
+            self.after(0, Event::Input(at, Input::Forked { site: to, entry: other }));
+        }
+        self.send(at, to, Message::Receipt(Box::new(entry)));
+    }
+
     fn stop(&mut self, at: usize, session: Session) {
         let now = self.now;
         if let Some(running) = self.nodes[at].sessions.get_mut(&session) {
@@ -259,9 +282,9 @@ impl World<'_> {
         lease: LeaseId,
         lender: SiteId,
     ) {
-        let known = self.nodes[at].disk.get(&meshfarm_core::Key::Job(task.job));
+        let known = self.nodes[at].disk.get(&Key::Job(task.job));
         let root = match known {
-            Some(meshfarm_core::Record::Job(record)) => self.roots.get(&record.root),
+            Some(Record::Job(record)) => self.roots.get(&record.root),
             Some(_) | None => None,
         };
         let bytes = root.map_or(0, |(n, _)| self.scenario.job[*n].output_bytes);
@@ -289,7 +312,7 @@ impl World<'_> {
             Err(CollectError::Unwritable("the folder is gone".to_owned()))
         } else {
             self.oracle.placed(task, attempt);
-            Ok(1)
+            Ok(Landed { files: 1, bytes: u64::MAX })
         };
         self.hear(at, Input::Collected { attempt, result });
     }
@@ -301,4 +324,12 @@ impl World<'_> {
         };
         self.after(ASSEMBLE, Event::Input(at, Input::InputsReady { job, step, result }));
     }
+}
+
+/// A receipt as it is sent. The core looks at no signature: who sends what is known here.
+fn unsigned(record: &EntryRecord) -> Entry {
+    let signature = Signature([0; 64]);
+    let body = record.verdict.clone();
+    let verdict = (!body.is_empty()).then_some(SignedVerdict { body, signature });
+    Entry { receipt: record.receipt.clone(), lender: signature, verdict }
 }

@@ -50,7 +50,13 @@ impl Oracle {
                 | Record::Invite(_)
                 | Record::Evidence(_)
                 | Record::Site(_)
-                | Record::Host(_) => {}
+                | Record::Host(_)
+                | Record::Charge(_)
+                | Record::Chain(_)
+                | Record::Pending(_)
+                | Record::Entry(_)
+                | Record::Misdeed(_)
+                | Record::Tally(_) => {}
             },
             Change::Delete(Key::Task(at)) if self.accepted.contains_key(at) => {
                 self.blame(format!("the accepted result of {at:?} was dropped"));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use meshfarm_core::opening::Opening;
-use meshfarm_core::{Ask, Config, Input, JobPhase, Key, Record, Request, Site, TaskRef};
+use meshfarm_core::{Ask, Config, Input, JobPhase, Key, Pricing, Record, Request, Site, TaskRef};
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, hex};
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::message::Message;
@@ -324,6 +324,7 @@ impl<'a> World<'a> {
             opening: Opening::default(),
             keep_jobs: Millis(u64::MAX),
             kept: BTreeSet::new(),
+            pricing: Pricing::default(),
             seed,
         };
         let records = node.disk.values().cloned().collect();
@@ -351,8 +352,8 @@ impl<'a> World<'a> {
         let connected = alive && self.links.is_whole(a, b);
         let (site, name) = (self.nodes[b].id, self.nodes[b].name.clone());
         if connected && self.links.told.insert((a, b)) {
-            let role = Role::Site;
-            self.hear(a, Input::PeerUp { site, name, role });
+            let (role, mesh) = (Role::Site, None);
+            self.hear(a, Input::PeerUp { site, name, role, mesh });
         } else if !connected && self.links.told.remove(&(a, b)) {
             self.hear(a, Input::PeerDown { site });
         }

@@ -7,6 +7,7 @@ mod node;
 mod sandbox;
 mod sites;
 mod table;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -26,7 +27,7 @@ const ROOMS: [(&str, &[Part]); 8] = [
     ("content", &content::PARTS),
     ("sandbox", &sandbox::PARTS),
     ("farm", &farm::PARTS),
-    ("trust", &[]),
+    ("trust", &trust::PARTS),
     ("sim", &[]),
     ("people", &[]),
 ];

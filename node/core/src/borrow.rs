@@ -8,11 +8,13 @@ use meshfarm_protocol::lease::{
     RESERVATION, Status, Usage, Want,
 };
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::Terms;
 
 use crate::door::TaskRef;
 use crate::record::BorrowedRecord;
 
 mod held;
+mod past;
 
 pub(crate) use held::Held;
 use held::PATIENCE;
@@ -43,6 +45,8 @@ pub(crate) struct Landing {
     pub(crate) usage: Usage,
     /// What its lease promised.
     pub(crate) isolation: Option<Level>,
+    /// How long the attempt can have run at most.
+    pub(crate) seen: Millis,
     pub(crate) outputs: Outputs,
     /// None while being fetched; otherwise not before this moment.
     pub(crate) again: Option<Millis>,
@@ -60,9 +64,6 @@ const REFUSED_GRACE: Millis = LENDER_GRACE.times(10);
 /// So many other lenders a lender is told of: enough to fill its line, few enough to ask.
 const MAX_TOLD_OF: usize = 4;
 
-/// So many attempts that were given up are remembered, in case that their results arrive after all.
-const MAX_GIVEN_UP: usize = 10_000;
-
 /// The borrower's side of a site.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Borrow {
@@ -75,6 +76,9 @@ pub(crate) struct Borrow {
     /// Attempts that were given up and whose results would still be welcome, and their order in time.
     given_up: BTreeMap<AttemptId, TaskRef>,
     given_up_order: VecDeque<AttemptId>,
+    /// What leases cost that we hold no more, for results that arrive after all, and their order in time.
+    past: BTreeMap<LeaseId, (SiteId, Terms, Option<Level>)>,
+    past_order: VecDeque<LeaseId>,
 }
 
 /// What a lease leaves behind that the lender has given back.
@@ -152,6 +156,7 @@ impl Borrow {
                 self.by_step.remove(&step);
             }
         }
+        self.remember_terms(lease, &borrowed);
         Some(borrowed)
     }
 
@@ -190,7 +195,9 @@ impl Borrow {
             return None;
         };
         let slots = grant.slots.min(slots);
-        borrowed.state = State::Held(Held::new((slots, Some(grant.isolation)), now));
+        let mut held = Held::new((slots, Some(grant.isolation)), now);
+        held.terms = grant.terms;
+        borrowed.state = State::Held(held);
         Some((borrowed.job, borrowed.step))
     }
 
@@ -226,6 +233,7 @@ impl Borrow {
         held.phase = Phase::Gone;
         held.running.clear();
         held.begun.clear();
+        held.earliest.clear();
         let over = held.attempts.is_empty();
         if over {
             self.take(lease);
@@ -327,6 +335,7 @@ impl Borrow {
         for attempt in &running {
             held.begun.entry(*attempt).or_insert(now);
         }
+        held.heard_what_runs(&running, &status.finished, now);
         held.running = running;
         Some(started)
     }
@@ -342,6 +351,7 @@ impl Borrow {
         let task = held.attempts.remove(at).task;
         held.running.remove(&done.attempt);
         held.begun.remove(&done.attempt);
+        held.earliest.remove(&done.attempt);
         Some(TaskRef { job: borrowed.job, step: borrowed.step, task })
     }
 
@@ -415,6 +425,11 @@ impl Borrow {
         self.landing.remove(&attempt)
     }
 
+    /// Outputs of a job that are on their way.
+    pub(crate) fn landings(&self, job: JobId) -> impl Iterator<Item = &Landing> {
+        self.landing.values().filter(move |landing| landing.task.job == job)
+    }
+
     /// Outputs that shall be fetched now.
     pub(crate) fn due(&self, now: Millis) -> Vec<AttemptId> {
         let due = self.landing.iter().filter(|(_, l)| l.again.is_some_and(|at| at <= now));
@@ -464,23 +479,6 @@ impl Borrow {
         self.landing.iter().filter(|(_, l)| lost(l)).map(|(attempt, _)| *attempt).collect()
     }
 
-    /// Remember an attempt that was given up.
-    pub(crate) fn give_up(&mut self, attempt: AttemptId, at: TaskRef) {
-        if self.given_up.insert(attempt, at).is_none() {
-            self.given_up_order.push_back(attempt);
-        }
-        if self.given_up_order.len() > MAX_GIVEN_UP
-            && let Some(oldest) = self.given_up_order.pop_front()
-        {
-            self.given_up.remove(&oldest);
-        }
-    }
-
-    /// The task of an attempt that was given up.
-    pub(crate) fn given_up(&self, attempt: AttemptId) -> Option<TaskRef> {
-        self.given_up.get(&attempt).copied()
-    }
-
     /// Offers without an answer and leases of silent lenders. We are never silent to ourselves, even when
     /// the machine has slept.
     pub(crate) fn overdue(
@@ -527,6 +525,7 @@ impl Borrow {
 
     pub(crate) fn restore(&mut self, record: &BorrowedRecord, now: Millis) {
         let mut held = Held::new((record.slots, record.isolation), now);
+        (held.terms, held.told) = (record.terms, Millis(0));
         (held.phase, held.prepared) = (Phase::Active, true);
         // Before the restart less was said than in so many milliseconds: later versions count.
         held.version = now.0;

@@ -12,8 +12,10 @@ use meshfarm_protocol::lease::{Assignment, Outcome, Outputs, Usage, Want};
 use meshfarm_protocol::membership::{CertificateBody, Role};
 use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{Amount, HostClass, Level, Profile};
+use meshfarm_protocol::receipt::{Entry, Money};
 use meshfarm_protocol::seal::{Envelope, SealingKey};
 
+use crate::ledger::{ChainId, EntryRecord};
 use crate::opening::Owner;
 use crate::operate::{Operation, SiteOperation};
 use crate::record::{Change, HostMode};
@@ -60,6 +62,8 @@ pub enum Input {
         name: String,
         /// What its certificates let it do, whatever its profile says.
         role: Role,
+        /// The mesh in whose unit the two of us reckon; none when it is one of our own machines.
+        mesh: Option<MeshId>,
     },
     /// The last connection to a member is gone.
     PeerDown {
@@ -111,8 +115,8 @@ pub enum Input {
     Collected {
         /// Which.
         attempt: AttemptId,
-        /// Files that were placed.
-        result: Result<u32, CollectError>,
+        /// What was placed.
+        result: Result<Landed, CollectError>,
     },
     /// The content of a step with predecessors was assembled, or was not.
     InputsReady {
@@ -135,6 +139,13 @@ pub enum Input {
         chunk: ChunkId,
         /// The address that what came has.
         came: ChunkId,
+    },
+    /// In our store stands another receipt in the place of this one, which its lender has signed too.
+    Forked {
+        /// Who sent it.
+        site: SiteId,
+        /// The receipt.
+        entry: Box<Entry>,
     },
     /// Somebody has looked at the machine's owner.
     Owner(Owner),
@@ -234,6 +245,15 @@ pub enum PrepareError {
     Bad(String),
     /// Something of this site is broken.
     Broken(String),
+}
+
+/// Outputs that stand where they should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Landed {
+    /// How many files.
+    pub files: u32,
+    /// Their bytes together.
+    pub bytes: u64,
 }
 
 /// Why an attempt's outputs do not stand where they should.
@@ -399,6 +419,25 @@ pub enum Output {
         /// Root of the job's own content.
         root: ChunkId,
     },
+    /// Sign what is ours to sign of this receipt and its answer, and send both.
+    SendReceipt {
+        /// The other side of its chain.
+        to: SiteId,
+        /// The receipt.
+        entry: Box<EntryRecord>,
+    },
+    /// Send the receipt that stands in the store, if one does. When it is another one than `against`: answered by
+    /// [`Input::Forked`].
+    ShowReceipt {
+        /// The other side of the chain.
+        to: SiteId,
+        /// The chain.
+        chain: ChainId,
+        /// The place in it.
+        sequence: u64,
+        /// What was said to stand there.
+        against: Option<Box<Entry>>,
+    },
     /// Sign this profile and tell the mesh.
     Publish(Profile),
     /// Sign this certificate and hand it to the stranger who asked.
@@ -520,6 +559,24 @@ pub enum Event {
         site: SiteId,
         /// What.
         what: String,
+    },
+    /// A receipt is contested: its borrower knows of less than its lender claims.
+    Disputed {
+        /// The other site.
+        site: SiteId,
+        /// What the lender claims.
+        claimed: Money,
+        /// What the borrower grants.
+        granted: Money,
+        /// What the borrower does not agree with.
+        why: String,
+    },
+    /// Receipts of a lender are lacking between those that we have and the one that it sent; it is asked for them.
+    ReceiptsLacking {
+        /// The lender.
+        site: SiteId,
+        /// The place of the first.
+        next: u64,
     },
     /// Outputs cannot be written to their place.
     OutputBlocked {

@@ -146,6 +146,7 @@ impl Site {
             let left = seconds(until.since(now));
             waits.push(format!("tasks that have failed are tried again in {left}"));
         }
+        waits.extend(self.budget_reached(job, step, now));
         let first =
             self.jobs.by_urgency().into_iter().take_while(|rank| rank.job != job.record.job);
         let waiting = |id: JobId| {
@@ -289,6 +290,17 @@ impl Site {
         block(failed_on.contains(&site), "the task failed there before");
         if let Some(n) = known.failing() {
             blocks.push(format!("{n} tasks in a row have failed there"));
+        }
+        if let Some(profile) = profile.filter(|_| !own) {
+            blocks.extend(Self::asks_too_much(job, &profile.price));
+            let each = self.about((job, step), (site, known));
+            if let Some(purse) = self.purse(job, now).filter(|purse| purse.affords(each) == 0) {
+                let left = purse.left();
+                blocks.push(format!(
+                    "a task costs about {} there, and {left} of the budget is left",
+                    each.amount
+                ));
+            }
         }
         if known.ask_after > now {
             let why = known.declined.map_or_else(

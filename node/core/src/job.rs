@@ -1,6 +1,6 @@
 //! One job of this site and how its tasks stand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::{JobSpec, Place, StepSpec};
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::{Exact, Money, Price, Used};
 
 use crate::deadline::Outlook;
 use crate::door::TaskRef;
@@ -78,6 +79,9 @@ pub enum Task {
         /// The isolation that its lender promised, where it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         isolation: Option<Level>,
+        /// What is owed for it.
+        #[serde(default, skip_serializing_if = "Exact::is_zero")]
+        cost: Exact,
     },
     /// It failed too often.
     Failed {
@@ -124,13 +128,20 @@ pub(crate) struct Job {
     pub(crate) account: Account,
     /// When it is expected to end, if it has a deadline.
     pub(crate) outlook: Outlook,
+    /// What it owes for tasks that are done, and for those that are rendered again.
+    pub(crate) spent: Exact,
+    /// What tasks of its steps have used, as far as it is known since the start.
+    pub(crate) used: BTreeMap<StepNo, Used>,
+    /// Of steps of which a task was stopped because it cost too much: more than this one costs.
+    pub(crate) costs_more: BTreeMap<StepNo, Money>,
 }
 
 impl Job {
     pub(crate) fn new(spec: JobSpec, record: JobRecord, account: Account) -> Self {
         let steps = spec.steps.iter().map(|step| Step::new(step, spec.policy.order)).collect();
+        let (spent, used, costs_more) = (record.spent, BTreeMap::new(), BTreeMap::new());
         let (spec, outlook) = (Arc::new(spec), Outlook::default());
-        let mut job = Self { spec, record, steps, account, outlook };
+        let mut job = Self { spec, record, steps, account, outlook, spent, used, costs_more };
         for n in 0..job.steps.len() {
             if job.spec.steps[n].needs.is_empty() {
                 let (root, bytes) = (job.record.root, job.record.bytes);
@@ -160,6 +171,27 @@ impl Job {
     /// Where its tasks may run.
     pub(crate) fn place(&self) -> &Place {
         self.record.steering.place.as_ref().unwrap_or(&self.spec.policy.place)
+    }
+
+    /// What it may owe other sites. None: any sum.
+    pub(crate) fn budget(&self) -> Option<Money> {
+        self.record.steering.budget.or(self.spec.policy.budget)
+    }
+
+    /// Whether its policy lets a site render its tasks that asks this price.
+    pub(crate) fn pays(&self, price: &Price) -> bool {
+        self.spec.policy.max_price.is_none_or(|most| price.core_hour <= most)
+    }
+
+    /// What is owed for a task.
+    pub(crate) fn cost_of(&self, at: TaskRef) -> Exact {
+        match self.tasks(at.step).get(at.task.0 as usize) {
+            Some(Task::Done { cost, .. }) => *cost,
+            Some(
+                Task::Waiting { .. } | Task::Leased { .. } | Task::Failed { .. } | Task::Canceled,
+            )
+            | None => Exact(0),
+        }
     }
 
     /// How many of its tasks are held.

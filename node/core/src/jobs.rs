@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TaskNo};
 use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::Exact;
 
 use crate::deadline::{Due, Outlook, Warned};
 use crate::door::{Event, Output, TaskRef};
@@ -15,6 +16,7 @@ use crate::record::{Change, JobRecord, Key, Record, Steering};
 use crate::step::{Counts, Inputs, Step, is_open};
 
 mod check;
+mod costs;
 mod ended;
 mod select;
 
@@ -254,6 +256,11 @@ impl Jobs {
             if is { self.fair.begin(account, cores) } else { self.fair.end(account, cores) }
         }
         self.index(at, &task);
+        if let Task::Done { cost, .. } = &task
+            && let Some(job) = self.jobs.get_mut(&at.job)
+        {
+            job.spent = job.spent.plus(*cost);
+        }
         if let Some(step) = self.step_mut(at) {
             step.set(at.task, task);
         }
@@ -298,7 +305,7 @@ impl Jobs {
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
         (by, promised): (SiteId, Option<Level>),
-        (now, wall): (Millis, Millis),
+        (now, wall, cost): (Millis, Millis, Exact),
         out: &mut Vec<Output>,
     ) -> bool {
         if !self.wants_result(at) {
@@ -316,7 +323,7 @@ impl Jobs {
             )
             | None => promised,
         };
-        self.set(at, Task::Done { attempt, by, at: now, wall, isolation }, out);
+        self.set(at, Task::Done { attempt, by, at: now, wall, isolation, cost }, out);
         out.push(Output::Tell(Event::TaskDone { task: at, lender: by }));
         self.settle(at.job, now, out);
         true
@@ -535,6 +542,8 @@ impl Jobs {
             return;
         };
         job.reopen(again);
+        let costs = again.iter().map(|at| job.cost_of(*at));
+        job.record.spent = costs.fold(job.record.spent, Exact::plus);
         job.record_held();
         self.active.insert(job.record.job);
         // First the job, then its tasks: an ended job with tasks that wait would never run them.

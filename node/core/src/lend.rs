@@ -9,11 +9,13 @@ use meshfarm_protocol::lease::{
 };
 use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::{GPU, HostClass, Level};
+use meshfarm_protocol::receipt::Price;
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::capacity::{Budget, Capacity, Share};
 use crate::door::{Content, Ended, Event, Hold, Output, PrepareError, Ready, Session};
 use crate::jobs::{put, put_delete};
+use crate::ledger::ChargeRecord;
 use crate::lent::{Finished, Lent, Run, State};
 use crate::record::{FinishedRecord, Key, LentRecord, Record};
 use crate::reserve::Reservation;
@@ -55,6 +57,8 @@ pub(crate) struct Lend {
     pub(crate) full: bool,
     /// What is kept for the first of our own tasks in line.
     pub(crate) reserved: Option<Reservation>,
+    /// What is asked for its slots.
+    pub(crate) price: Price,
     leases: BTreeMap<LeaseId, Lent>,
     next_session: u64,
 }
@@ -82,6 +86,7 @@ impl Lend {
             floor,
             full,
             reserved,
+            price: Price::default(),
             leases,
             next_session,
         }
@@ -130,8 +135,7 @@ impl Lend {
         if let Some(lent) = self.leases.get_mut(&lease).filter(reserved) {
             lent.state = State::Preparing { since: now };
             lent.root = Some(root);
-            let record = LentRecord { lease, borrower: from, tenant: lent.tenant };
-            put(out, Record::Lent(record));
+            put(out, Record::Lent(lent.record(lease)));
             out.push(Output::Prepare { lease, borrower: from, root, content });
         }
         self.on_want(from, want, now, out);
@@ -367,12 +371,17 @@ impl Lend {
     pub(crate) fn on_accepted(
         &mut self,
         from: SiteId,
-        (lease, attempt): (LeaseId, AttemptId),
+        (lease, attempt, counts): (LeaseId, AttemptId, bool),
+        now: Millis,
         out: &mut Vec<Output>,
-    ) {
-        let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from);
-        let Some(lent) = lent else { return };
+    ) -> Option<ChargeRecord> {
+        let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from)?;
+        let counts = counts && from != self.me && self.head != Some(from);
+        let mut charge = None;
         if let Some(finished) = lent.finished.remove(&attempt) {
+            if counts {
+                charge = Some(lent.charge((lease, self.me), &finished.done, now, out));
+            }
             finished.forget(out);
             lent.accepted.push_back(attempt);
             if lent.accepted.len() > MAX_ATTEMPTS {
@@ -380,6 +389,12 @@ impl Lend {
             }
         }
         self.forget_if_over(lease, out);
+        charge
+    }
+
+    /// Whether more may be charged under a lease.
+    pub(crate) fn goes_on(&self, lease: LeaseId) -> bool {
+        self.leases.contains_key(&lease)
     }
 
     /// The borrower needs the lease no more, nor anything of it.
@@ -491,8 +506,9 @@ impl Lend {
     /// A lease from before a restart: its sessions are dead, so it is over but for what is finished.
     pub(crate) fn restore_lease(&mut self, record: &LentRecord) {
         let whose = (record.borrower, record.tenant);
-        let promise = (0, Share::default(), self.floor);
-        let lent = Lent::new(whose, promise, State::Ended, Millis(0));
+        let promise = (0, Share::default(), record.isolation);
+        let mut lent = Lent::new(whose, promise, State::Ended, Millis(0));
+        (lent.terms, lent.content) = (record.terms, record.content);
         self.leases.insert(record.lease, lent);
     }
 

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, TenantId};
-use meshfarm_protocol::lease::{Assignment, Done, Phase, Status};
+use meshfarm_protocol::lease::{Assignment, Done, Outcome, Phase, Status};
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::{Terms, Used};
 
 use crate::capacity::{Budget, Share};
 use crate::door::{Output, Ready, Session};
-use crate::jobs::put_delete;
-use crate::record::Key;
+use crate::jobs::{put, put_delete};
+use crate::ledger::{ChainId, ChargeRecord};
+use crate::record::{Key, LentRecord, Record};
 use crate::reserve::Reservation;
 
 /// How long slots stay idle for a lease whose content is on its way.
@@ -32,6 +34,10 @@ pub(crate) struct Lent {
     pub(crate) state: State,
     /// What its jails have at least.
     pub(crate) isolation: Level,
+    /// What it costs.
+    pub(crate) terms: Terms,
+    /// Bytes of its content that no charge counts yet.
+    pub(crate) content: u64,
     /// Root of its content, once the borrower has committed.
     pub(crate) root: Option<ChunkId>,
     pub(crate) heard: Millis,
@@ -119,6 +125,8 @@ impl Lent {
             share,
             state,
             isolation,
+            terms: Terms::default(),
+            content: 0,
             root: None,
             heard: now,
             version: 0,
@@ -132,6 +140,39 @@ impl Lent {
             halted: BTreeSet::new(),
             accepted: VecDeque::new(),
             took: (0, 0),
+        }
+    }
+
+    pub(crate) fn record(&self, lease: LeaseId) -> LentRecord {
+        let (borrower, tenant, isolation) = (self.borrower, self.tenant, self.isolation);
+        LentRecord { lease, borrower, tenant, terms: self.terms, isolation, content: self.content }
+    }
+
+    /// An attempt was accepted that counts.
+    pub(crate) fn charge(
+        &mut self,
+        (lease, lender): (LeaseId, SiteId),
+        done: &Done,
+        at: Millis,
+        out: &mut Vec<Output>,
+    ) -> ChargeRecord {
+        let mut used = match done.outcome {
+            Outcome::Done => Used::of(&done.usage, &self.terms),
+            Outcome::Failed(_) => Used::failed(),
+        };
+        if self.content > 0 {
+            used.content = std::mem::take(&mut self.content);
+            put(out, Record::Lent(self.record(lease)));
+        }
+        ChargeRecord {
+            attempt: done.attempt,
+            lease,
+            chain: ChainId { lender, borrower: self.borrower },
+            tenant: self.tenant,
+            terms: self.terms,
+            isolation: self.isolation,
+            used,
+            at,
         }
     }
 

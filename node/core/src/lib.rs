@@ -17,6 +17,7 @@ mod hosts;
 mod index;
 mod job;
 mod jobs;
+mod ledger;
 mod lend;
 mod lent;
 mod licences;
@@ -25,6 +26,7 @@ pub mod opening;
 mod operate;
 mod outsource;
 mod place;
+mod purse;
 mod queue;
 pub mod rate;
 mod reasons;
@@ -41,12 +43,16 @@ mod view;
 
 pub use deadline::{DeadlineState, DeadlineView, Warned};
 pub use door::{
-    Ask, CollectError, Content, Ended, Event, Hold, Input, Output, PrepareError, Ready, Reply,
-    Request, Session, TaskRef, Tasks,
+    Ask, CollectError, Content, Ended, Event, Hold, Input, Landed, Output, PrepareError, Ready,
+    Reply, Request, Session, TaskRef, Tasks,
 };
 pub use explain::{Explained, ExplainedSite, ExplainedStep, ExplainedTask};
 pub use index::Index;
 pub use job::{JobPhase, Task};
+pub use ledger::{
+    ChainId, ChainRecord, ChargeRecord, EntryRecord, LedgerView, Misdeed, MisdeedRecord, PairView,
+    Pricing, Refusal, SideView, TallyRecord, month_of,
+};
 pub use operate::{Operation, SiteOperation};
 pub use record::{
     BorrowedRecord, Change, EvidenceRecord, FinishedRecord, HostMode, HostRecord, Intake,

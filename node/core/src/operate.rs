@@ -6,6 +6,7 @@ use meshfarm_protocol::id::{AttemptId, JobId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::lease::{Assignment, Status};
 use meshfarm_protocol::message::Message;
+use meshfarm_protocol::receipt::Money;
 
 use crate::door::{Output, Reply, TaskRef, Tasks};
 use crate::job::{Job, JobPhase, Task};
@@ -54,6 +55,8 @@ pub enum Operation {
     },
     /// Change how urgent the job is.
     Priority(u8),
+    /// Change what the job may owe other sites.
+    Budget(Money),
     /// Let other sites render what does not run yet: the one of this name, or whichever is best.
     Outsource(Option<String>),
     /// Take everything back that other sites have and have not finished, and render it here.
@@ -139,6 +142,10 @@ impl Site {
             }
             Operation::Priority(priority) => {
                 self.jobs.steer(id, |steering| steering.priority = Some(priority), out);
+                Ok(1)
+            }
+            Operation::Budget(budget) => {
+                self.jobs.steer(id, |steering| steering.budget = Some(budget), out);
                 Ok(1)
             }
             Operation::Outsource(to) => self.send_away(id, to, now, out),
@@ -285,7 +292,7 @@ impl Site {
 
     /// Take tasks from the lenders that have them, where `goes` says so of attempt and lender. Outputs that are
     /// on their way home still come. Returns how many were taken.
-    fn call_back(
+    pub(crate) fn call_back(
         &mut self,
         tasks: &[TaskRef],
         goes: impl Fn(AttemptId, SiteId) -> bool,

@@ -5,9 +5,10 @@ use meshfarm_protocol::job::SessionSpec;
 use meshfarm_protocol::lease::{Done, Grant, MAX_REASON, Outcome, Phase, Status, Usage, Want};
 use meshfarm_protocol::message::{Message, PassBody};
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::{Terms, Used};
 
 use crate::borrow::Landing;
-use crate::door::{CollectError, Content, Event, Output, TaskRef};
+use crate::door::{CollectError, Content, Event, Landed, Output, TaskRef};
 use crate::job::{Job, Task};
 use crate::jobs::{Failure, Fault, put, put_delete};
 use crate::place;
@@ -46,8 +47,15 @@ impl Site {
             return;
         };
         let own = from == self.config.me;
-        let floor = self.jobs.get(job).map(|job| place::floor(job, self.owns(from)));
-        if grant.slots > 0 && floor.is_some_and(|floor| grant.isolation >= floor) {
+        let ours = self.owns(from);
+        let suits = self.jobs.get(job).is_some_and(|job| {
+            let price = &grant.terms.price;
+            grant.isolation >= place::floor(job, ours) && (ours || job.pays(price))
+        });
+        if ours && let Some(held) = self.borrow.held_mut(lease) {
+            held.terms = Terms::default();
+        }
+        if grant.slots > 0 && suits {
             self.sites.granted(from, grant.slots);
             self.top_up((job, step), (Some(lease), Turn::Open), now, out);
             self.give_second((job, step), (lease, from), now, out);
@@ -64,9 +72,10 @@ impl Site {
             out.push(close);
             return;
         };
-        let (slots, want) = (held.slots, held.say(lease, now));
+        let (slots, terms, want) = (held.slots, held.terms, held.say(lease, now));
         let isolation = Some(grant.isolation);
-        let record = BorrowedRecord { lease, job, step, lender: from, slots, isolation };
+        let lender = from;
+        let record = BorrowedRecord { lease, job, step, lender, slots, isolation, terms };
         put(out, Record::Borrowed(record));
         if own {
             let content = Content::Own(job, session);
@@ -215,12 +224,19 @@ impl Site {
         }
         let late = self.borrow.given_up(attempt);
         let isolation = self.borrow.isolation(done.lease);
+        let earliest = self.borrow.earliest(done.lease, attempt);
         let at = self.borrow.ended(from, &done, now).or(late);
         let wanted = at.filter(|at| self.jobs.wants_result(*at));
         let Some(at) = wanted else {
-            accepted(from, done.lease, attempt, out);
+            self.say_accepted((from, done.lease), attempt, out);
             return;
         };
+        let seen = self.seen((at, attempt), earliest, now);
+        if self.is_beyond_budget(at, (from, &done), seen) {
+            self.give_up((at, attempt), (from, "it costs more than the budget has left"), now, out);
+            self.say_accepted((from, done.lease), attempt, out);
+            return;
+        }
         match (done.outcome, done.outputs) {
             (Outcome::Done, Some(outputs)) => {
                 let (lease, lender, usage) = (done.lease, from, done.usage);
@@ -232,6 +248,7 @@ impl Site {
                     lender,
                     usage,
                     isolation,
+                    seen,
                     outputs,
                     again,
                     since,
@@ -241,20 +258,24 @@ impl Site {
                 self.borrow.land(attempt, landing);
             }
             (Outcome::Done, None) => {
-                self.complete((at, attempt), (from, isolation, done.usage), now, out);
+                let by = (from, done.lease, (done.usage, seen));
+                self.complete((at, attempt), (by, isolation), now, out);
             }
             (Outcome::Failed(mut reason), _) => {
                 // Before anybody has done a task of the job, the scene is as suspect as the site. A try that was
                 // given up has ended because it was stopped.
-                if late.is_none() && self.jobs.get(at.job).is_some_and(Job::has_done_some) {
-                    self.sites.failed(from, now);
+                if late.is_none() {
+                    if self.jobs.get(at.job).is_some_and(Job::has_done_some) {
+                        self.sites.failed(from, now);
+                    }
+                    self.count((at, attempt), (from, done.lease), &Used::failed(), now, out);
                 }
                 reason.truncate(reason.floor_char_boundary(MAX_REASON));
                 self.try_failed((at, attempt), (from, reason), now, out);
             }
         }
         if self.borrow.landing(attempt).is_none() {
-            accepted(from, done.lease, attempt, out);
+            self.say_accepted((from, done.lease), attempt, out);
         }
     }
 
@@ -278,7 +299,10 @@ impl Site {
     fn complete(
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
-        (by, isolation, usage): (SiteId, Option<Level>, Usage),
+        ((by, lease, (usage, seen)), isolation): (
+            (SiteId, LeaseId, (Usage, Millis)),
+            Option<Level>,
+        ),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -287,7 +311,10 @@ impl Site {
         self.sites.succeeded(by, wall, expected);
         let own = (by == self.config.me).then_some(self.lend.host().speed);
         let speed = own.or_else(|| self.sites.get(by).map(Known::speed));
-        if self.jobs.accept((at, attempt), (by, isolation), (now, wall), out) {
+        let (used, cost) = self.cost((by, lease), (&usage, seen));
+        if self.jobs.accept((at, attempt), (by, isolation), (now, wall, cost), out) {
+            self.jobs.learn_use(at, &used);
+            self.count((at, attempt), (by, lease), &used, now, out);
             self.jobs.learn(at, speed.map_or(wall, |speed| reference(wall, speed)));
         }
     }
@@ -296,7 +323,7 @@ impl Site {
     pub(crate) fn on_collected(
         &mut self,
         attempt: AttemptId,
-        result: Result<u32, CollectError>,
+        result: Result<Landed, CollectError>,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -314,13 +341,14 @@ impl Site {
                 landing.blocked = Some(reason.clone());
                 out.push(Output::Tell(Event::OutputBlocked { task: landing.task, reason }));
             }
-            Ok(_) => {
-                let Some(l) = self.borrow.landed(attempt) else {
+            Ok(placed) => {
+                let Some(mut l) = self.borrow.landed(attempt) else {
                     return;
                 };
-                let by = (l.lender, l.isolation, l.usage);
-                self.complete((l.task, attempt), by, now, out);
-                accepted(l.lender, l.lease, attempt, out);
+                l.usage.output_bytes = l.usage.output_bytes.min(placed.bytes);
+                let by = (l.lender, l.lease, (l.usage, l.seen));
+                self.complete((l.task, attempt), (by, l.isolation), now, out);
+                self.say_accepted((l.lender, l.lease), attempt, out);
             }
             Err(CollectError::Bad(what)) => {
                 let Some(l) = self.borrow.landed(attempt) else {
@@ -330,7 +358,7 @@ impl Site {
                 out.push(Output::Tell(Event::Blame { site: l.lender, what }));
                 self.sites.failed(l.lender, now);
                 self.try_failed((l.task, attempt), (l.lender, reason), now, out);
-                accepted(l.lender, l.lease, attempt, out);
+                self.say_accepted((l.lender, l.lease), attempt, out);
             }
         }
     }
@@ -391,7 +419,7 @@ impl Site {
             let task = landing.task;
             if !self.jobs.wants_result(task) {
                 if let Some(l) = self.borrow.landed(attempt) {
-                    accepted(l.lender, l.lease, attempt, out);
+                    self.say_accepted((l.lender, l.lease), attempt, out);
                 }
                 continue;
             }
@@ -459,8 +487,4 @@ impl Site {
             out.push(Output::Send { to, message: Message::Want(want) });
         }
     }
-}
-
-fn accepted(to: SiteId, lease: LeaseId, attempt: AttemptId, out: &mut Vec<Output>) {
-    out.push(Output::Send { to, message: Message::Accepted { lease, attempt } });
 }

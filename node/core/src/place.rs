@@ -152,8 +152,10 @@ pub(crate) fn allows(job: &Job, (site, name): (SiteId, &str), hosts: &Hosts) -> 
 /// Whether a machine would take tasks of the job now that it fits.
 fn takes_work(job: &Job, (site, known): (SiteId, &Known), supply: &Supply<'_>) -> bool {
     let lends = known.lends() && known.profile.as_ref().is_some_and(|profile| profile.lending);
-    let open = !supply.hosts.contains(site) || supply.hosts.is_open(site);
-    known.connected && lends && open && allows(job, (site, &known.name), supply.hosts)
+    let own = supply.hosts.contains(site);
+    let open = !own || supply.hosts.is_open(site);
+    let pays = own || known.profile.as_ref().is_some_and(|profile| job.pays(&profile.price));
+    known.connected && pays && lends && open && allows(job, (site, &known.name), supply.hosts)
 }
 
 /// Other machines that could run the step: sites, and hosts of ours.

@@ -11,10 +11,12 @@ use meshfarm_protocol::job::{JobSpec, Place};
 use meshfarm_protocol::lease::Done;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::{Exact, Money, Terms};
 
 use crate::deadline::Warned;
 use crate::door::TaskRef;
 use crate::job::{JobPhase, Task};
+use crate::ledger::{ChainId, ChainRecord, ChargeRecord, EntryRecord, MisdeedRecord, TallyRecord};
 
 /// A change to the durable state.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +55,18 @@ pub enum Record {
     Site(SiteRecord),
     /// A machine of ours that has joined.
     Host(HostRecord),
+    /// An attempt that counts and that no receipt names yet.
+    Charge(ChargeRecord),
+    /// How far a chain of receipts is.
+    Chain(ChainRecord),
+    /// A receipt of ours that has no answer.
+    Pending(EntryRecord),
+    /// A receipt that both sides have signed. It is never deleted, and a site is not told of it when it starts.
+    Entry(EntryRecord),
+    /// A receipt that was refused.
+    Misdeed(MisdeedRecord),
+    /// What our own tasks used on our own machines.
+    Tally(TallyRecord),
 }
 
 /// Names a record.
@@ -78,6 +92,18 @@ pub enum Key {
     Site,
     /// Of [`Record::Host`].
     Host(SiteId),
+    /// Of [`Record::Charge`].
+    Charge(AttemptId),
+    /// Of [`Record::Chain`].
+    Chain(ChainId),
+    /// Of [`Record::Pending`].
+    Pending(ChainId, u64),
+    /// Of [`Record::Entry`].
+    Entry(ChainId, u64),
+    /// Of [`Record::Misdeed`].
+    Misdeed(SiteId, u32),
+    /// Of [`Record::Tally`]: its day, its tenant, and a hash of its project.
+    Tally(u64, TenantId, [u8; 16]),
 }
 
 impl Record {
@@ -95,6 +121,12 @@ impl Record {
             Self::Evidence(record) => Key::Evidence(record.site),
             Self::Site(_) => Key::Site,
             Self::Host(record) => Key::Host(record.host),
+            Self::Charge(record) => Key::Charge(record.attempt),
+            Self::Chain(record) => Key::Chain(record.chain),
+            Self::Pending(record) => Key::Pending(record.chain, record.sequence),
+            Self::Entry(record) => Key::Entry(record.chain, record.sequence),
+            Self::Misdeed(record) => Key::Misdeed(record.site, record.n),
+            Self::Tally(record) => Key::Tally(record.day, record.tenant, record.name),
         }
     }
 }
@@ -109,7 +141,15 @@ impl Key {
                 [&job.0[..], &step.to_be_bytes(), &task.to_be_bytes()].concat()
             }
             Self::Borrowed(lease) | Self::Lent(lease) => lease.0.to_vec(),
-            Self::Finished(attempt) => attempt.0.to_vec(),
+            Self::Finished(attempt) | Self::Charge(attempt) => attempt.0.to_vec(),
+            Self::Chain(chain) => [chain.lender.0, chain.borrower.0].concat(),
+            Self::Pending(chain, sequence) | Self::Entry(chain, sequence) => {
+                [&chain.lender.0[..], &chain.borrower.0, &sequence.to_be_bytes()].concat()
+            }
+            Self::Misdeed(site, n) => [&site.0[..], &n.to_be_bytes()].concat(),
+            Self::Tally(day, tenant, project) => {
+                [&day.to_be_bytes()[..], &tenant.0, &project].concat()
+            }
             Self::Invite(hash) => hash.to_vec(),
             Self::Evidence(site) | Self::Host(site) => site.0.to_vec(),
             Self::Site => Vec::new(),
@@ -144,6 +184,9 @@ pub struct JobRecord {
     /// What people were told of its deadline.
     #[serde(default, skip_serializing_if = "Warned::is_not")]
     pub warned: Warned,
+    /// What tasks have cost that are rendered again.
+    #[serde(default, skip_serializing_if = "Exact::is_zero")]
+    pub spent: Exact,
 }
 
 /// What a person has changed of a job since it was submitted. What the job is, is written once; this overrides it.
@@ -155,6 +198,9 @@ pub struct Steering {
     /// In place of the policy's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
+    /// In place of the policy's budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Money>,
     /// Tasks that are not to be started: of each step ranges, from the first task to the last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<(StepNo, TaskNo, TaskNo)>,
@@ -229,6 +275,9 @@ pub struct BorrowedRecord {
     /// The isolation that was promised; none in records of before it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Level>,
+    /// What it costs.
+    #[serde(default)]
+    pub terms: Terms,
 }
 
 /// A lease that we gave. Its sessions do not survive a restart; its finished attempts do.
@@ -240,6 +289,15 @@ pub struct LentRecord {
     pub borrower: SiteId,
     /// Whose job it is.
     pub tenant: TenantId,
+    /// What it costs.
+    #[serde(default)]
+    pub terms: Terms,
+    /// The isolation that its jails have.
+    #[serde(default)]
+    pub isolation: Level,
+    /// Bytes of its content, as the offer said; none once they were counted.
+    #[serde(default)]
+    pub content: u64,
 }
 
 /// An attempt that has ended here.

@@ -61,6 +61,7 @@ impl Site {
         }
         engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.yielded(job)));
         engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.too_slow(job, step, now)));
+        engaged.extend(self.too_dear((id, step), now));
         let uncovered = u32::try_from(n).unwrap_or(u32::MAX);
         let own = if engaged.contains(&self.config.me) { 0 } else { uncovered };
         let room = self.own_room((id, step), turn, own, now);
@@ -93,6 +94,7 @@ impl Site {
         };
         let slots = held.slots as usize;
         held.set_more(false);
+        let slots = self.affordable((job, step), (lease, lender), slots, now);
         for task in tasks.into_iter().take(slots) {
             let (attempt, at) = (AttemptId(self.random()), TaskRef { job, step, task });
             if let Some(held) = self.borrow.held_mut(lease) {

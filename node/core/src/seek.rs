@@ -236,6 +236,8 @@ impl Site {
             } else {
                 held.room(waiting, (spare, !own), now).min(batch)
             };
+            let pays = self.affordable((id, step), (lease, lender), room.max(waiting), now);
+            let (room, waiting) = (room.min(pays), waiting.min(pays));
             let room = self.own_share((id, step), (lease, lender), (room, waiting, turn), now);
             let Some(job) = self.jobs.get(id) else { return };
             let tasks = job.waiting(step, now).filter(|(_, on)| takes(on));
@@ -358,6 +360,7 @@ impl Site {
         }
         engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.yielded(job)));
         engaged.extend(self.jobs.get(id).into_iter().flat_map(|job| self.too_slow(job, step, now)));
+        engaged.extend(self.too_dear((id, step), now));
         let own = !engaged.contains(&self.config.me);
         let room = self.own_room((id, step), turn, if own { uncovered } else { 0 }, now);
         let Some(job) = self.jobs.get(id) else { return };
@@ -428,6 +431,9 @@ impl Site {
             return false;
         }
         if lender == self.config.me && self.yields.contains(&(job, step)) {
+            return false;
+        }
+        if self.affordable((job, step), (lease, lender), 1, now) == 0 {
             return false;
         }
         let job = self.jobs.get(job).filter(|job| !self.left_alone(job, lender, now));

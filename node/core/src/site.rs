@@ -11,6 +11,7 @@ use meshfarm_protocol::job::JobSpec;
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::message::{Message, PassBody};
 use meshfarm_protocol::profile::{HostClass, Level, PROFILE_VERSION, Profile};
+use meshfarm_protocol::receipt::Exact;
 use meshfarm_protocol::seal::SealingKey;
 
 use crate::borrow::{Borrow, State};
@@ -19,6 +20,7 @@ use crate::door::{Ask, Content, Event, Input, Output, Reply, TaskRef};
 use crate::hosts::Hosts;
 use crate::job::{JobPhase, Task};
 use crate::jobs::{Jobs, put};
+use crate::ledger::{Ledger, Pricing};
 use crate::lend::{self, Lend};
 use crate::membership::{Asking, Membership};
 use crate::opening::{Opened, Opening};
@@ -56,6 +58,8 @@ pub struct Config {
     pub keep_jobs: Millis,
     /// Names of amounts that only its own jobs may have, such as licences that must not leave the house.
     pub kept: BTreeSet<String>,
+    /// What it asks of other sites for its slots.
+    pub pricing: Pricing,
     /// Seed of every random choice and of every id. Must never repeat on one site.
     pub seed: [u8; 32],
 }
@@ -77,6 +81,7 @@ pub struct Site {
     pub(crate) lend: Lend,
     pub(crate) sites: Sites,
     pub(crate) hosts: Hosts,
+    pub(crate) ledger: Ledger,
     membership: Membership,
     /// What a person has told the site itself.
     pub(crate) told: SiteRecord,
@@ -90,6 +95,8 @@ pub struct Site {
     pub(crate) own_pause: Millis,
     /// Whether hours and owner let us lend.
     pub(crate) opened: Opened,
+    /// When it was last looked whether jobs go beyond their budgets.
+    pub(crate) minded: Millis,
     sequence: u64,
     published: Option<(Millis, u32, bool)>,
     /// Whether our profile says something else than it did then.
@@ -118,6 +125,8 @@ impl Site {
             ),
             sites: Sites::default(),
             hosts: Hosts::default(),
+            ledger: Ledger::new(me, config.pricing),
+            minded: Millis(0),
             membership: Membership::new(me, config.name.clone()),
             told: SiteRecord::default(),
             yields: BTreeSet::new(),
@@ -133,6 +142,7 @@ impl Site {
             greet_until: Millis(0),
             config,
         };
+        site.lend.price = site.ledger.price();
         site.restore(now, records);
         site
     }
@@ -148,7 +158,13 @@ impl Site {
             | Record::Invite(_)
             | Record::Evidence(_)
             | Record::Site(_)
-            | Record::Host(_) => 1,
+            | Record::Host(_)
+            | Record::Charge(_)
+            | Record::Chain(_)
+            | Record::Pending(_)
+            | Record::Entry(_)
+            | Record::Misdeed(_)
+            | Record::Tally(_) => 1,
             Record::Task(..) | Record::Finished(_) => 2,
         });
         let mut specs: BTreeMap<JobId, JobSpec> = BTreeMap::new();
@@ -167,6 +183,12 @@ impl Site {
                 Record::Evidence(record) => self.sites.restore_evidence(record),
                 Record::Site(told) => self.restore_told(told),
                 Record::Host(record) => self.hosts.restore(record),
+                Record::Charge(record) => self.ledger.restore_charge(record),
+                Record::Chain(record) => self.ledger.restore_chain(record),
+                Record::Pending(record) => self.ledger.restore_pending(record),
+                Record::Misdeed(record) => self.ledger.restore_misdeed(record),
+                Record::Tally(record) => self.ledger.restore_tally(record, now),
+                Record::Entry(_) => {}
                 Record::Task(at, task) => self.restore_task(at, task),
             }
         }
@@ -226,10 +248,11 @@ impl Site {
                 out.push(Output::Answer(request, reply));
             }
             Input::Heard { from, message } => self.on_message(from, message, now, out),
-            Input::PeerUp { site, name, role } => {
-                self.sites.peer_up(site, (name, role), now, out);
+            Input::PeerUp { site, name, role, mesh } => {
+                self.sites.peer_up(site, (name, role, mesh), now, out);
                 self.borrow.on_peer_up(site);
                 self.lend.on_peer_up(site, now);
+                self.ledger.on_peer_up(site);
                 self.greet_until = now.plus(GREETING);
             }
             Input::PeerDown { site } => self.sites.peer_down(site),
@@ -266,6 +289,7 @@ impl Site {
                 let what = format!("it sent {} in place of chunk {}", came.short(), chunk.short());
                 out.push(Output::Tell(Event::Blame { site, what }));
             }
+            Input::Forked { site, entry } => self.ledger.on_forked(site, *entry, now, out),
             Input::Owner(owner) => self.on_owner(&owner, now, out),
             Input::Disk { full } => self.lend.full = full,
         }
@@ -296,6 +320,7 @@ impl Site {
                     steering,
                     canceled,
                     warned,
+                    spent: Exact(0),
                 };
                 self.jobs.submit(*spec, record, out);
                 Reply::Submitted(job)
@@ -342,10 +367,11 @@ impl Site {
         match message {
             // A host has nothing to ask of its head.
             Message::Offer(offer) => {
-                let message = if self.hosts.contains(from) {
+                let message = if self.hosts.contains(from) || self.ledger.withholds(from, now) {
                     lend::decline(offer.lease, Declined::Policy)
                 } else {
-                    self.lend.on_offer(from, &offer, now)
+                    let mesh = self.sites.get(from).and_then(|known| known.mesh);
+                    self.lend.on_offer((from, mesh), &offer, now)
                 };
                 out.push(Output::Send { to: from, message });
             }
@@ -355,8 +381,15 @@ impl Site {
                 self.lend.on_commit(from, commit, now, out);
             }
             Message::Want(want) => self.lend.on_want(from, want, now, out),
-            Message::Accepted { lease, attempt } => {
-                self.lend.on_accepted(from, (lease, attempt), out);
+            Message::Accepted { lease, attempt, counts } => {
+                let charge = self.lend.on_accepted(from, (lease, attempt, counts), now, out);
+                if let Some(charge) = charge {
+                    self.ledger.charge(charge, out);
+                }
+            }
+            Message::Receipt(entry) => self.ledger.on_receipt(from, *entry, now, out),
+            Message::Behind { lender, next } => {
+                self.ledger.on_behind(from, (lender, next), now, out);
             }
             Message::Close { lease } => self.lend.on_close(from, lease, out),
             Message::Source { lease, source, pass } => {
@@ -384,6 +417,7 @@ impl Site {
         let (sites, me) = (&self.sites, self.config.me);
         self.lend.tick(now, |site| site == me || sites.is_connected(site), out);
         self.borrow_upkeep(now, out);
+        self.mind_budgets(now, out);
         let borrow = &self.borrow;
         let busy = |job| borrow.serves(job);
         self.jobs.purge((now, self.config.keep_jobs), busy, out);
@@ -402,6 +436,9 @@ impl Site {
                 break;
             }
         }
+        let (lend, sites) = (&self.lend, &self.sites);
+        let connected = |site| sites.is_connected(site);
+        self.ledger.tick(now, |lease| lend.goes_on(lease), connected, out);
         self.publish(now, out);
     }
 
@@ -482,6 +519,7 @@ impl Site {
             lending: self.lend.lending,
             sealing_key: self.config.sealing_key,
             addresses: self.config.addresses.clone(),
+            price: self.ledger.price(),
         }
     }
 
@@ -501,6 +539,7 @@ impl Site {
             Some(self.own_pause).filter(|pause| *pause > now),
             self.foreign().give_back().filter(|at| *at > now),
             self.told.own.give_back().filter(|at| *at > now),
+            self.ledger.wake_at(|site| sites.is_connected(site)),
         ];
         moments.into_iter().flatten().min()
     }
@@ -535,6 +574,7 @@ impl Site {
         self.lend.check();
         self.sites.check();
         self.hosts.check();
+        self.ledger.check();
         self.check_hosts();
         self.check_licences();
         for (lease, borrowed) in self.borrow.all() {

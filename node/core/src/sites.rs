@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use meshfarm_protocol::id::{ChunkId, Millis, SiteId};
+use meshfarm_protocol::id::{ChunkId, MeshId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::fits;
 use meshfarm_protocol::membership::Role;
@@ -76,6 +76,8 @@ pub(crate) struct Known {
     pub(crate) shut: bool,
     /// It has sent wrong chunks.
     pub(crate) evidence: Option<EvidenceRecord>,
+    /// The mesh in whose unit the two of us reckon.
+    pub(crate) mesh: Option<MeshId>,
 }
 
 impl Known {
@@ -168,12 +170,13 @@ impl Sites {
     pub(crate) fn peer_up(
         &mut self,
         site: SiteId,
-        (name, role): (String, Role),
+        (name, role, mesh): (String, Role, Option<MeshId>),
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         let known = self.remember(site, name, now, out);
         (known.connected, known.role) = (true, role);
+        known.mesh = mesh.or(known.mesh);
         known.forgiven = FORGIVEN;
         known.ask_after = Millis(0);
     }
@@ -232,6 +235,7 @@ impl Sites {
                 experience: Experience::default(),
                 shut: self.shut.contains(&site),
                 evidence: self.evidence.remove(&site),
+                mesh: None,
             }
         });
         known.heard = now;

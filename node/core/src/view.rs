@@ -12,6 +12,7 @@ use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::Misfit;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{Amount, HostClass, Level, Profile};
+use meshfarm_protocol::receipt::Money;
 
 use crate::borrow::State;
 use crate::deadline::DeadlineView;
@@ -85,6 +86,12 @@ pub struct JobView {
     pub canceled: usize,
     /// Tasks that wait until they are released.
     pub held: usize,
+    /// What it owes other sites for tasks that are done.
+    #[serde(default)]
+    pub spent: Money,
+    /// What it may owe.
+    #[serde(default)]
+    pub budget: Option<Money>,
     /// Its steps; empty in a list of jobs.
     pub steps: Vec<StepView>,
 }
@@ -253,6 +260,8 @@ impl Site {
             failed: 0,
             canceled: 0,
             held: 0,
+            spent: job.spent.money(),
+            budget: job.budget(),
             steps: Vec::new(),
         };
         for (step, (n, task)) in job.steps.iter().flat_map(|step| {
@@ -379,6 +388,7 @@ impl Site {
         };
         let site = self.config.name.clone();
         why.push(Why { site, misfits: own_misfits, reason: own_reason });
+        let dear = self.too_dear((job.record.job, step), now);
         for (site, known) in self.sites.all() {
             let profile = known.profile.as_ref();
             let floor = place::floor(job, self.owns(site));
@@ -396,6 +406,10 @@ impl Site {
                 Some(_) if known.shut => Some("is paused for our tasks".to_owned()),
                 Some(profile) if !profile.lending => Some("does not lend now".to_owned()),
                 Some(profile) if profile.free == 0 => Some("every slot is taken".to_owned()),
+                Some(profile) if !self.owns(site) && !job.pays(&profile.price) => {
+                    Self::asks_too_much(job, &profile.price)
+                }
+                Some(_) if dear.contains(&site) => self.budget_reached(job, step, now),
                 Some(_) if known.ask_after > now => {
                     let declined = known.declined.map(|reason| reason.to_string());
                     Some(declined.unwrap_or_else(|| "has been failing or silent".to_owned()))

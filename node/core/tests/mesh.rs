@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_core::opening::Opening;
 use meshfarm_core::{
-    Ask, Change, CollectError, Config, Ended, Event, Hold, Input, JobPhase, JobView, Key,
-    Operation, Output, PrepareError, Ready, Record, Reply, Request, Session, Site, SiteOperation,
-    Task, TaskRef, Tasks,
+    Ask, Change, CollectError, Config, Ended, EntryRecord, Event, Hold, Input, JobPhase, JobView,
+    Key, Landed, Operation, Output, PrepareError, Pricing, Ready, Record, Reply, Request, Session,
+    Site, SiteOperation, Task, TaskRef, Tasks,
 };
 use meshfarm_protocol::codec::{decode, encode};
-use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, SiteId, StepNo, TenantId};
+use meshfarm_protocol::id::{
+    AttemptId, ChunkId, JobId, LeaseId, MeshId, Millis, SiteId, StepNo, TenantId,
+};
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
 use meshfarm_protocol::lease::{Assignment, Commit, Outcome, Outputs, Usage};
 use meshfarm_protocol::membership::{Role, mesh_of_hosts};
@@ -17,6 +19,7 @@ use meshfarm_protocol::message::{Message, Pass, PassBody};
 use meshfarm_protocol::profile::{
     Amount, AmountNeed, HostClass, Level, Profile, Requirement, VCPU,
 };
+use meshfarm_protocol::receipt::{Entry, SignedVerdict};
 use meshfarm_protocol::seal::{Address, Envelope, SealingKey, Signature};
 
 /// Where the clock stands when a test begins: late enough that nothing lies before zero.
@@ -30,6 +33,7 @@ pub(crate) const KEEP_JOBS: Millis = Millis::seconds(30 * 24 * 3600);
 pub(crate) struct Running {
     pub(crate) session: Session,
     pub(crate) lease: LeaseId,
+    pub(crate) since: Millis,
     pub(crate) run: Vec<Assignment>,
     /// What its jail has at least.
     pub(crate) isolation: Level,
@@ -64,10 +68,14 @@ pub(crate) struct Peer {
     pub(crate) floor: Level,
     /// When it lends.
     pub(crate) opening: Opening,
-    /// How long each task runs here.
-    pub(crate) wall: Millis,
+    /// How long each task says to have run here; none when it is what it has run.
+    pub(crate) wall: Option<Millis>,
     /// Amounts that it does not lend.
     pub(crate) kept: BTreeSet<String>,
+    /// What it asks for its slots.
+    pub(crate) pricing: Pricing,
+    /// How much longer it claims to have worked than it has.
+    pub(crate) claims: u64,
     lives: u8,
 }
 
@@ -99,6 +107,8 @@ pub(crate) struct Mesh {
     pub(crate) hold_collects: bool,
     /// Contents stay on their way.
     pub(crate) hold_prepares: bool,
+    /// A site of which no word about receipts arrives.
+    pub(crate) signs_nothing: Option<usize>,
     /// Whether tasks share sessions.
     pub(crate) shared_sessions: bool,
     /// Whether every step is followed by a look at all invariants.
@@ -192,6 +202,14 @@ pub(crate) fn envelope(from: SiteId, to: SiteId) -> Envelope {
     }
 }
 
+/// A receipt as it is sent, with signatures that nobody looks at.
+pub(crate) fn unsigned(record: &EntryRecord) -> Entry {
+    let signature = Signature([0; 64]);
+    let body = record.verdict.clone();
+    let verdict = (!body.is_empty()).then_some(SignedVerdict { body, signature });
+    Entry { receipt: record.receipt.clone(), lender: signature, verdict }
+}
+
 impl Mesh {
     /// Sites with their slots, connected and acquainted.
     pub(crate) fn new<const N: usize>(sites: [(&'static str, u32); N]) -> Self {
@@ -219,8 +237,10 @@ impl Mesh {
             host,
             floor: Level::S2,
             opening: Opening::default(),
-            wall: Millis(1000),
+            wall: Some(Millis(1000)),
             kept: BTreeSet::new(),
+            pricing: Pricing::default(),
+            claims: 1,
             lives: 0,
         });
         let mut mesh = Self {
@@ -235,6 +255,7 @@ impl Mesh {
             collected: VecDeque::new(),
             hold_collects: false,
             hold_prepares: false,
+            signs_nothing: None,
             shared_sessions: false,
             checks: true,
         };
@@ -264,6 +285,7 @@ impl Mesh {
             opening: peer.opening.clone(),
             keep_jobs: KEEP_JOBS,
             kept: peer.kept.clone(),
+            pricing: peer.pricing,
             seed,
         };
         let records = peer.disk.values().cloned().collect();
@@ -284,8 +306,8 @@ impl Mesh {
         }
         for (a, b) in [(a, b), (b, a)] {
             let (site, name) = (id(b), self.peers[b].name.to_owned());
-            let role = self.peers[b].role;
-            self.give(a, Input::PeerUp { site, name, role });
+            let (role, mesh) = (self.peers[b].role, Some(MeshId([42; 32])));
+            self.give(a, Input::PeerUp { site, name, role, mesh });
             if let Some(profile) = self.peers[b].profile.clone() {
                 self.give(a, Input::Profile(profile));
             }
@@ -432,7 +454,8 @@ impl Mesh {
             Output::Start { session, lease, run, isolation, holds, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
                 let attempt = run[0].attempt;
-                peer.running.push(Running { session, lease, run, isolation, holds });
+                let since = self.now;
+                peer.running.push(Running { session, lease, since, run, isolation, holds });
                 self.answer(at, Input::AttemptStarted { attempt });
             }
             Output::Stop(session) => {
@@ -460,6 +483,18 @@ impl Mesh {
             Output::Refuse(_, reason) => peer.admitted.push(Err(reason)),
             Output::Answer(_, reply) => peer.replies.push(reply),
             Output::Tell(event) => peer.told.push(event),
+            Output::SendReceipt { to, entry } => {
+                let entry = Box::new(unsigned(&entry));
+                self.send(at, to, Message::Receipt(entry));
+            }
+            Output::ShowReceipt { to, chain, sequence, against } => {
+                let stored = peer.disk.get(&Key::Entry(chain, sequence));
+                let Some(Record::Entry(stored)) = stored.cloned() else { return };
+                if let Some(entry) = against.filter(|entry| entry.receipt != stored.receipt) {
+                    self.answer(at, Input::Forked { site: to, entry });
+                }
+                self.send(at, to, Message::Receipt(Box::new(unsigned(&stored))));
+            }
             Output::Forget { .. } => {}
             Output::Purge { attempts, before } => peer.purged.push((attempts, before)),
         }
@@ -482,7 +517,8 @@ impl Mesh {
             };
             assert!(!disk.values().any(open), "accepted before it is durable");
         }
-        if to < self.peers.len() && !self.is_cut(from, to) {
+        let lost = self.signs_nothing == Some(from) && matches!(message, Message::Receipt(_));
+        if to < self.peers.len() && !self.is_cut(from, to) && !lost {
             self.wires.push_back((from, to, message));
         }
     }
@@ -509,7 +545,8 @@ impl Mesh {
         let at = self.peers.iter().position(|peer| !peer.collects.is_empty());
         let Some(at) = at else { return false };
         let (attempt, _) = self.peers[at].collects.pop_front().unwrap();
-        let result = self.collected.pop_front().map_or(Ok(1), Err);
+        let landed = Landed { files: 1, bytes: u64::MAX };
+        let result = self.collected.pop_front().map_or(Ok(landed), Err);
         self.give(at, Input::Collected { attempt, result });
         true
     }
@@ -607,15 +644,16 @@ impl Mesh {
         let Some(n) = running.iter().position(|r| r.session == session) else {
             return;
         };
-        let run = running.remove(n).run;
-        let wall = self.peers[at].wall;
+        let Running { run, since, .. } = running.remove(n);
+        let ran = self.peers[at].wall.unwrap_or(self.now.since(since));
+        let wall = ran.times(self.peers[at].claims);
         let results = run.into_iter().map(|a| Ended {
             attempt: a.attempt,
             outcome: reason.map_or(Outcome::Done, |r| Outcome::Failed(r.into())),
             outputs: reason
                 .is_none()
                 .then(|| Outputs { root: ChunkId([3; 32]), envelope: envelope(id(at), id(at)) }),
-            usage: Usage { wall, ..Usage::default() },
+            usage: Usage { wall, cpu: wall, ..Usage::default() },
         });
         let results = results.collect();
         self.answer(at, Input::SessionEnded { session, results });

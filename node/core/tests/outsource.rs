@@ -91,7 +91,7 @@ fn the_result_of_an_unknown_attempt_is_acknowledged_and_changes_nothing() {
     let done =
         Done { lease, attempt, outcome: Outcome::Done, outputs: None, usage: Usage::default() };
     hear(&mut mesh, 0, 1, Message::Done(Box::new(done)));
-    let answer = (0, 1, Message::Accepted { lease, attempt });
+    let answer = (0, 1, Message::Accepted { lease, attempt, counts: false });
     assert_eq!(mesh.wires.pop_front(), Some(answer));
     assert_eq!(mesh.states(0, job), ["running"]);
 }

@@ -1,20 +1,26 @@
 //! Any inputs in any order: nothing panics, nothing grows without bound, and every job ends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
 use meshfarm_core::opening::{Opening, Owner, WeekMinute};
 use meshfarm_core::{
-    Ask, CollectError, Ended, HostMode, Input, JobPhase, Operation, PrepareError, Request, Session,
-    SiteOperation, Tasks,
+    Ask, CollectError, Ended, HostMode, Input, JobPhase, Key, Operation, PrepareError, Record,
+    Request, Session, SiteOperation, Task, Tasks,
 };
-use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, LeaseId, Millis, StepNo, TaskNo, TenantId};
+use meshfarm_protocol::codec::encode;
+use meshfarm_protocol::id::{
+    AttemptId, ChunkId, JobId, LeaseId, MeshId, Millis, SiteId, StepNo, TaskNo, TenantId,
+};
 use meshfarm_protocol::lease::{
     Assignment, Commit, Declined, Done, Grant, Offer, Outcome, Outputs, Phase, Status, Usage, Want,
 };
 use meshfarm_protocol::message::{Message, Pass};
 use meshfarm_protocol::profile::{Level, Requirement, VCPU};
+use meshfarm_protocol::receipt::{
+    Entry, Money, Price, RECEIPT_VERSION, Receipt, Terms, Used, read_receipt,
+};
 use meshfarm_protocol::seal::{SealingKey, Signature};
 
 use crate::mesh::{AtOnce, Mesh, asking, cores, envelope, frames, having, id, spec, step, with};
@@ -66,14 +72,14 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (n.clone(), n.clone()).prop_map(|(a, b)| Act::Cut(a, b)),
         1 => (n.clone(), n.clone()).prop_map(|(a, b)| Act::Mend(a, b)),
         2 => (n.clone(), 1..12u32, any::<bool>()).prop_map(|(a, b, c)| Act::Submit(a, b, c)),
-        6 => (n.clone(), pick, 0..12u8, any::<u8>())
+        6 => (n.clone(), pick, 0..13u8, any::<u8>())
             .prop_map(|(a, b, c, d)| Act::Operate(a, b, c, d)),
         2 => (n.clone(), 0..6u8, any::<u8>()).prop_map(|(a, b, c)| Act::OperateSite(a, b, c)),
         2 => (n.clone(), 1..6u32, 1..5u64).prop_map(|(a, b, c)| Act::Wide(a, b, c)),
         1 => (n.clone(), 0..5u32).prop_map(|(a, b)| Act::Slots(a, b)),
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Act::Disk(a, b)),
         1 => (n.clone(), 0u16..600).prop_map(|(a, b)| Act::Owner(a, b)),
-        8 => (n.clone(), n.clone(), 0..14u8, 0..8u8, any::<u8>())
+        8 => (n.clone(), n.clone(), 0..16u8, 0..8u8, any::<u8>())
             .prop_map(|(a, b, c, d, e)| Act::Hostile(a, b, c, d, e)),
         2 => (n.clone(), 0..6u8, 0..8u8).prop_map(|(a, b, c)| Act::Answer(a, b, c)),
         1 => prop_oneof![Just(AtOnce::Whole), Just(AtOnce::Enough), Just(AtOnce::Nothing)]
@@ -98,7 +104,7 @@ fn attempt(mesh: &Mesh, pick: u8) -> AttemptId {
     attempts.get(usize::from(pick)).copied().unwrap_or(AttemptId([pick; 16]))
 }
 
-fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
+fn hostile(mesh: &Mesh, (at, from): (SiteId, SiteId), kind: u8, (pick, any): (u8, u8)) -> Message {
     let (lease, attempt) = (lease(mesh, pick), attempt(mesh, pick));
     let task = TaskNo(u32::from(any));
     let want = Want {
@@ -131,6 +137,7 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
             reserved: Millis(u64::MAX),
             sealing_key: SealingKey([any; 32]),
             isolation: Level::S3,
+            terms: Terms { cores: any.into(), ..Terms::default() },
         }),
         2 => Message::Decline { lease, reason: Declined::Policy, retry_after: Millis(u64::MAX) },
         3 => Message::Commit(Box::new(Commit {
@@ -147,14 +154,113 @@ fn hostile(mesh: &Mesh, kind: u8, pick: u8, any: u8) -> Message {
         }),
         8 => done(Outcome::Done, Some(outputs)),
         9 => done(Outcome::Failed("x".repeat(usize::from(any) * 100)), None),
-        10 => Message::Accepted { lease, attempt },
+        10 => Message::Accepted { lease, attempt, counts: any.is_multiple_of(2) },
         11 => {
             let (body, signature) = (vec![any; usize::from(any)], Signature([any; 64]));
             let pass = Box::new(Pass { body, signature });
             Message::Source { lease, source: id(usize::from(pick % 3)), pass }
         }
+        14 => Message::Receipt(Box::new(claim((at, from), (lease, attempt), any))),
+        15 => {
+            Message::Behind { lender: if pick < 4 { at } else { from }, next: u64::from(any % 4) }
+        }
         _ => Message::Close { lease },
     }
+}
+
+/// A receipt without signatures over some attempt.
+fn claim((at, from): (SiteId, SiteId), (lease, attempt): (LeaseId, AttemptId), any: u8) -> Entry {
+    let price = Price { core_hour: Money(any.into()), card_hour: Money(0) };
+    let used = Used { done: 1, core: Millis(u64::from(any) << 20), ..Used::default() };
+    let receipt = Receipt {
+        version: RECEIPT_VERSION,
+        mesh: MeshId([42; 32]),
+        lender: from,
+        borrower: at,
+        sequence: u64::from(any % 4),
+        previous: [0; 32],
+        at: Millis(0),
+        lease,
+        tenant: TenantId([any; 16]),
+        isolation: Level::S2,
+        price,
+        used,
+        waived: Money(0),
+        amount: price.of(&used),
+        attempts: vec![attempt],
+    };
+    Entry { receipt: encode(&receipt), lender: Signature([0; 64]), verdict: None }
+}
+
+/// What both sides of a chain have signed is the same on both disks, but for the answer that is on its way, and no
+/// attempt is charged twice.
+fn books_agree(mesh: &Mesh) {
+    for (at, peer) in mesh.peers.iter().enumerate() {
+        let mut charged = BTreeSet::new();
+        for record in peer.disk.values() {
+            let entry = match record {
+                Record::Entry(entry) | Record::Pending(entry) => entry,
+                Record::Charge(charge) if charge.chain.lender == id(at) => {
+                    assert!(charged.insert(charge.attempt), "an attempt is charged twice");
+                    continue;
+                }
+                _ => continue,
+            };
+            if entry.chain.lender != id(at) {
+                continue;
+            }
+            let receipt = read_receipt(&entry.receipt).unwrap();
+            assert!(
+                receipt.attempts.iter().all(|a| charged.insert(*a)),
+                "an attempt is charged twice"
+            );
+            let key = Key::Entry(entry.chain, entry.sequence);
+            if record.key() == key {
+                let other = &mesh.peers[usize::from(entry.chain.borrower.0[0]) - 1].disk;
+                let Some(Record::Entry(other)) = other.get(&key) else {
+                    panic!("a lender has an answer that its borrower does not know");
+                };
+                assert_eq!((&other.receipt, &other.verdict), (&entry.receipt, &entry.verdict));
+            }
+        }
+    }
+}
+
+/// Everything that another site has rendered is in exactly one receipt, which both sides have; what one side has to pay,
+/// the other one gets. Words that arrive minutes late make the honest disagree here, and nothing of this depends on that.
+fn books_are_closed(mesh: &Mesh) {
+    let (mut credit, mut debit) = (0u128, 0u128);
+    for (at, peer) in mesh.peers.iter().enumerate() {
+        let mut paid = BTreeSet::new();
+        for record in peer.disk.values() {
+            match record {
+                Record::Pending(_) => panic!("a receipt was never answered"),
+                Record::Charge(charge) if charge.chain.lender == id(at) => {
+                    panic!("a lender has forgotten to charge")
+                }
+                Record::Entry(entry) if entry.chain.borrower == id(at) => {
+                    paid.extend(read_receipt(&entry.receipt).unwrap().attempts);
+                }
+                _ => {}
+            }
+        }
+        for pair in mesh.site(at).ledger(mesh.now).pairs {
+            if pair.site == id(9) {
+                continue;
+            }
+            credit += u128::from(pair.lent.owed.0);
+            debit += u128::from(pair.borrowed.owed.0);
+        }
+        for record in peer.disk.values() {
+            if let Record::Task(task, Task::Done { attempt, by, .. }) = record
+                && *by != id(at)
+                && !mesh.site(at).hosts(mesh.now).iter().any(|host| host.host == *by)
+            {
+                assert!(paid.contains(attempt), "{task:?} was never paid for");
+            }
+        }
+    }
+    assert_eq!(credit, debit, "money was made or lost");
 }
 
 fn answer(mesh: &mut Mesh, at: usize, kind: u8, pick: u8) {
@@ -214,6 +320,7 @@ fn operation(kind: u8, any: u8) -> Operation {
         10 => Operation::Outsource(Some(
             ["oslo", "lyon", "graz", "rome"][usize::from(any % 4)].into(),
         )),
+        11 => Operation::Budget(Money(u64::from(any) * 4)),
         _ => Operation::Recall,
     }
 }
@@ -306,7 +413,7 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Hostile(at, from, kind, pick, any) => {
             if at != from {
                 let from = id(if eve { 9 } else { from });
-                let message = hostile(mesh, kind, pick, any);
+                let message = hostile(mesh, (id(at), from), kind, (pick, any));
                 mesh.give(at, Input::Heard { from, message });
             }
         }
@@ -341,6 +448,7 @@ fn comes_to_rest(mesh: &mut Mesh, host: bool) {
         for job in jobs(mesh, at) {
             let tasks = Tasks::All;
             mesh.operate(at, job, Operation::Release { tasks });
+            mesh.operate(at, job, Operation::Budget(Money(u64::from(u32::MAX))));
             // A host works for its head only: whoever else named it, or named others there, waits for ever.
             if host && at > 0 {
                 let anywhere = [Operation::Recall, Operation::Outsource(None)];
@@ -384,9 +492,17 @@ fn walk(acts: Vec<Act>, eve: bool, with_host: bool) -> Mesh {
         mesh.restart(1);
         mesh.give(1, seen(Millis::seconds(3600)));
     }
+    for (at, price) in [60_000, 0, 500_000].into_iter().enumerate() {
+        mesh.peers[at].pricing.price.core_hour = Money(price);
+        mesh.peers[at].wall = None;
+        mesh.restart(at);
+    }
     mesh.shared_sessions = acts.len() % 2 == 1;
     for act in acts {
         perform(&mut mesh, act, eve);
+        if eve {
+            books_agree(&mesh);
+        }
         assert!(mesh.wires.len() < 5000, "the sites talk without end");
     }
     mesh
@@ -399,7 +515,11 @@ proptest! {
     fn whatever_another_member_says_every_job_ends(
         acts in prop::collection::vec(act(), 1..150), host in any::<bool>(),
     ) {
-        comes_to_rest(&mut walk(acts, true, host), host);
+        let mut mesh = walk(acts, true, host);
+        comes_to_rest(&mut mesh, host);
+        mesh.advance(400_000);
+        books_agree(&mesh);
+        books_are_closed(&mesh);
     }
 
     #[test]

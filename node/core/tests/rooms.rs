@@ -7,6 +7,7 @@ mod early;
 mod explain;
 mod gossip;
 mod hosts;
+mod ledger;
 mod licences;
 mod membership;
 mod mesh;

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use meshfarm_core::{FinishedRecord, HostMode, HostRecord, JobRecord, LentRecord};
 use meshfarm_protocol::id::{AttemptId, JobId, LeaseId, Millis, SiteId, TenantId};
 use meshfarm_protocol::lease::{Done, Outcome, Usage};
+use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::{Exact, Terms};
 
 use super::*;
 
@@ -30,6 +32,7 @@ fn job(job: u8, phase: JobPhase, root: ChunkId) -> Record {
         steering: meshfarm_core::Steering::default(),
         canceled: Vec::new(),
         warned: meshfarm_core::Warned::default(),
+        spent: Exact(0),
     })
 }
 
@@ -74,7 +77,14 @@ fn made() -> Made {
             joined: Millis(1),
             mode: HostMode::Stopped,
         }),
-        Record::Lent(LentRecord { lease: LeaseId([5; 16]), borrower, tenant: TenantId([1; 16]) }),
+        Record::Lent(LentRecord {
+            lease: LeaseId([5; 16]),
+            borrower,
+            tenant: TenantId([1; 16]),
+            terms: Terms::default(),
+            isolation: Level::S2,
+            content: 0,
+        }),
         Record::Finished(FinishedRecord { borrower, at: Millis(1), done: finished }),
     ] {
         records::stage(&meshfarm_core::Change::Put(Box::new(record)), &mut batch);

@@ -4,6 +4,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
 use meshfarm_core::Queue;
 use meshfarm_protocol::id::Millis;
+use meshfarm_protocol::receipt::Money;
 
 use super::{JobArg, TaskList, name, span, task_list};
 
@@ -57,6 +58,14 @@ way already is kept.")]
     /// Change how urgent a job is
     #[command(after_help = "Example:\n  meshfarm priority 3fa8 80")]
     Priority(Priority),
+
+    /// Change what a job may owe other sites
+    #[command(after_help = "\
+Example:
+  meshfarm budget 3fa8 25.50
+
+A job that waits because its budget is reached goes on when it is raised. What it owes already stays owed.")]
+    Budget(Budget),
 
     /// Send a job to other sites
     #[command(after_help = "\
@@ -152,6 +161,17 @@ pub struct Priority {
     /// 0 to 100; 100 is most urgent
     #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub priority: u8,
+}
+
+/// Flags of `budget`.
+#[derive(Debug, Args)]
+pub struct Budget {
+    /// Which job
+    #[command(flatten)]
+    pub which: JobArg,
+    /// What it may owe in all, in the mesh's own unit
+    #[arg(value_name = "AMOUNT")]
+    pub amount: Money,
 }
 
 /// Flags of `outsource`.

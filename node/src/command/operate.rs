@@ -41,6 +41,13 @@ pub(super) async fn operate(desk: &Desk, command: Operate) -> Done {
             let json = serde_json::json!({"job": job.job, "priority": flags.priority});
             said(desk, &job, &json, &format!("has priority {} now", flags.priority))
         }
+        Operate::Budget(flags) => {
+            let job = desk.client.job(&flags.which.job, true).await?;
+            desk.client.operate(job.job, &Operation::Budget(flags.amount)).await?;
+            let json = serde_json::json!({"job": job.job, "budget": flags.amount});
+            let text = format!("may owe {} in all; it owes {}", flags.amount, job.spent);
+            said(desk, &job, &json, &text)
+        }
         Operate::Outsource(flags) => outsource(desk, flags).await,
         Operate::Recall(flags) => {
             let job = desk.client.job(&flags.job, true).await?;

@@ -15,12 +15,13 @@ use meshfarm_protocol::id::{AttemptId, ChunkId, JobId, MeshId, SiteId, StepNo, T
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, Place, StepSpec};
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
+use meshfarm_protocol::receipt::Money;
 use meshfarm_protocol::seal::SealingSecret;
 
 use crate::api::{
-    BackedUp, Backup, Collect, DryRun, Examination, Invite, Invited, Join, LogPart, MeshView,
-    Outputs, Phase, Progress, StoreCollected, StoreStat, StoreVerified, Submit, Submitted,
-    TenantBytes, Transfers, Verify,
+    BackedUp, Backup, Collect, Dispute, DryRun, Examination, Invite, Invited, Join, LedgerLine,
+    LogPart, MeshView, Outputs, Phase, Progress, Statement, StatementAsk, StoreCollected,
+    StoreStat, StoreVerified, Submit, Submitted, TenantBytes, Transfers, Verify,
 };
 use crate::gate::{Gate, Happened, Question};
 use crate::web::{self, Answer, Backend};
@@ -61,6 +62,7 @@ fn site() -> Site {
         opening: meshfarm_core::opening::Opening::default(),
         keep_jobs: Millis::seconds(60),
         kept: Default::default(),
+        pricing: meshfarm_core::Pricing::default(),
         seed: [3; 32],
     };
     Site::new(config, Millis(0), Vec::new())
@@ -261,6 +263,34 @@ impl Backend for Memory {
                 damaged: vec![ChunkId([9; 32])],
                 jobs: vec![JobId([8; 16])],
             })
+        }
+        .boxed()
+    }
+
+    fn statement(&self, ask: StatementAsk) -> Answer<'_, Statement> {
+        async move {
+            Ok(Statement {
+                site: "oslo".into(),
+                id: SiteId([1; 32]),
+                from: ask.from.map(Millis),
+                to: ask.to.map(Millis),
+                rows: Vec::new(),
+                credit: Money(1_500),
+                debit: Money(0),
+            })
+        }
+        .boxed()
+    }
+
+    fn disputes(&self) -> Answer<'_, Vec<Dispute>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn ledger_export(&self, lines: mpsc::Sender<LedgerLine>) -> Answer<'_, ()> {
+        async move {
+            let end = LedgerLine::End { receipts: 0, credit: Money(0), debit: Money(0) };
+            lines.send(end).await.expect("the reader is there");
+            Ok(())
         }
         .boxed()
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::job::{JailProfile, MeshPolicy, Order, Place};
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::Money;
 use serde::{Deserialize, Serialize};
 
 use super::deadline::Deadline;
@@ -39,6 +40,10 @@ pub struct PolicyChanges {
     pub order: Option<Order>,
     /// Whom the job is charged to.
     pub project: Option<String>,
+    /// Sites that ask more for an hour of a processor get none of its tasks.
+    pub max_price: Option<Money>,
+    /// What it may owe other sites.
+    pub budget: Option<Money>,
 }
 
 /// A span of time as people write it: seconds, or a number with `s`, `m`, `h` or `d`.
@@ -93,7 +98,7 @@ impl std::str::FromStr for Duration {
 }
 
 /// Keys of `mesh.toml` that the design has and this version cannot honour: better refused than ignored.
-const NOT_HONOURED: [&str; 3] = ["budget", "network", "notify"];
+const NOT_HONOURED: [&str; 2] = ["network", "notify"];
 
 /// Reads the text of a `mesh.toml`.
 pub(super) fn read(path: &Path, text: &str) -> Result<PolicyChanges, BundleError> {
@@ -179,6 +184,8 @@ pub(super) fn apply(
     if let Some(order) = changes.order {
         policy.order = order;
     }
+    policy.max_price = changes.max_price.or(policy.max_price);
+    policy.budget = changes.budget.or(policy.budget);
     Ok(())
 }
 
@@ -252,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_mesh_toml_says_what_it_wants_and_nothing_unknown() {
-        let text = "where = 'lyon'\ndeadline = '2h'\npriority = 80\ntimeout = '2h'\nsilence = '10m'\norder = 'first-last-middle'\nisolation = 'S3'\n";
+        let text = "where = 'lyon'\ndeadline = '2h'\npriority = 80\ntimeout = '2h'\nsilence = '10m'\norder = 'first-last-middle'\nisolation = 'S3'\nbudget = 12.5\nmax_price = '0.05'\n";
         let changes = read(Path::new("mesh.toml"), text).unwrap();
         let mut policy = MeshPolicy::default();
         apply(&mut policy, &changes, ("mesh.toml", Millis(5))).unwrap();
@@ -261,13 +268,15 @@ mod tests {
         assert_eq!((policy.priority, policy.timeout), (80, Some(Millis::seconds(7200))));
         assert_eq!(policy.silence, Some(Millis::seconds(600)));
         assert_eq!((policy.order, policy.isolation), (Order::FirstLastMiddle, Level::S3));
+        assert_eq!((policy.budget, policy.max_price), (Some(Money(12_500)), Some(Money(50))));
 
         for (text, wanted) in [
             ("priorty = 1", "priorty"),
             ("\npriority = 'high'", "line 2"),
             ("timeout = '2 weeks'", "90s, 30m or 2h"),
             ("deadline = 'tomorrow'", "2026-11-30 18:00"),
-            ("budget = 5", "cannot honour"),
+            ("notify = 5", "cannot honour"),
+            ("budget = 'much'", "9.80"),
         ] {
             let error = read(Path::new("mesh.toml"), text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");

@@ -147,6 +147,7 @@ fn certified(
 mod tests {
     use meshfarm_protocol::membership::mesh_of_hosts;
     use meshfarm_protocol::profile::PROFILE_VERSION;
+    use meshfarm_protocol::receipt::Price;
     use meshfarm_protocol::seal::{SealingKey, SigningKey};
 
     use super::*;
@@ -174,6 +175,7 @@ mod tests {
             lending: true,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
+            price: Price::default(),
         };
         let root = SigningKey::from_seed(&[1; 32]);
         Case { root, key, role: Role::Site, profile }

@@ -15,12 +15,14 @@ mod deadline;
 mod explain;
 mod hosts;
 mod jobs;
+mod ledger;
 mod sandbox;
 mod store;
 
 pub use explain::explain;
 pub use hosts::{hosts, slots};
 pub use jobs::{Share, Summary, counts, dry_run, job, jobs, reads, speed, submitted, summary};
+pub use ledger::{audited, disputes, ledger, statement, statement_csv};
 pub use sandbox::{Attacked, attacked, sandbox_report};
 pub use store::{collected, store, verified};
 

@@ -10,6 +10,7 @@ use meshfarm_core::{Change, Content, JobPhase, JobRecord, Key, Output, Record, S
 use meshfarm_protocol::id::{AttemptId, LeaseId, StepNo, TenantId};
 use meshfarm_protocol::job::{JailProfile, Layout, SessionSpec};
 use meshfarm_protocol::manifest::RootLink;
+use meshfarm_protocol::receipt::Exact;
 use meshfarm_protocol::seal::TenantSecret;
 use tokio::sync::mpsc;
 
@@ -147,6 +148,7 @@ fn job(phase: JobPhase, root: ChunkId) -> JobRecord {
         canceled,
         steering,
         warned: meshfarm_core::Warned::default(),
+        spent: Exact(0),
     }
 }
 

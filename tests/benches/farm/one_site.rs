@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use meshfarm_core::opening::Opening;
-use meshfarm_core::{Ask, Config, Ended, Input, Output, Ready, Reply, Request, Session, Site};
+use meshfarm_core::{
+    Ask, Config, Ended, Input, Output, Pricing, Ready, Reply, Request, Session, Site,
+};
 use meshfarm_protocol::id::{ChunkId, JobId, Millis, SiteId, TenantId};
 use meshfarm_protocol::job::{JobSpec, Layout, MeshPolicy, StepSpec};
 use meshfarm_protocol::lease::{Assignment, Outcome, Usage};
@@ -72,6 +74,7 @@ impl OneSite {
             lending: true,
             floor: Level::S2,
             kept: BTreeSet::new(),
+            pricing: Pricing::default(),
             head: None,
             submitter: false,
             opening: Opening::default(),

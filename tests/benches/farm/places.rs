@@ -13,6 +13,7 @@ use meshfarm_protocol::profile::{
     Amount, AmountNeed, AttributeNeed, GPU, GPU_MEMORY, HostClass, Level, MEMORY, PROFILE_VERSION,
     Profile, Requirement, SCRATCH, VCPU, version_values,
 };
+use meshfarm_protocol::receipt::Price;
 use meshfarm_protocol::seal::SealingKey;
 
 use super::one_site::{OneSite, job};
@@ -153,7 +154,8 @@ fn place(table: &mut Table) -> Result<()> {
     let mut site = OneSite::new(0);
     for n in 0..table.scale().of(SITES).max(10) {
         let name = format!("site {n}");
-        site.give("up", Input::PeerUp { site: id(n), name: name.clone(), role: Role::Site });
+        let (role, mesh) = (Role::Site, None);
+        site.give("up", Input::PeerUp { site: id(n), name: name.clone(), role, mesh });
         let profile = Profile {
             version: PROFILE_VERSION,
             site: id(n),
@@ -166,6 +168,7 @@ fn place(table: &mut Table) -> Result<()> {
             lending: true,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
+            price: Price::default(),
         };
         site.give("profile", Input::Profile(profile));
     }

@@ -17,6 +17,7 @@ use meshfarm_protocol::message::{MAX_CONTROL_BYTES, Message};
 use meshfarm_protocol::profile::{
     Amount, AmountNeed, AttributeNeed, HostClass, Level, Profile, Requirement,
 };
+use meshfarm_protocol::receipt::{Price, Terms};
 use meshfarm_protocol::seal::SealingKey;
 
 #[path = "../../../node/core/tests/mesh.rs"]
@@ -364,6 +365,7 @@ fn message(mesh: &Mesh, says: Says) -> Option<Message> {
             reserved: Millis(reserved),
             sealing_key: SealingKey([pick; 32]),
             isolation: level(n),
+            terms: Terms { cores: slots, ..Terms::default() },
         }),
         Says::Decline { lease: pick, reason, retry_after } => {
             let reason = match reason % 5 {
@@ -404,7 +406,8 @@ fn message(mesh: &Mesh, says: Says) -> Option<Message> {
             }))
         }
         Says::Accepted { lease: pick, attempt: tried } => {
-            Message::Accepted { lease: lease(pick), attempt: attempt(tried) }
+            let counts = pick % 2 == 0;
+            Message::Accepted { lease: lease(pick), attempt: attempt(tried), counts }
         }
         Says::Close { lease: pick } => Message::Close { lease: lease(pick) },
         Says::Raw(bytes) => codec::decode(&bytes, MAX_CONTROL_BYTES).ok()?,
@@ -439,5 +442,6 @@ fn profile(of: u8, says: ProfilePlan) -> Profile {
         lending: says.lending,
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
+        price: Price::default(),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use meshfarm_protocol::id::{AttemptId, LeaseId, Millis};
 use meshfarm_protocol::lease::{Assignment, MAX_ATTEMPTS, Phase, Want};
 use meshfarm_protocol::profile::Level;
+use meshfarm_protocol::receipt::Terms;
 
 /// How long tasks are tied to a lender that the content is on its way to.
 pub(super) const PATIENCE: Millis = Millis::seconds(10);
@@ -15,11 +16,17 @@ pub(crate) struct Held {
     pub(crate) slots: u32,
     /// What the lender promised.
     pub(crate) isolation: Option<Level>,
+    /// What it costs.
+    pub(crate) terms: Terms,
     /// What the lender shall have, oldest first.
     pub(crate) attempts: Vec<Assignment>,
     pub(crate) running: BTreeSet<AttemptId>,
     /// When those began to run, as far as we heard.
     pub(crate) begun: BTreeMap<AttemptId, Millis>,
+    /// Of those that run or have ended: the last moment at which we heard that they did not run yet.
+    pub(super) earliest: BTreeMap<AttemptId, Millis>,
+    /// When we last heard what runs.
+    pub(super) told: Millis,
     pub(crate) phase: Phase,
     /// Since when it is in that phase.
     pub(super) since: Millis,
@@ -43,9 +50,12 @@ impl Held {
         Self {
             slots,
             isolation,
+            terms: Terms::default(),
             attempts: Vec::new(),
             running: BTreeSet::new(),
             begun: BTreeMap::new(),
+            earliest: BTreeMap::new(),
+            told: now,
             phase: Phase::Preparing,
             since: now,
             heard: now,
@@ -106,6 +116,33 @@ impl Held {
     /// of those that wait when it is ready.
     pub(crate) fn is_slow(&self, now: Millis) -> bool {
         self.phase == Phase::Preparing && now.since(self.since) >= PATIENCE
+    }
+
+    /// What runs and what has ended, as the lender says.
+    pub(super) fn heard_what_runs(
+        &mut self,
+        running: &BTreeSet<AttemptId>,
+        finished: &[AttemptId],
+        now: Millis,
+    ) {
+        // Never later than it was first: an old word that arrives late must not make a task younger.
+        let ours = |attempt: &&AttemptId| self.attempts.iter().any(|a| a.attempt == **attempt);
+        for attempt in running.iter().chain(finished.iter().filter(ours)) {
+            self.earliest.entry(*attempt).or_insert(self.told);
+        }
+        if self.earliest.len() > self.attempts.len() {
+            let open: BTreeSet<_> = self.attempts.iter().map(|a| a.attempt).collect();
+            self.earliest.retain(|attempt, _| open.contains(attempt));
+        }
+        self.told = now;
+    }
+
+    /// Since when an attempt may have run: the last moment at which we heard that it did not. The beginning of time
+    /// when we cannot tell, because we have restarted.
+    pub(crate) fn earliest(&self, attempt: AttemptId) -> Millis {
+        let known = self.earliest.get(&attempt).copied();
+        let waits = || if self.running.contains(&attempt) { Millis(0) } else { self.told };
+        known.unwrap_or_else(waits)
     }
 
     pub(crate) fn set_more(&mut self, more: bool) {

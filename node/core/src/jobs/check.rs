@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshfarm_protocol::id::TaskNo;
+use meshfarm_protocol::receipt::Exact;
 
 use crate::fair::Account;
 use crate::job::Task;
 use crate::step::is_open;
 
-use super::{Jobs, ended_by};
+use super::{Jobs, ended_by, refs};
 
 impl Jobs {
     /// Panic if anything disagrees.
@@ -31,6 +32,9 @@ impl Jobs {
             let open = job.counts().open;
             assert!(job.is_active() || open == 0, "an ended job has open tasks");
             assert!(job.is_active() || job.record.steering.held.is_empty(), "an ended job is held");
+            let costs = refs(job.record.job, job, |_| true).into_iter().map(|at| job.cost_of(at));
+            let spent = costs.fold(job.record.spent, Exact::plus);
+            assert_eq!(job.spent, spent, "a job has lost count of what it owes");
             let urged = job.outlook.slack.is_some();
             let due = job.is_active() && job.deadline().is_some();
             assert!(!urged || due, "a job without a deadline is in a hurry");

@@ -1,10 +1,11 @@
 //! What of our machine is left, and who gets it: admission.
 
-use meshfarm_protocol::id::{LeaseId, Millis, SiteId};
+use meshfarm_protocol::id::{LeaseId, MeshId, Millis, SiteId};
 use meshfarm_protocol::lease::{Declined, Grant, Offer, RESERVATION};
 use meshfarm_protocol::matching::fits;
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::{Amount, HostClass, Level, Requirement};
+use meshfarm_protocol::profile::{Amount, GPU, HostClass, Level, Requirement, VCPU};
+use meshfarm_protocol::receipt::Terms;
 
 use crate::capacity::{Budget, Capacity, Share};
 use crate::lent::{Lent, State};
@@ -91,7 +92,12 @@ impl Lend {
         self.left().room(&self.share(&Requirement::default()))
     }
 
-    pub(crate) fn on_offer(&mut self, from: SiteId, offer: &Offer, now: Millis) -> Message {
+    pub(crate) fn on_offer(
+        &mut self,
+        (from, mesh): (SiteId, Option<MeshId>),
+        offer: &Offer,
+        now: Millis,
+    ) -> Message {
         let lease = offer.lease;
         let decline = |reason, retry_after| Message::Decline { lease, reason, retry_after };
         if let Some(lent) = self.leases.get(&lease) {
@@ -132,7 +138,10 @@ impl Lend {
         let state = State::Reserved { until: now.plus(RESERVATION) };
         let isolation = self.isolation_for(offer.isolation);
         let promise = (slots, share, isolation);
-        let lent = Lent::new((from, offer.tenant), promise, state, now);
+        let mut lent = Lent::new((from, offer.tenant), promise, state, now);
+        if !own {
+            (lent.terms, lent.content) = (self.terms(&lent.share, mesh), offer.bytes);
+        }
         let granted = self.grant(lease, &lent);
         self.leases.insert(lease, lent);
         granted
@@ -149,9 +158,23 @@ impl Lend {
         self.leases.len() >= MAX_LEASES_OF_ALL || of_it.count() >= MAX_LEASES
     }
 
+    /// What slots of this share cost another site.
+    fn terms(&self, share: &Share, mesh: Option<MeshId>) -> Terms {
+        let whole = Terms::default();
+        let count = |amount: Amount| u32::try_from(amount.0).unwrap_or(u32::MAX);
+        let cores = match self.capacity.amount(share, VCPU) {
+            // A machine that does not say what it has: a slot is a processor.
+            Amount(0) => whole.cores,
+            amount => count(amount),
+        };
+        let cards = count(self.capacity.amount(share, GPU)) / 1000;
+        Terms { mesh: mesh.unwrap_or(whole.mesh), price: self.price, cores, cards }
+    }
+
     pub(super) fn grant(&self, lease: LeaseId, lent: &Lent) -> Message {
-        let (slots, isolation) = (lent.slots, lent.isolation);
+        let (slots, isolation, terms) = (lent.slots, lent.isolation, lent.terms);
         let sealing_key = self.sealing_key;
-        Message::Grant(Grant { lease, slots, reserved: RESERVATION, sealing_key, isolation })
+        let reserved = RESERVATION;
+        Message::Grant(Grant { lease, slots, reserved, sealing_key, isolation, terms })
     }
 }

@@ -44,6 +44,8 @@ pub(super) async fn run(
         silence: None,
         deadline: None,
         order: None,
+        max_price: None,
+        budget: None,
         hold: false,
         environments: request.environments.iter().map(|path| request.cwd.join(path)).collect(),
         path_mapping: request.path_mapping.clone(),

@@ -2,6 +2,7 @@
 
 use meshfarm_protocol::membership::mesh_of_hosts;
 use meshfarm_protocol::profile::Profile;
+use meshfarm_protocol::receipt::Price;
 
 use super::strangers::{Intruder, refused, shown};
 use super::*;
@@ -63,6 +64,7 @@ async fn a_host_meets_its_head_and_tells_it_alone_what_it_offers() {
         lending: true,
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
+        price: Price::default(),
     };
     let mesh = head.key.mesh();
     let mut sequence = 0;

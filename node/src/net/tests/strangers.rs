@@ -6,6 +6,7 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{StreamProtocol, Swarm};
 use meshfarm_protocol::message::{CONTROL_PROTOCOL, Hello, WIRE_VERSION};
+use meshfarm_protocol::receipt::Price;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::peer::peer_of;
@@ -123,6 +124,7 @@ fn profile(of: &SigningKey, sequence: u64) -> SignedProfile {
         lending: true,
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
+        price: Price::default(),
     };
     SignedProfile::sign(&profile, certificate(&root(), of, FOREVER), of)
 }

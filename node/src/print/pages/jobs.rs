@@ -155,6 +155,13 @@ pub fn job(job: &JobView, outputs: &Outputs, now: Millis) -> Page {
         page.line([faint("outputs in"), plain(folder.display().to_string())]);
     }
     page.line([plain(counts(job))]);
+    match (job.budget, job.spent) {
+        (Some(budget), spent) => {
+            page.line([plain(format!("owes {spent} of a budget of {budget}"))]);
+        }
+        (None, spent) if !spent.is_zero() => page.line([plain(format!("owes {spent}"))]),
+        (None, _) => {}
+    }
     for step in &job.steps {
         page.gap();
         page.line([strong(&step.name)]);

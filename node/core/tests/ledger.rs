@@ -20,7 +20,7 @@ const HOUR: Millis = Millis::seconds(3600);
 fn market(price: u64, slots: u32) -> Mesh {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", slots)]);
     mesh.peers[1].pricing.price = Price { core_hour: Money(price), card_hour: Money(0) };
-    mesh.peers[1].wall = None;
+    mesh.peers[1].tells_true = true;
     mesh.restart(1);
     mesh.advance(3000);
     mesh.peers.iter_mut().for_each(|peer| peer.told.clear());

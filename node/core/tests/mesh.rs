@@ -68,8 +68,10 @@ pub(crate) struct Peer {
     pub(crate) floor: Level,
     /// When it lends.
     pub(crate) opening: Opening,
-    /// How long each task says to have run here; none when it is what it has run.
-    pub(crate) wall: Option<Millis>,
+    /// How long each task says to have run here.
+    pub(crate) wall: Millis,
+    /// Whether it says what it has run instead.
+    pub(crate) tells_true: bool,
     /// Amounts that it does not lend.
     pub(crate) kept: BTreeSet<String>,
     /// What it asks for its slots.
@@ -237,7 +239,8 @@ impl Mesh {
             host,
             floor: Level::S2,
             opening: Opening::default(),
-            wall: Some(Millis(1000)),
+            wall: Millis(1000),
+            tells_true: false,
             kept: BTreeSet::new(),
             pricing: Pricing::default(),
             claims: 1,
@@ -645,7 +648,8 @@ impl Mesh {
             return;
         };
         let Running { run, since, .. } = running.remove(n);
-        let ran = self.peers[at].wall.unwrap_or(self.now.since(since));
+        let peer = &self.peers[at];
+        let ran = if peer.tells_true { self.now.since(since) } else { peer.wall };
         let wall = ran.times(self.peers[at].claims);
         let results = run.into_iter().map(|a| Ended {
             attempt: a.attempt,

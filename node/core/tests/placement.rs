@@ -50,7 +50,7 @@ fn a_site_behind_a_slow_link_gets_no_new_scene_while_a_fast_one_is_free() {
 #[test]
 fn a_site_whose_slots_are_slower_than_it_says_gets_a_task_after_those_that_are_not() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1), ("graz", 1)]);
-    mesh.peers[1].wall = Some(Millis(9000));
+    mesh.peers[1].wall = Millis(9000);
     for n in 0..4 {
         let job = submit(&mut mesh, 2, 20 + n);
         mesh.finish(2, None);

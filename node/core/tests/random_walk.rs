@@ -494,7 +494,7 @@ fn walk(acts: Vec<Act>, eve: bool, with_host: bool) -> Mesh {
     }
     for (at, price) in [60_000, 0, 500_000].into_iter().enumerate() {
         mesh.peers[at].pricing.price.core_hour = Money(price);
-        mesh.peers[at].wall = None;
+        mesh.peers[at].tells_true = true;
         mesh.restart(at);
     }
     mesh.shared_sessions = acts.len() % 2 == 1;

@@ -125,7 +125,7 @@ fn a_borrower_that_restarts_forgets_second_tries_and_goes_on() {
 #[test]
 fn nobody_begins_a_second_time_where_all_take_long() {
     let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1), ("graz", 1)]);
-    (mesh.peers[1].wall, mesh.peers[2].wall) = (Some(Millis(600_000)), Some(Millis(600_000)));
+    (mesh.peers[1].wall, mesh.peers[2].wall) = (Millis(600_000), Millis(600_000));
     let job = mesh.submit(0, with(frames(5), |policy| policy.batch = Some(1)));
     mesh.advance(1000);
     while mesh.job(0, job).done < 4 {

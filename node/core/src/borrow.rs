@@ -29,6 +29,7 @@ pub(crate) struct Borrowed {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are held")]
 pub(crate) enum State {
     /// Asked; no answer yet.
     Offered { slots: u32, until: Millis },

@@ -268,7 +268,7 @@ impl Site {
                     if self.jobs.get(at.job).is_some_and(Job::has_done_some) {
                         self.sites.failed(from, now);
                     }
-                    self.count((at, attempt), (from, done.lease), &Used::failed(), now, out);
+                    self.count((at, attempt), (from, done.lease), (&Used::failed(), now), out);
                 }
                 reason.truncate(reason.floor_char_boundary(MAX_REASON));
                 self.try_failed((at, attempt), (from, reason), now, out);
@@ -314,7 +314,7 @@ impl Site {
         let (used, cost) = self.cost((by, lease), (&usage, seen));
         if self.jobs.accept((at, attempt), (by, isolation), (now, wall, cost), out) {
             self.jobs.learn_use(at, &used);
-            self.count((at, attempt), (by, lease), &used, now, out);
+            self.count((at, attempt), (by, lease), (&used, now), out);
             self.jobs.learn(at, speed.map_or(wall, |speed| reference(wall, speed)));
         }
     }

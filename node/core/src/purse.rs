@@ -73,9 +73,8 @@ impl Cost {
 /// long as we know nothing.
 fn cost_by_now((job, step): (&Job, StepNo), ran: Millis, terms: &Terms) -> Money {
     let learned = job.used.get(&step).filter(|used| used.wall > Millis(0));
-    let cpu = learned.map_or(u128::from(ran.0), |used| {
-        u128::from(ran.0) * u128::from(used.core.0) / u128::from(used.wall.0)
-    });
+    let all = u128::from(ran.0);
+    let cpu = learned.map_or(all, |used| all * u128::from(used.core.0) / u128::from(used.wall.0));
     let cpu = Millis(u64::try_from(cpu).unwrap_or(u64::MAX));
     terms.price.of(&Used::of(&Usage { wall: ran, cpu, ..Usage::default() }, terms))
 }
@@ -213,11 +212,14 @@ impl Site {
         (by, done): (SiteId, &Done),
         seen: Millis,
     ) -> bool {
-        let (_, cost) = self.cost((by, done.lease), (&done.usage, seen));
-        let Some(job) = self.jobs.get(at.job).filter(|_| done.outcome == Outcome::Done) else {
+        let job = self.jobs.get(at.job).filter(|_| done.outcome == Outcome::Done);
+        let Some((job, budget)) = job.and_then(|job| Some((job, job.budget()?))) else {
             return false;
         };
-        let Some(budget) = job.budget().filter(|_| !cost.is_zero()) else { return false };
+        let (_, cost) = self.cost((by, done.lease), (&done.usage, seen));
+        if cost.is_zero() {
+            return false;
+        }
         let on_their_way = self.borrow.landings(at.job).map(|landing| {
             self.cost((landing.lender, landing.lease), (&landing.usage, landing.seen)).1
         });

@@ -56,8 +56,7 @@ impl Site {
         &mut self,
         (at, attempt): (TaskRef, AttemptId),
         (lender, lease): (SiteId, LeaseId),
-        used: &Used,
-        now: Millis,
+        (used, now): (&Used, Millis),
         out: &mut Vec<Output>,
     ) {
         let Some(job) = self.jobs.get(at.job) else { return };

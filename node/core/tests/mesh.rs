@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meshfarm_core::opening::Opening;
 use meshfarm_core::{
-    Ask, Change, CollectError, Config, Ended, EntryRecord, Event, Hold, Input, JobPhase, JobView,
-    Key, Landed, Operation, Output, PrepareError, Pricing, Ready, Record, Reply, Request, Session,
-    Site, SiteOperation, Task, TaskRef, Tasks,
+    Ask, ChainId, Change, CollectError, Config, Ended, EntryRecord, Event, Hold, Input, JobPhase,
+    JobView, Key, Landed, Operation, Output, PrepareError, Pricing, Ready, Record, Reply, Request,
+    Session, Site, SiteOperation, Task, TaskRef, Tasks,
 };
 use meshfarm_protocol::codec::{decode, encode};
 use meshfarm_protocol::id::{
@@ -442,18 +442,7 @@ impl Mesh {
                 }
             }
             Output::Prepare { .. } if self.hold_prepares => {}
-            Output::Prepare { lease, .. } => {
-                let whole = self.at_once == AtOnce::Whole;
-                let ready = Ready { shared_sessions: self.shared_sessions, whole };
-                let error = self.prepares.pop_front();
-                if error.is_none() && !whole {
-                    self.coming.push((at, lease));
-                }
-                if error.is_some() || self.at_once != AtOnce::Nothing {
-                    let result = error.map_or(Ok(ready), Err);
-                    self.answer(at, Input::Prepared { lease, result });
-                }
-            }
+            Output::Prepare { lease, .. } => self.prepare(at, lease),
             Output::Start { session, lease, run, isolation, holds, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
                 let attempt = run[0].attempt;
@@ -491,16 +480,39 @@ impl Mesh {
                 self.send(at, to, Message::Receipt(entry));
             }
             Output::ShowReceipt { to, chain, sequence, against } => {
-                let stored = peer.disk.get(&Key::Entry(chain, sequence));
-                let Some(Record::Entry(stored)) = stored.cloned() else { return };
-                if let Some(entry) = against.filter(|entry| entry.receipt != stored.receipt) {
-                    self.answer(at, Input::Forked { site: to, entry });
-                }
-                self.send(at, to, Message::Receipt(Box::new(unsigned(&stored))));
+                self.show_receipt(at, to, (chain, sequence), against);
             }
             Output::Forget { .. } => {}
             Output::Purge { attempts, before } => peer.purged.push((attempts, before)),
         }
+    }
+
+    fn prepare(&mut self, at: usize, lease: LeaseId) {
+        let whole = self.at_once == AtOnce::Whole;
+        let ready = Ready { shared_sessions: self.shared_sessions, whole };
+        let error = self.prepares.pop_front();
+        if error.is_none() && !whole {
+            self.coming.push((at, lease));
+        }
+        if error.is_some() || self.at_once != AtOnce::Nothing {
+            let result = error.map_or(Ok(ready), Err);
+            self.answer(at, Input::Prepared { lease, result });
+        }
+    }
+
+    fn show_receipt(
+        &mut self,
+        at: usize,
+        to: SiteId,
+        (chain, sequence): (ChainId, u64),
+        against: Option<Box<Entry>>,
+    ) {
+        let stored = self.peers[at].disk.get(&Key::Entry(chain, sequence));
+        let Some(Record::Entry(stored)) = stored.cloned() else { return };
+        if let Some(entry) = against.filter(|entry| entry.receipt != stored.receipt) {
+            self.answer(at, Input::Forked { site: to, entry });
+        }
+        self.send(at, to, Message::Receipt(Box::new(unsigned(&stored))));
     }
 
     fn send(&mut self, from: usize, to: SiteId, message: Message) {

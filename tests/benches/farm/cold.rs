@@ -10,6 +10,7 @@ use meshfarm::records;
 use meshfarm::store::{Batch, Store};
 use meshfarm_core::{Change, Record, Task, TaskRef};
 use meshfarm_protocol::id::{AttemptId, Millis, SiteId, StepNo, TaskNo};
+use meshfarm_protocol::receipt::Exact;
 
 use super::dispatch::{submit, template, view};
 use crate::node::used;
@@ -82,7 +83,8 @@ fn half_done(home: &Path) -> Result<u64> {
             attempt[..4].copy_from_slice(&n.to_be_bytes());
             let (attempt, by, wall) = (AttemptId(attempt), SiteId([1; 32]), Millis(1000));
             let at = Millis::seconds(1_700_000_000);
-            let task = Task::Done { attempt, by, at, wall, isolation: None };
+            let (isolation, cost) = (None, Exact(0));
+            let task = Task::Done { attempt, by, at, wall, isolation, cost };
             let of = TaskRef { job, step: StepNo(0), task: TaskNo(n) };
             let record = Record::Task(of, task);
             records::stage(&Change::Put(Box::new(record)), &mut batch);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use meshfarm_core::opening::Opening;
 use meshfarm_core::{
-    Ask, Config, HostMode, HostRecord, Input, Output, Ready, Record, Request, Site,
+    Ask, Config, HostMode, HostRecord, Input, Output, Pricing, Ready, Record, Request, Site,
 };
 use meshfarm_protocol::id::{ChunkId, JobId, Millis, SiteId};
 use meshfarm_protocol::lease::Commit;
@@ -110,6 +110,7 @@ fn machine(n: usize, slots: u32, hosts: &[usize]) -> Machine {
         opening: Opening::default(),
         keep_jobs: Millis(u64::MAX),
         kept: BTreeSet::new(),
+        pricing: Pricing::default(),
         seed,
     };
     let of = |n: &usize| {
@@ -267,7 +268,7 @@ impl Farm {
 
 fn up(n: usize) -> Input {
     let role = if n == HEAD { Role::Site } else { Role::Host };
-    Input::PeerUp { site: id(n), name: name(n), role }
+    Input::PeerUp { site: id(n), name: name(n), role, mesh: None }
 }
 
 /// The keys in it are nobody's: no driver opens it here.

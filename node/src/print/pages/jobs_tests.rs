@@ -4,6 +4,7 @@ use meshfarm_core::{DeadlineState, DeadlineView, Why};
 use meshfarm_protocol::id::{JobId, TaskNo};
 use meshfarm_protocol::matching::Misfit;
 use meshfarm_protocol::profile::AttributeNeed;
+use meshfarm_protocol::receipt::Money;
 
 use crate::print::{Printer, TablePrinter};
 
@@ -55,6 +56,8 @@ fn view(phase: JobPhase, tasks: Vec<TaskView>, why: Vec<Why>) -> JobView {
         failed: count("failed"),
         canceled: count("canceled"),
         held: count("held"),
+        spent: Money(0),
+        budget: None,
         steps: vec![StepView { name: "Render".into(), tasks, why }],
     }
 }

@@ -14,6 +14,7 @@ mod ledger;
 mod namespaces;
 mod operate;
 mod outsource;
+mod relay;
 mod render;
 mod restart;
 mod standard;

@@ -154,6 +154,9 @@ pub struct Submit {
     /// When the job shall be done: `2h` from its submission, or a moment such as `2026-11-30 18:00`.
     #[serde(default)]
     pub deadline: Option<Deadline>,
+    /// Through how many further sites a site may pass its tasks on.
+    #[serde(default)]
+    pub hops: Option<u8>,
     /// In which order tasks start.
     #[serde(default)]
     pub order: Option<Order>,

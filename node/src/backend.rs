@@ -474,6 +474,7 @@ fn request(submit: Submit) -> Result<SubmitRequest, Problem> {
         timeout: submit.timeout.map(job_bundle::Duration),
         silence: submit.silence.map(job_bundle::Duration),
         deadline: submit.deadline,
+        hops: submit.hops,
         order: submit.order,
         max_price: submit.max_price,
         budget: submit.budget,

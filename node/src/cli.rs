@@ -140,6 +140,7 @@ Examples:
   meshfarm submit animation.ini --resolution 1280x720 --output ~/frames --where remote
   meshfarm submit shot.blend --frames 1-240 --deadline 6h
   meshfarm submit bundle/ -p Quality=9 --dry-run
+  meshfarm submit shot.blend --where oslo --hops 1
 
 SOURCE is a scene file, a job bundle (folder or .tar) of Open Job Description, its template, or \
 bundle:NAME for a built-in bundle. A site that renders a job can read its scene.")]
@@ -409,6 +410,9 @@ pub struct Submit {
     /// When the job shall be done: 90m, 2h, 3d from now, or a moment such as '2026-11-30 18:00' [default: none]
     #[arg(long, value_name = "TIME")]
     pub deadline: Option<Deadline>,
+    /// Through how many further sites a site may pass its tasks on, which then see the scene too [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=4))]
+    pub hops: Option<u8>,
     /// In which order tasks start [default: given]
     #[arg(long, value_enum, value_name = "ORDER")]
     pub order: Option<TaskOrder>,
@@ -645,7 +649,7 @@ mod tests {
     fn a_submission_is_read_whole() {
         let cli = parse(
             "submit shot.blend --frames 1-240:2 --resolution 1920x1080 -p A=b=c -p D= --where lyon \
-             --priority 100 --retries 0 --timeout 10m --silence 90s --deadline 3d --order first-last-middle --hold --input tex --input a.png -o out --watch --json",
+             --priority 100 --retries 0 --timeout 10m --silence 90s --deadline 3d --hops 2 --order first-last-middle --hold --input tex --input a.png -o out --watch --json",
         );
         let cli = cli.unwrap();
         assert!(cli.json);
@@ -657,7 +661,7 @@ mod tests {
         assert_eq!(submit.timeout, Some(Millis::seconds(600)));
         assert_eq!((submit.silence, submit.hold), (Some(Millis::seconds(90)), true));
         assert_eq!(submit.deadline, Some(Deadline::In(Millis::seconds(3 * 86_400))));
-        assert_eq!(submit.order, Some(TaskOrder::FirstLastMiddle));
+        assert_eq!((submit.order, submit.hops), (Some(TaskOrder::FirstLastMiddle), Some(2)));
         assert_eq!((submit.priority, submit.retries), (Some(100), Some(0)));
         assert_eq!(submit.inputs.len(), 2);
     }
@@ -694,6 +698,7 @@ mod tests {
             ("statement --from march", ["--from", "2026-03-31"]),
             ("statement --csv --json", ["--csv", "--json"]),
             ("statement --by day", ["--by", "month"]),
+            ("submit a --hops 5", ["--hops", "0..=4"]),
             ("job xyz", ["JOB", "hexadecimal"]),
             ("init --name a/b", ["--name", "control characters"]),
             ("init --lend 0", ["--lend", "1..=4096"]),

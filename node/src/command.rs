@@ -409,6 +409,7 @@ async fn submit(desk: &Desk, flags: cli::Submit) -> Done {
         timeout: flags.timeout,
         silence: flags.silence,
         deadline: flags.deadline,
+        hops: flags.hops,
         order: flags.order.map(Into::into),
         max_price: flags.max_price,
         budget: flags.budget,

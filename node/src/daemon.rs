@@ -29,6 +29,7 @@ use crate::means::Means;
 use crate::mesh::Meshes;
 use crate::neighbours::Neighbours;
 use crate::net::{self, LaneStream, Multiaddr, Net};
+use crate::passing::{Made, Passing};
 use crate::pins::Pins;
 use crate::records;
 use crate::returning::Returning;
@@ -75,6 +76,8 @@ pub struct Rooms {
     pub means: Arc<Means>,
     /// Other sites' tasks on our slots, and our own.
     pub lending: Arc<Lending>,
+    /// Other sites' tasks on further machines.
+    pub passing: Arc<Passing>,
     /// Our tasks' results.
     pub returning: Arc<Returning>,
     /// Which content is in use.
@@ -218,8 +221,9 @@ impl Daemon {
                     self.remember(site, vec![up.address]).await;
                 }
                 let name = up.memberships.first().map(|member| member.name.clone());
+                let meshes = up.memberships.iter().map(|member| member.mesh).collect();
                 let name = name.unwrap_or_else(|| site.short());
-                Some(Input::PeerUp { site, name, role, mesh })
+                Some(Input::PeerUp { site, name, role, mesh, meshes })
             }
             net::Event::PeerDown { site } => Some(Input::PeerDown { site }),
             net::Event::Asked { from, request: Asked::Core(message), answer } => {
@@ -234,7 +238,9 @@ impl Daemon {
             }
             net::Event::Asked { from, request: Asked::Log(part), answer } => {
                 if self.site.may_log(from, part.attempt) {
-                    self.receive_log(part, answer);
+                    self.receive_log(part, None, answer);
+                } else if let Some(to) = self.site.log_goes_to(from, part.attempt) {
+                    self.receive_log(part, Some(to), answer);
                 } else {
                     drop(answer.send(Answer::Refused("no such attempt".to_owned())));
                 }
@@ -296,10 +302,16 @@ impl Daemon {
         self.rooms.net.remember(site, addresses).await;
     }
 
-    fn receive_log(&self, part: LogPart, answer: oneshot::Sender<Answer>) {
+    /// Keep a part of a log, or send it on to whoever borrowed.
+    fn receive_log(&self, part: LogPart, to: Option<SiteId>, answer: oneshot::Sender<Answer>) {
         let logs = Arc::clone(&self.rooms.logs);
+        if let Some(to) = to
+            && let Err(error) = logs.send_on(part.attempt, to, &self.rooms.net)
+        {
+            tracing::warn!(%error, "a log will not be sent on");
+        }
         self.rooms.machine.blocking.run(Box::new(move || {
-            let have = logs.receive(&part);
+            let have = if to.is_some() { logs.receive_on(&part) } else { logs.receive(&part) };
             let said = have.map_or_else(|e| Answer::Refused(e.to_string()), Answer::LogHave);
             drop(answer.send(said));
         }));
@@ -379,7 +391,13 @@ impl Daemon {
                 Arc::clone(&rooms.lending).start((session, lease), borrower, promised, run);
             }
             Output::Stop(session) => rooms.lending.stop(session),
-            Output::Release(lease) => rooms.lending.release(lease),
+            Output::Release(lease) => {
+                rooms.passing.release(lease);
+                rooms.lending.release(lease);
+            }
+            output @ (Output::Fetch { .. } | Output::HandOn { .. } | Output::TakeIn { .. }) => {
+                self.relay(output).await;
+            }
             Output::Purge { attempts, before } => {
                 let logs = Arc::clone(&rooms.logs);
                 rooms.machine.blocking.run(Box::new(move || logs.purge(&attempts, before)));
@@ -440,6 +458,22 @@ impl Daemon {
             }
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "a receipt cannot be read"),
+        }
+    }
+
+    /// What is to be done for a lease that runs on another machine.
+    async fn relay(&self, output: Output) {
+        let rooms = &self.rooms;
+        let passing = Arc::clone(&rooms.passing);
+        if let Output::Fetch { lease, borrower, root, envelope } = output {
+            passing.fetch(lease, borrower, root, envelope);
+        } else if let Output::HandOn { lease, to, sealing_key, job, root, want } = output {
+            match passing.hand_on(lease, (to, sealing_key), (job, root), want) {
+                Ok(message) => rooms.net.send(to, message).await,
+                Err(error) => tracing::error!(%lease, %error, "keys were not handed on"),
+            }
+        } else if let Output::TakeIn { lease, attempt, to, job, from, outputs } = output {
+            passing.take_in(Made { lease, attempt, to, job, from, outputs });
         }
     }
 

@@ -477,7 +477,7 @@ fn prepare_mount_points(content: &Path, layout: &Layout) -> io::Result<()> {
     Ok(())
 }
 
-fn prepare_error(error: FetchError) -> PrepareError {
+pub(crate) fn prepare_error(error: FetchError) -> PrepareError {
     match error {
         FetchError::Unreachable(_) | FetchError::Broken(_) => PrepareError::Unreachable,
         FetchError::Chunk(error) if error.is_full() => PrepareError::Full,

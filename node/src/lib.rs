@@ -31,6 +31,7 @@ pub mod node;
 pub mod opened;
 pub mod owner;
 pub mod pace;
+pub mod passing;
 pub mod pins;
 pub mod print;
 pub mod probe;

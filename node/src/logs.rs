@@ -36,6 +36,15 @@ const REFUSALS: u32 = 30;
 /// A received log is cut here. A lender's own limit is lower; its notes about itself come on top.
 const MAX_RECEIVED: u64 = MAX_LOG + (1 << 20);
 
+/// A log that has not grown for so long has ended: whoever wrote it is gone without a word.
+const SILENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// Kind of the note that says who gets a log which is written here.
+const OURS: &str = "to";
+
+/// Kind of the note that says who gets a log which another machine sends here.
+const ANOTHERS: &str = "on";
+
 /// The folder of all logs.
 #[derive(Debug)]
 pub struct Logs {
@@ -134,27 +143,21 @@ impl Logs {
     /// # Errors
     /// When the file cannot be written.
     pub fn receive(&self, part: &LogPart) -> io::Result<u64> {
-        let mut file =
-            OpenOptions::new().create(true).append(true).open(self.here(part.attempt))?;
-        let have = file.metadata()?.len();
-        if part.bytes.is_empty() {
-            // What is missing of a log that was cut is not asked for again.
-            if have < part.offset && part.offset <= MAX_RECEIVED {
-                return Ok(have);
-            }
-            self.end_here(part.attempt)?;
-            return Ok(part.offset);
-        }
-        let Some(skip) = have.checked_sub(part.offset).and_then(|n| usize::try_from(n).ok()) else {
-            return Ok(have);
+        receive(&self.here(part.attempt), part, || self.end_here(part.attempt))
+    }
+
+    /// Take a part of a log that is [sent on](Logs::send_on). Returns as [`Logs::receive`] does.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn receive_on(&self, part: &LogPart) -> io::Result<u64> {
+        let end = || {
+            self.end_sending(part.attempt);
+            Ok(())
         };
-        let new = part.bytes.get(skip..).unwrap_or_default();
-        if have + new.len() as u64 > MAX_RECEIVED {
-            // Said to be here, so that the lender does not send it for ever.
-            return Ok(part.offset + part.bytes.len() as u64);
-        }
-        file.write_all(new)?;
-        Ok(have + new.len() as u64)
+        let have = receive(&self.sending(part.attempt, "log"), part, end);
+        self.growth(part.attempt).grown.notify_one();
+        have
     }
 
     /// At most `max` bytes of an attempt's log from `offset` on. None when there is no log yet.
@@ -190,7 +193,25 @@ impl Logs {
     /// # Errors
     /// When the note of who gets it cannot be written.
     pub fn send(self: &Arc<Self>, attempt: AttemptId, to: SiteId, net: &Net) -> io::Result<()> {
-        let note = self.sending(attempt, "to");
+        self.begin(attempt, (to, OURS), net)
+    }
+
+    /// Begin to send a log on to the borrower that is [received](Logs::receive_on) from another machine, or go on.
+    /// Remembered over a restart.
+    ///
+    /// # Errors
+    /// When the note of who gets it cannot be written.
+    pub fn send_on(self: &Arc<Self>, attempt: AttemptId, to: SiteId, net: &Net) -> io::Result<()> {
+        self.begin(attempt, (to, ANOTHERS), net)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        attempt: AttemptId,
+        (to, kind): (SiteId, &'static str),
+        net: &Net,
+    ) -> io::Result<()> {
+        let note = self.sending(attempt, kind);
         if note.exists() {
             return Ok(());
         }
@@ -207,12 +228,14 @@ impl Logs {
         for entry in fs::read_dir(self.folder.join("sending"))? {
             let path = entry?.path();
             let attempt = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
-            let to = path
-                .extension()
-                .filter(|kind| *kind == "to")
-                .and_then(|_| fs::read_to_string(&path).ok()?.trim().parse::<SiteId>().ok());
+            let kind = path.extension().filter(|kind| *kind == OURS || *kind == ANOTHERS);
+            let to =
+                kind.and_then(|_| fs::read_to_string(&path).ok()?.trim().parse::<SiteId>().ok());
             if let (Some(attempt), Some(to)) = (attempt, to) {
-                self.end_sending(attempt);
+                // What wrote ours is dead; another machine goes on.
+                if kind.is_some_and(|kind| kind == OURS) {
+                    self.end_sending(attempt);
+                }
                 tokio::spawn(Arc::clone(self).pump(attempt, to, net.clone()));
             }
         }
@@ -228,7 +251,9 @@ impl Logs {
             let whole = growth.whole.load(std::sync::atomic::Ordering::Acquire);
             let bytes = read(&file, sent, MAX_LOG_BYTES).ok().flatten().unwrap_or_default();
             if bytes.is_empty() && !whole {
-                growth.grown.notified().await;
+                if timeout(SILENCE, growth.grown.notified()).await.is_err() {
+                    growth.whole.store(true, std::sync::atomic::Ordering::Release);
+                }
                 // Lines that come together are sent together.
                 drop(timeout(SEND_EVERY, std::future::pending::<()>()).await);
                 continue;
@@ -249,9 +274,35 @@ impl Logs {
             }
         }
         drop(fs::remove_file(file));
-        drop(fs::remove_file(self.sending(attempt, "to")));
+        for kind in [OURS, ANOTHERS] {
+            drop(fs::remove_file(self.sending(attempt, kind)));
+        }
         self.growing.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
     }
+}
+
+/// Append what is new of a part to the file that a log is received in.
+fn receive(path: &Path, part: &LogPart, end: impl FnOnce() -> io::Result<()>) -> io::Result<u64> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let have = file.metadata()?.len();
+    if part.bytes.is_empty() {
+        // What is missing of a log that was cut is not asked for again.
+        if have < part.offset && part.offset <= MAX_RECEIVED {
+            return Ok(have);
+        }
+        end()?;
+        return Ok(part.offset);
+    }
+    let Some(skip) = have.checked_sub(part.offset).and_then(|n| usize::try_from(n).ok()) else {
+        return Ok(have);
+    };
+    let new = part.bytes.get(skip..).unwrap_or_default();
+    if have + new.len() as u64 > MAX_RECEIVED {
+        // Said to be here, so that the lender does not send it for ever.
+        return Ok(part.offset + part.bytes.len() as u64);
+    }
+    file.write_all(new)?;
+    Ok(have + new.len() as u64)
 }
 
 fn append(path: &Path, text: &[u8]) -> io::Result<()> {
@@ -304,6 +355,23 @@ mod tests {
         assert_eq!(logs.read(attempt, 6, 3).unwrap().unwrap(), b"wor");
         assert_eq!(logs.read(attempt, 99, 3).unwrap().unwrap(), b"");
         assert_eq!(logs.read(AttemptId([8; 16]), 0, 3).unwrap(), None);
+    }
+
+    #[test]
+    fn a_log_that_goes_on_to_a_borrower_is_kept_apart_from_our_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::open(folder.path().join("logs")).unwrap();
+        let attempt = AttemptId([7; 16]);
+        let part = |offset, text: &str| LogPart { attempt, offset, bytes: text.into() };
+        assert_eq!(logs.receive_on(&part(0, "hello ")).unwrap(), 6);
+        assert_eq!(logs.receive_on(&part(3, "lo world")).unwrap(), 11);
+        assert_eq!(logs.read(attempt, 0, 100).unwrap(), None, "it is not ours");
+        let sent = fs::read(logs.sending(attempt, "log")).unwrap();
+        assert_eq!(sent, b"hello world");
+        let whole = || logs.growth(attempt).whole.load(std::sync::atomic::Ordering::Acquire);
+        assert_eq!((logs.receive_on(&part(12, "")).unwrap(), whole()), (11, false));
+        assert_eq!((logs.receive_on(&part(11, "")).unwrap(), whole()), (11, true));
+        assert!(!logs.is_whole(attempt));
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::meter::Meter;
 use crate::neighbours::Neighbours;
 use crate::net::{self, Outside, transport};
 use crate::pace::Pace;
+use crate::passing::Passing;
 use crate::pins::Pins;
 use crate::probe::{self, Cards};
 use crate::records;
@@ -266,6 +267,7 @@ impl Opened {
             // Whether to lend to other sites is no question for a host.
             lending: config.lend || head.is_some(),
             floor: config.isolation.floor,
+            pass_on: config.lending.pass_on,
             opening: config.lending.opening().unwrap_or_default(),
             keep_jobs: Millis::seconds(u64::from(config.keep_jobs_days) * 86_400),
             kept: kept_licences(&config.licences),
@@ -419,6 +421,7 @@ async fn run(
         key: opened.keys.key.clone(),
         means: Arc::clone(&means),
         lending,
+        passing: Arc::new(Passing::new(Arc::clone(&means))),
         returning,
         pins,
         neighbours,

@@ -1,7 +1,8 @@
 //! Which content is in use, why, and which chunks that means.
 //!
 //! That a root is in use is written nowhere twice: it follows from the core's records of jobs and finished
-//! attempts, and from the leases whose content is here, which end with the process. So no crash can leave a pin
+//! attempts, of leases that run on another machine, and from the leases whose content is here, which end with the
+//! process. So no crash can leave a pin
 //! without its reason, or a reason without its pin. What is written is which chunks a root uses, as [`Marks`],
 //! at the moment when its manifest is known. Until then a [`Hold`] keeps whatever the transfer looks at.
 //!
@@ -96,7 +97,8 @@ impl State {
 }
 
 impl Pins {
-    /// What is in use according to the core's records. Leases do not survive a restart, so none is.
+    /// What is in use according to the core's records. Of leases only those survive a restart that run on another
+    /// machine.
     ///
     /// # Errors
     /// When the store refuses.
@@ -157,7 +159,9 @@ impl Pins {
                         self.place(why, root)?;
                     }
                 }
-                Output::Prepare { lease, root, .. } => self.place(Why::Lease(*lease), *root)?,
+                Output::Prepare { lease, root, .. } | Output::Fetch { lease, root, .. } => {
+                    self.place(Why::Lease(*lease), *root)?;
+                }
                 _ => {}
             }
         }
@@ -178,7 +182,9 @@ impl Pins {
                 Output::Persist(Change::Delete(Key::Job(job))) => {
                     over.insert(Why::Job(*job), true);
                 }
-                Output::Prepare { lease, .. } => drop(over.insert(Why::Lease(*lease), false)),
+                Output::Prepare { lease, .. } | Output::Fetch { lease, .. } => {
+                    over.insert(Why::Lease(*lease), false);
+                }
                 Output::Release(lease) => drop(over.insert(Why::Lease(*lease), true)),
                 Output::Forget { attempt, .. } => drop(over.insert(Why::Attempt(*attempt), true)),
                 _ => {}
@@ -412,6 +418,7 @@ fn reasons(record: &Record) -> Vec<(Why, ChunkId)> {
             let outputs = finished.done.outputs.iter();
             outputs.map(|made| (Why::Attempt(finished.done.attempt), made.root)).collect()
         }
+        Record::Relay(relay) => vec![(Why::Lease(relay.lease), relay.root)],
         Record::Job(_)
         | Record::Spec(..)
         | Record::Task(..)

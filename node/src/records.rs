@@ -68,7 +68,7 @@ pub fn load(store: &Store) -> Result<Vec<Record>, RecordsError> {
 }
 
 /// Kinds of records: their family, and the first byte of their keys where kinds share a family.
-const KINDS: [(Family, u8); 16] = [
+const KINDS: [(Family, u8); 17] = [
     (Family::Job, b's'),
     (Family::Job, b'j'),
     (Family::Task, b't'),
@@ -86,6 +86,7 @@ const KINDS: [(Family, u8); 16] = [
     ENTRIES,
     (Family::Receipt, b'm'),
     TALLIES,
+    (Family::Lease, b'r'),
 ];
 
 /// Receipts that both sides have signed.
@@ -113,6 +114,7 @@ pub(crate) fn place(key: Key) -> (Family, Vec<u8>) {
         Key::Entry(..) => 13,
         Key::Misdeed(..) => 14,
         Key::Tally(..) => 15,
+        Key::Relay(_) => 16,
     }];
     let mut bytes = vec![tag];
     bytes.extend(key.to_bytes());

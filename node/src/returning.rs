@@ -20,7 +20,7 @@ use crate::means::{FetchError, From, Means};
 use crate::store::{Batch, Family};
 
 /// The most bytes that one task may return.
-const MAX_OUTPUTS: u64 = 1 << 38;
+pub(crate) const MAX_OUTPUTS: u64 = 1 << 38;
 
 /// A kept root is this long at most.
 const MAX_LINK: usize = 256;
@@ -186,7 +186,7 @@ fn output_key(TaskRef { job, step, task }: TaskRef) -> Vec<u8> {
     [b"o".as_slice(), &job.0, &step.0.to_be_bytes(), &task.0.to_be_bytes()].concat()
 }
 
-fn collect_error(error: FetchError) -> CollectError {
+pub(crate) fn collect_error(error: FetchError) -> CollectError {
     match error {
         FetchError::Unreachable(_) | FetchError::Broken(_) | FetchError::Thread => {
             CollectError::Unreachable

@@ -108,11 +108,19 @@ pub struct MeshPolicy {
     /// It owes other sites this much at most. None: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Money>,
+    /// Through how many further sites a site that has its tasks may pass them on. 0: none but that site's own hosts.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub hops: u8,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
 const fn is_false(value: &bool) -> bool {
     !*value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_zero(value: &u8) -> bool {
+    *value == 0
 }
 
 impl Default for MeshPolicy {
@@ -132,6 +140,7 @@ impl Default for MeshPolicy {
             held: false,
             max_price: None,
             budget: None,
+            hops: 0,
         }
     }
 }

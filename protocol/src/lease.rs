@@ -30,6 +30,9 @@ pub const RESERVATION: Millis = Millis::seconds(10);
 /// How long a lender keeps finished work for a borrower that does not fetch it.
 pub const KEEP_FINISHED: Millis = Millis::seconds(24 * 3600);
 
+/// Work is handed on from site to site at most so often: each hop is a copy of the scene, and somebody more who can read it.
+pub const MAX_HOPS: u8 = 4;
+
 /// More attempts than this in one lease are refused.
 pub const MAX_ATTEMPTS: usize = 1024;
 
@@ -55,6 +58,8 @@ pub struct Offer {
     pub bytes: u64,
     /// 0 to 100; the lender's policy caps it.
     pub priority: u8,
+    /// How many sites the lender's may hand the tasks on through, at most [`MAX_HOPS`]. Its own hosts are no other site.
+    pub hops: u8,
 }
 
 /// Promises slots until `until`, unless a commit follows.

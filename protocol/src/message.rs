@@ -17,7 +17,8 @@ use crate::seal::{self, Signature, SigningKey};
 /// 2: a lane carries many requests and says what its source has; lenders of one job serve each other by passes.
 ///
 /// 3: what kind of program a session runs travels with its keys; chunks are asked for by the first 12 bytes of their
-/// addresses; grants state terms, profiles prices, and leases end in receipts that both sides sign.
+/// addresses; grants state terms, profiles prices, and leases end in receipts that both sides sign; an offer says how often
+/// the work may be passed on.
 pub const WIRE_VERSION: u16 = 3;
 
 /// Control protocol: one request and one answer on a stream, each CBOR after a big-endian `u32` length.

@@ -169,6 +169,9 @@ pub struct Profile {
     pub free: u32,
     /// Whether it takes foreign work at all now.
     pub lending: bool,
+    /// Whether it hands work for which it has no room on to further sites, when the job lets it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub passes_on: bool,
     /// X25519 public key that envelopes for this site are sealed to.
     pub sealing_key: SealingKey,
     /// Multiaddresses at which it listens, for members that have not met it.
@@ -176,6 +179,11 @@ pub struct Profile {
     /// What it asks for its slots.
     #[serde(default, skip_serializing_if = "Price::is_free")]
     pub price: Price,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// The layout version that this program writes.

@@ -138,6 +138,7 @@ fn profile() -> Profile {
         hosts: vec![host],
         free: 12,
         lending: true,
+        passes_on: true,
         sealing_key: sealing().public(),
         addresses: vec!["/ip4/192.0.2.2/tcp/4510".into()],
         price: price(),
@@ -213,6 +214,7 @@ fn offer() -> Offer {
         root: ChunkId([10; 32]),
         bytes: 5_000_000_000,
         priority: 50,
+        hops: 2,
     }
 }
 

@@ -88,6 +88,9 @@ impl World<'_> {
                 }
             }
             Output::Answer(request, Reply::Submitted(job)) => self.submitted(request, job),
+            Output::Fetch { .. } | Output::HandOn { .. } | Output::TakeIn { .. } => {
+                self.oracle.blame("a site passed work on that has no hosts".to_owned());
+            }
             // Content comes from the borrower alone here.
             Output::Share { .. }
             | Output::Purge { .. }

@@ -56,7 +56,8 @@ impl Oracle {
                 | Record::Pending(_)
                 | Record::Entry(_)
                 | Record::Misdeed(_)
-                | Record::Tally(_) => {}
+                | Record::Tally(_)
+                | Record::Relay(_) => {}
             },
             Change::Delete(Key::Task(at)) if self.accepted.contains_key(at) => {
                 self.blame(format!("the accepted result of {at:?} was dropped"));

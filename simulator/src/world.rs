@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use meshfarm_core::opening::Opening;
 use meshfarm_core::{Ask, Config, Input, JobPhase, Key, Pricing, Record, Request, Site, TaskRef};
-use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, Millis, SiteId, StepNo, hex};
+use meshfarm_protocol::id::{AttemptId, ChunkId, LeaseId, MeshId, Millis, SiteId, StepNo, hex};
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::message::Message;
 use meshfarm_protocol::profile::{Level, Profile};
@@ -320,6 +320,7 @@ impl<'a> World<'a> {
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: node.entry.lending,
+            pass_on: false,
             floor: Level::S2,
             opening: Opening::default(),
             keep_jobs: Millis(u64::MAX),
@@ -353,7 +354,8 @@ impl<'a> World<'a> {
         let (site, name) = (self.nodes[b].id, self.nodes[b].name.clone());
         if connected && self.links.told.insert((a, b)) {
             let (role, mesh) = (Role::Site, None);
-            self.hear(a, Input::PeerUp { site, name, role, mesh });
+            let meshes = BTreeSet::from([MeshId([1; 32])]);
+            self.hear(a, Input::PeerUp { site, name, role, mesh, meshes });
         } else if !connected && self.links.told.remove(&(a, b)) {
             self.hear(a, Input::PeerDown { site });
         }

@@ -1,6 +1,6 @@
 //! The door of a site: everything that can come in, and everything that can come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,8 @@ pub enum Input {
         role: Role,
         /// The mesh in whose unit the two of us reckon; none when it is one of our own machines.
         mesh: Option<MeshId>,
+        /// The meshes that we are both in.
+        meshes: BTreeSet<MeshId>,
     },
     /// The last connection to a member is gone.
     PeerDown {
@@ -92,6 +94,23 @@ pub enum Input {
         lease: LeaseId,
         /// How far it is.
         result: Result<Ready, PrepareError>,
+    },
+    /// The content of a lease that runs on another machine is here, with what the keys of its outputs are sealed to,
+    /// or will not be.
+    Fetched {
+        /// The lease that we gave.
+        lease: LeaseId,
+        /// What came of it.
+        result: Result<SealingKey, PrepareError>,
+    },
+    /// What another machine has made for a lease of ours is here, durable and sealed to the borrower, or is not.
+    TakenIn {
+        /// The lease that we gave.
+        lease: LeaseId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// What the borrower is told of.
+        result: Result<Outputs, CollectError>,
     },
     /// A session is over, its jail is dead, its outputs are sealed and durable.
     SessionEnded {
@@ -360,6 +379,49 @@ pub enum Output {
         root: ChunkId,
         /// Where its keys come from.
         content: Content,
+    },
+    /// Fetch the content of a lease that will run on another machine, as ciphertext, and keep its keys until they are
+    /// handed on; answered by [`Input::Fetched`].
+    Fetch {
+        /// The lease that we gave.
+        lease: LeaseId,
+        /// Who has the content.
+        borrower: SiteId,
+        /// Its root.
+        root: ChunkId,
+        /// Where its keys come from.
+        envelope: Envelope,
+    },
+    /// Seal the keys of a lease that we gave to the machine that it runs on, and send them as a commit.
+    HandOn {
+        /// The lease that we gave.
+        lease: LeaseId,
+        /// The machine.
+        to: SiteId,
+        /// The key to seal to.
+        sealing_key: SealingKey,
+        /// The borrower's job.
+        job: JobId,
+        /// Root of the content.
+        root: ChunkId,
+        /// What shall run first, under the lease that the machine gave.
+        want: Want,
+    },
+    /// Fetch what another machine has made for a lease of ours, make it durable and seal its key to the borrower;
+    /// answered by [`Input::TakenIn`].
+    TakeIn {
+        /// The lease that we gave.
+        lease: LeaseId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Who gets it.
+        to: (SiteId, SealingKey),
+        /// The borrower's job.
+        job: JobId,
+        /// The lease that gives the right to fetch, and who has the outputs.
+        from: (LeaseId, SiteId),
+        /// What there is.
+        outputs: Outputs,
     },
     /// Start a session in a jail; answered by [`Input::SessionEnded`].
     Start {

@@ -285,7 +285,8 @@ impl Site {
         block(profile.is_none(), "it has not said what it offers yet");
         block(!known.connected, "it is not connected");
         block(profile.is_some_and(|p| !p.lending), "it does not lend now");
-        block(profile.is_some_and(|p| p.lending && p.free == 0), "it has no slot free now");
+        let full = profile.is_some_and(|p| p.lending && p.free == 0);
+        block(full && !place::passes_on(job, known), "it has no slot free now");
         block(self.sites.is_blamed(site), "it has sent wrong chunks before");
         block(failed_on.contains(&site), "the task failed there before");
         if let Some(n) = known.failing() {

@@ -134,8 +134,14 @@ impl Site {
         }
         match mode {
             HostMode::Open => {}
-            HostMode::Stopped => self.take_back_queued(host, now, out),
-            HostMode::Removed => self.leave_host(host, now, out),
+            HostMode::Stopped => {
+                self.take_back_queued(host, now, out);
+                self.drain_relays(host, now, out);
+            }
+            HostMode::Removed => {
+                self.leave_host(host, now, out);
+                self.lose_relays(host, now, out);
+            }
         }
         Reply::Changed(u32::try_from(self.tasks_at(host)).unwrap_or(u32::MAX))
     }
@@ -185,13 +191,14 @@ impl Site {
         }
     }
 
-    /// How many tasks a host has of us.
+    /// How many tasks a host has of us, and of others by way of us.
     pub(crate) fn tasks_at(&self, host: SiteId) -> usize {
         let held = self.borrow.all().filter_map(|(_, borrowed)| match &borrowed.state {
             State::Held(held) if borrowed.lender == host => Some(held.attempts.len()),
             State::Held(_) | State::Offered { .. } => None,
         });
-        held.sum()
+        let relayed = self.relays.at(host).into_iter().filter_map(|lease| self.lend.away(lease));
+        held.sum::<usize>() + relayed.map(|lent| lent.queue.len()).sum::<usize>()
     }
 
     /// Panic if a host has what it should not.

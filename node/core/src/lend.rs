@@ -21,12 +21,15 @@ use crate::record::{FinishedRecord, Key, LentRecord, Record};
 use crate::reserve::Reservation;
 
 mod admit;
+mod away;
+
+pub(crate) use away::{Coming, Taken};
 
 /// How often a finished attempt is told again until its borrower has it.
 const TELL_AGAIN: Millis = Millis::seconds(5);
 
 /// When a borrower that found every slot taken may ask again.
-const BUSY_PAUSE: Millis = Millis::seconds(3);
+pub(crate) const BUSY_PAUSE: Millis = Millis::seconds(3);
 
 /// When a borrower that we cannot serve may ask again.
 const LONG_PAUSE: Millis = Millis::seconds(60);
@@ -53,7 +56,7 @@ pub(crate) struct Lend {
     /// What our hosts hold of what is the site's and not a machine's: floating licences.
     pub(crate) away: Budget,
     pub(crate) lending: bool,
-    floor: Level,
+    pub(crate) floor: Level,
     pub(crate) full: bool,
     /// What is kept for the first of our own tasks in line.
     pub(crate) reserved: Option<Reservation>,
@@ -107,7 +110,9 @@ impl Lend {
         let preparing = |lent: &Lent| {
             let fetching = matches!(
                 lent.state,
-                State::Preparing { .. } | State::Active(Ready { whole: false, .. })
+                State::Preparing { .. }
+                    | State::Active(Ready { whole: false, .. })
+                    | State::Away(Phase::Preparing)
             );
             lent.borrower == borrower && fetching
         };
@@ -133,10 +138,19 @@ impl Lend {
             lent.borrower == from && matches!(lent.state, State::Reserved { .. })
         };
         if let Some(lent) = self.leases.get_mut(&lease).filter(reserved) {
-            lent.state = State::Preparing { since: now };
             lent.root = Some(root);
             put(out, Record::Lent(lent.record(lease)));
-            out.push(Output::Prepare { lease, borrower: from, root, content });
+            let borrower = from;
+            match content {
+                Content::Sealed(envelope) if lent.away => {
+                    lent.state = State::Away(Phase::Preparing);
+                    out.push(Output::Fetch { lease, borrower, root, envelope });
+                }
+                content @ (Content::Sealed(_) | Content::Own(..)) => {
+                    lent.state = State::Preparing { since: now };
+                    out.push(Output::Prepare { lease, borrower, root, content });
+                }
+            }
         }
         self.on_want(from, want, now, out);
     }
@@ -151,8 +165,7 @@ impl Lend {
             return;
         };
         lent.heard = now;
-        let live = matches!(lent.state, State::Preparing { .. } | State::Active(_));
-        if live && want.version > lent.version && want.attempts.len() <= MAX_ATTEMPTS {
+        if lent.is_live() && want.version > lent.version && want.attempts.len() <= MAX_ATTEMPTS {
             lent.version = want.version;
             lent.more = want.more;
             lent.wanted = want.attempts.iter().map(|wanted| wanted.attempt).collect();
@@ -166,6 +179,7 @@ impl Lend {
                     lent.queue.push_back(*assignment);
                 }
             }
+            lent.begin_away();
             lent.drain(out);
             lent.shrink();
         }
@@ -177,7 +191,7 @@ impl Lend {
     pub(crate) fn drain(&mut self, whose: impl Fn(SiteId) -> bool, out: &mut Vec<Output>) {
         self.leases.retain(|_, lent| match lent.state {
             State::Reserved { .. } => !whose(lent.borrower),
-            State::Preparing { .. } | State::Active(_) | State::Ended => true,
+            State::Preparing { .. } | State::Active(_) | State::Away(_) | State::Ended => true,
         });
         self.turn_away(
             whose,
@@ -200,9 +214,9 @@ impl Lend {
         how: impl Fn(&mut Lent, &mut Vec<Output>),
         out: &mut Vec<Output>,
     ) {
-        let live = |lent: &Lent| matches!(lent.state, State::Preparing { .. } | State::Active(_));
         let mut turned = Vec::new();
-        let theirs = self.leases.iter_mut().filter(|(_, lent)| whose(lent.borrower) && live(lent));
+        let theirs = |lent: &Lent| whose(lent.borrower) && lent.is_live();
+        let theirs = self.leases.iter_mut().filter(|(_, lent)| theirs(lent));
         for (lease, lent) in theirs {
             how(lent, out);
             let message = Message::Status(lent.status(*lease));
@@ -227,7 +241,7 @@ impl Lend {
         };
         match lent.state {
             State::Preparing { .. } | State::Active(Ready { whole: false, .. }) => {}
-            State::Reserved { .. } | State::Active(_) | State::Ended => return,
+            State::Reserved { .. } | State::Active(_) | State::Away(_) | State::Ended => return,
         }
         match result {
             Ok(ready) => {
@@ -402,6 +416,7 @@ impl Lend {
         let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from);
         let Some(lent) = lent else { return };
         lent.stop(out);
+        lent.drop_coming(out);
         for finished in std::mem::take(&mut lent.finished).into_values() {
             finished.forget(out);
         }
@@ -420,7 +435,8 @@ impl Lend {
     /// Drop an ended lease of which nothing is left.
     fn forget_if_over(&mut self, lease: LeaseId, out: &mut Vec<Output>) {
         let over = |lent: &&Lent| {
-            lent.state == State::Ended && lent.running.is_empty() && lent.finished.is_empty()
+            let nothing_left = lent.finished.is_empty() && lent.coming.is_empty();
+            lent.state == State::Ended && lent.running.is_empty() && nothing_left
         };
         if self.leases.get(&lease).filter(over).is_some() {
             self.leases.remove(&lease);
@@ -438,14 +454,13 @@ impl Lend {
     ) {
         self.leases.retain(|_, lent| match lent.state {
             State::Reserved { until } => until > now,
-            State::Preparing { .. } | State::Active(_) | State::Ended => true,
+            State::Preparing { .. } | State::Active(_) | State::Away(_) | State::Ended => true,
         });
         let mut over = Vec::new();
         for (lease, lent) in &mut self.leases {
             // We are never silent to ourselves, even when the machine has slept.
             lent.lose_patience(now);
-            let live = matches!(lent.state, State::Preparing { .. } | State::Active(_))
-                && lent.borrower != self.me;
+            let live = lent.is_live() && lent.borrower != self.me;
             let grace = grace(self.head, lent.borrower, &connected);
             if live && now.since(lent.heard) >= grace {
                 lent.stop(out);
@@ -488,10 +503,10 @@ impl Lend {
         let moments = self.leases.values().flat_map(|lent| {
             let grace = match lent.state {
                 State::Reserved { until } => Some(until),
-                State::Preparing { .. } | State::Active(_) if lent.borrower != self.me => {
+                _ if lent.is_live() && lent.borrower != self.me => {
                     Some(lent.heard.plus(grace(self.head, lent.borrower, &connected)))
                 }
-                State::Preparing { .. } | State::Active(_) | State::Ended => None,
+                State::Preparing { .. } | State::Active(_) | State::Away(_) | State::Ended => None,
             };
             let again = connected(lent.borrower);
             let tell = lent.finished.values().map(move |finished| {
@@ -539,8 +554,9 @@ impl Lend {
         for lent in self.leases.values() {
             let halted = lent.halted.iter().all(|session| lent.running.contains_key(session));
             assert!(halted, "a session that is over is to stop");
+            lent.check_away();
             assert!(
-                !lent.draining || lent.queue.is_empty(),
+                !lent.draining || lent.queue.is_empty() || lent.away,
                 "a lease that takes nothing has tasks"
             );
             let mut ids: Vec<_> = lent.queue.iter().chain(lent.in_sessions()).collect();

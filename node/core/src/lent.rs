@@ -11,6 +11,7 @@ use crate::capacity::{Budget, Share};
 use crate::door::{Output, Ready, Session};
 use crate::jobs::{put, put_delete};
 use crate::ledger::{ChainId, ChargeRecord};
+use crate::lend::Coming;
 use crate::record::{Key, LentRecord, Record};
 use crate::reserve::Reservation;
 
@@ -48,13 +49,19 @@ pub(crate) struct Lent {
     pub(crate) wanted: BTreeSet<AttemptId>,
     pub(crate) queue: VecDeque<Assignment>,
     pub(crate) running: BTreeMap<Session, Run>,
-    /// Attempts whose runner in the jail has begun with them.
+    /// Attempts whose runner in the jail has begun with them, or that another machine has begun with.
     pub(crate) started: Vec<AttemptId>,
     pub(crate) finished: BTreeMap<AttemptId, Finished>,
     /// Whether nothing more is taken or started.
     pub(crate) draining: bool,
     /// Sessions that were told to stop although some of what they run is wanted.
     pub(crate) halted: BTreeSet<Session>,
+    /// Whether its tasks run on another machine: then it has no sessions here, and its queue is what is wanted there.
+    pub(crate) away: bool,
+    /// Whether that machine has not said yet, since a restart, what it has begun with: then it may be anything.
+    pub(crate) unseen: bool,
+    /// What that machine has ended, while the outputs are on their way here.
+    pub(crate) coming: BTreeMap<AttemptId, Coming>,
     /// Attempts that were accepted lately: an old wish that arrives late must not start them again.
     pub(crate) accepted: VecDeque<AttemptId>,
     /// Sum and count of how long tasks ran here.
@@ -78,6 +85,8 @@ pub(crate) enum State {
     Preparing { since: Millis },
     /// Its sessions run. When its content is not whole yet, they can turn out to have read too early.
     Active(Ready),
+    /// It runs on another machine, or will, which is so far with it.
+    Away(Phase),
     /// Nothing more will run; what is finished waits to be accepted.
     Ended,
 }
@@ -104,7 +113,8 @@ impl Lent {
     pub(crate) fn held(&self) -> u32 {
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
         match self.state {
-            State::Ended => running,
+            State::Ended | State::Away(_) => running,
+            State::Reserved { .. } if self.away => 0,
             State::Reserved { .. } | State::Preparing { .. } | State::Active(_) => {
                 self.slots.max(running)
             }
@@ -138,6 +148,9 @@ impl Lent {
             finished: BTreeMap::new(),
             draining: false,
             halted: BTreeSet::new(),
+            away: false,
+            unseen: false,
+            coming: BTreeMap::new(),
             accepted: VecDeque::new(),
             took: (0, 0),
         }
@@ -242,12 +255,14 @@ impl Lent {
         let phase = match self.state {
             State::Reserved { .. } | State::Preparing { .. } => Phase::Preparing,
             State::Active(_) => Phase::Active,
+            State::Away(phase) => phase,
             State::Ended => Phase::Gone,
         };
-        let finished = self.finished.keys().copied().collect();
+        let finished = self.finished.keys().chain(self.coming.keys()).copied().collect();
         if self.draining && phase != Phase::Gone {
             // What is about to start counts as running: it is not given back.
-            let running = self.in_sessions().map(|run| run.attempt).collect();
+            let there = self.queue.iter().filter(|_| self.away);
+            let running = self.in_sessions().chain(there).map(|run| run.attempt).collect();
             return Status { lease, phase: Phase::Draining, running, finished };
         }
         Status { lease, phase, running: self.started.clone(), finished }
@@ -261,6 +276,7 @@ impl Lent {
     pub(crate) fn knows(&self, attempt: AttemptId) -> bool {
         let mut open = self.queue.iter().chain(self.in_sessions());
         self.finished.contains_key(&attempt)
+            || self.coming.contains_key(&attempt)
             || self.accepted.contains(&attempt)
             || open.any(|known| known.attempt == attempt)
     }
@@ -275,7 +291,10 @@ impl Lent {
             State::Active(Ready { whole: false, .. }) => {
                 self.state = State::Preparing { since: now }
             }
-            State::Active(_) | State::Preparing { .. } | State::Reserved { .. } => {}
+            State::Active(_)
+            | State::Away(_)
+            | State::Preparing { .. }
+            | State::Reserved { .. } => {}
         }
         for assignment in run.into_iter().rev() {
             if self.wanted.contains(&assignment.attempt) {
@@ -298,9 +317,11 @@ impl Lent {
     pub(crate) fn patient_until(&self) -> Option<Millis> {
         match self.state {
             State::Preparing { since } if self.slots > 0 => Some(since.plus(PATIENCE)),
-            State::Preparing { .. } | State::Reserved { .. } | State::Active(_) | State::Ended => {
-                None
-            }
+            State::Preparing { .. }
+            | State::Reserved { .. }
+            | State::Active(_)
+            | State::Away(_)
+            | State::Ended => None,
         }
     }
 
@@ -309,10 +330,16 @@ impl Lent {
         if !self.draining || self.state == State::Ended {
             return;
         }
-        self.queue.clear();
+        // What another machine has begun with goes on there. Until the borrower has said again what it wants, that may
+        // be anything.
+        if self.away && self.version == 0 {
+            return;
+        }
+        let (away, begun) = (self.away, &self.started);
+        self.queue.retain(|queued| away && begun.contains(&queued.attempt));
         self.more = false;
         self.shrink();
-        if self.running.is_empty() {
+        if self.running.is_empty() && self.queue.is_empty() {
             self.stop(out);
         }
     }
@@ -343,6 +370,9 @@ impl Lent {
     /// Stop everything that runs or waits. What is finished stays.
     pub(crate) fn stop(&mut self, out: &mut Vec<Output>) {
         self.queue.clear();
+        if self.away {
+            self.started.clear();
+        }
         out.extend(self.running.keys().map(|session| Output::Stop(*session)));
         self.state = State::Ended;
     }

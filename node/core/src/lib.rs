@@ -31,6 +31,7 @@ mod queue;
 pub mod rate;
 mod reasons;
 mod record;
+mod relay;
 mod reserve;
 mod second;
 mod seek;
@@ -56,7 +57,7 @@ pub use ledger::{
 pub use operate::{Operation, SiteOperation};
 pub use record::{
     BorrowedRecord, Change, EvidenceRecord, FinishedRecord, HostMode, HostRecord, Intake,
-    InviteRecord, JobRecord, Key, LentRecord, Record, SiteRecord, Steering,
+    InviteRecord, JobRecord, Key, LentRecord, Record, RelayRecord, SiteRecord, Steering,
 };
 pub use site::{Config, Site};
 pub use view::{

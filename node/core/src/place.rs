@@ -11,7 +11,7 @@ use rand_core::Rng;
 use meshfarm_protocol::id::{ChunkId, Millis, SiteId, StepNo};
 use meshfarm_protocol::job::{Place, StepSpec};
 use meshfarm_protocol::matching::{Asked, Misfit, fit, fits};
-use meshfarm_protocol::profile::{HostClass, Level, Requirement};
+use meshfarm_protocol::profile::{HostClass, Level, Profile, Requirement};
 
 use crate::hosts::Hosts;
 use crate::job::Job;
@@ -20,6 +20,9 @@ use crate::sites::{Known, Sites, at_speed};
 
 /// How many sites are considered at a time, besides those that have the content already.
 const SAMPLE: usize = 8;
+
+/// So many slots a site is asked for that has none free and hands work on: what further sites have is not known here.
+const ASKED_TO_PASS_ON: u32 = 8;
 
 /// What we assume of a task's length before the first one is done.
 pub(crate) const ASSUMED_TASK: Millis = Millis::seconds(30);
@@ -158,6 +161,12 @@ fn takes_work(job: &Job, (site, known): (SiteId, &Known), supply: &Supply<'_>) -
     known.connected && pays && lends && open && allows(job, (site, &known.name), supply.hosts)
 }
 
+/// Whether a site that the job names hands its tasks on to further sites: then it is asked whatever it has itself.
+pub(crate) fn passes_on(job: &Job, known: &Known) -> bool {
+    let hands_on = known.profile.as_ref().is_some_and(|profile| profile.passes_on);
+    hands_on && job.spec.policy.hops > 0 && matches!(job.place(), Place::Site(_))
+}
+
 /// Other machines that could run the step: sites, and hosts of ours.
 fn able<'a>(
     job: &'a Job,
@@ -170,7 +179,15 @@ fn able<'a>(
     let hosts = hosts.filter_map(|record| Some((record.host, supply.sites.get(record.host)?)));
     let asked = asked_of_ours((job, spec), supply);
     let hosts = hosts.filter(move |(_, known)| host_has(&asked, known));
-    sites.chain(hosts).filter(|other| takes_work(job, *other, supply))
+    let by_way = matches!(job.place(), Place::Site(_)).then(|| supply.sites.all());
+    let by_way = by_way.into_iter().flatten().filter(|(site, known)| {
+        let has =
+            |p: &Profile| p.hosts.iter().any(|h| fits(&spec.requirement, floor(job, false), h));
+        passes_on(job, known)
+            && !supply.hosts.contains(*site)
+            && !known.profile.as_ref().is_some_and(has)
+    });
+    sites.chain(by_way).chain(hosts).filter(|other| takes_work(job, *other, supply))
 }
 
 /// Whether a task that failed on `failed_on` may go to `site`: not where it failed before, unless it has
@@ -286,16 +303,20 @@ fn candidate(
     now: Millis,
 ) -> Option<Candidate> {
     let profile = known.profile.as_ref()?;
-    if profile.free == 0 || known.shut || known.ask_after > now {
+    let free = match profile.free {
+        0 if passes_on(demand.job, known) => ASKED_TO_PASS_ON,
+        free => free,
+    };
+    if free == 0 || known.shut || known.ask_after > now {
         return None;
     }
     let warm = known.warm.contains(&demand.root);
     let transfer = if warm { 0 } else { known.experience.transfer(demand.bytes) };
     let run = known.experience.run(at_speed(task_time(demand), known.speed()).0);
     // The scene is shipped once for all tasks that the site will get, so its price is spread over them.
-    let share = u64::from(profile.free.min(demand.uncovered).max(1));
+    let share = u64::from(free.min(demand.uncovered).max(1));
     let done_after = (transfer / share).saturating_add(run);
-    Some(Candidate { site, own, free: profile.free, warm, done_after })
+    Some(Candidate { site, own, free, warm, done_after })
 }
 
 /// Keep our own hosts, the warm ones and a random few of the others.

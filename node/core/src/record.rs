@@ -12,6 +12,7 @@ use meshfarm_protocol::lease::Done;
 use meshfarm_protocol::membership::Role;
 use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::receipt::{Exact, Money, Terms};
+use meshfarm_protocol::seal::SealingKey;
 
 use crate::deadline::Warned;
 use crate::door::TaskRef;
@@ -67,6 +68,8 @@ pub enum Record {
     Misdeed(MisdeedRecord),
     /// What our own tasks used on our own machines.
     Tally(TallyRecord),
+    /// Where a lease that we gave runs, when that is another machine.
+    Relay(RelayRecord),
 }
 
 /// Names a record.
@@ -104,6 +107,8 @@ pub enum Key {
     Misdeed(SiteId, u32),
     /// Of [`Record::Tally`]: its day, its tenant, and a hash of its project.
     Tally(u64, TenantId, [u8; 16]),
+    /// Of [`Record::Relay`]: the lease that we gave.
+    Relay(LeaseId),
 }
 
 impl Record {
@@ -127,6 +132,7 @@ impl Record {
             Self::Entry(record) => Key::Entry(record.chain, record.sequence),
             Self::Misdeed(record) => Key::Misdeed(record.site, record.n),
             Self::Tally(record) => Key::Tally(record.day, record.tenant, record.name),
+            Self::Relay(record) => Key::Relay(record.lease),
         }
     }
 }
@@ -140,7 +146,7 @@ impl Key {
             Self::Task(TaskRef { job, step: StepNo(step), task: TaskNo(task) }) => {
                 [&job.0[..], &step.to_be_bytes(), &task.to_be_bytes()].concat()
             }
-            Self::Borrowed(lease) | Self::Lent(lease) => lease.0.to_vec(),
+            Self::Borrowed(lease) | Self::Lent(lease) | Self::Relay(lease) => lease.0.to_vec(),
             Self::Finished(attempt) | Self::Charge(attempt) => attempt.0.to_vec(),
             Self::Chain(chain) => [chain.lender.0, chain.borrower.0].concat(),
             Self::Pending(chain, sequence) | Self::Entry(chain, sequence) => {
@@ -298,6 +304,28 @@ pub struct LentRecord {
     /// Bytes of its content, as the offer said; none once they were counted.
     #[serde(default)]
     pub content: u64,
+}
+
+/// The lease of another machine under which a lease that we gave runs: a host of ours, or a site to which the work was
+/// passed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRecord {
+    /// The lease that we gave.
+    pub lease: LeaseId,
+    /// The lease that the machine gave us.
+    pub onward: LeaseId,
+    /// The machine.
+    pub lender: SiteId,
+    /// How many slots it gave.
+    pub slots: u32,
+    /// The isolation that was promised.
+    pub isolation: Level,
+    /// The borrower's job, as its envelopes name it.
+    pub job: JobId,
+    /// Root of the content.
+    pub root: ChunkId,
+    /// What the borrower wants the keys of outputs to be sealed to.
+    pub outputs_to: SealingKey,
 }
 
 /// An attempt that has ended here.

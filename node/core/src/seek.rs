@@ -74,6 +74,9 @@ impl Site {
             }
             if !self.hosts.is_empty() {
                 self.waits_for_hosts((id, step), &mut pass.hosts, now);
+                if !self.relays.is_empty() {
+                    self.make_way((id, step), now, out);
+                }
             }
             waits |= blocked;
         }
@@ -154,7 +157,7 @@ impl Site {
     }
 
     /// Whether a task of the step waits that `lender` could run.
-    fn runs(&self, job: &Job, step: StepNo, lender: SiteId, now: Millis) -> bool {
+    pub(crate) fn runs(&self, job: &Job, step: StepNo, lender: SiteId, now: Millis) -> bool {
         let Some(ready) = job.ready(step) else {
             return false;
         };
@@ -409,6 +412,7 @@ impl Site {
                 root,
                 bytes,
                 priority: job.priority(),
+                hops: job.spec.policy.hops,
             };
             self.borrow.offered(&offer, (id, step), lender, now);
             if self.hosts.contains(lender) {

@@ -25,6 +25,7 @@ use crate::lend::{self, Lend};
 use crate::membership::{Asking, Membership};
 use crate::opening::{Opened, Opening};
 use crate::record::{EvidenceRecord, InviteRecord, JobRecord, Record, SiteRecord, Steering};
+use crate::relay::Relays;
 use crate::sites::Sites;
 use crate::telling::Pace;
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub opening: Opening,
     /// How long a job that has ended is remembered.
     pub keep_jobs: Millis,
+    /// Whether it hands tasks of other sites on to further ones, when their jobs let it.
+    pub pass_on: bool,
     /// Names of amounts that only its own jobs may have, such as licences that must not leave the house.
     pub kept: BTreeSet<String>,
     /// What it asks of other sites for its slots.
@@ -82,6 +85,7 @@ pub struct Site {
     pub(crate) sites: Sites,
     pub(crate) hosts: Hosts,
     pub(crate) ledger: Ledger,
+    pub(crate) relays: Relays,
     membership: Membership,
     /// What a person has told the site itself.
     pub(crate) told: SiteRecord,
@@ -127,6 +131,7 @@ impl Site {
             hosts: Hosts::default(),
             ledger: Ledger::new(me, config.pricing),
             minded: Millis(0),
+            relays: Relays::default(),
             membership: Membership::new(me, config.name.clone()),
             told: SiteRecord::default(),
             yields: BTreeSet::new(),
@@ -165,7 +170,7 @@ impl Site {
             | Record::Entry(_)
             | Record::Misdeed(_)
             | Record::Tally(_) => 1,
-            Record::Task(..) | Record::Finished(_) => 2,
+            Record::Task(..) | Record::Finished(_) | Record::Relay(_) => 2,
         });
         let mut specs: BTreeMap<JobId, JobSpec> = BTreeMap::new();
         for record in records {
@@ -189,12 +194,19 @@ impl Site {
                 Record::Misdeed(record) => self.ledger.restore_misdeed(record),
                 Record::Tally(record) => self.ledger.restore_tally(record, now),
                 Record::Entry(_) => {}
+                Record::Relay(record) => {
+                    let promised = (record.slots, record.isolation, record.root);
+                    if let Some(whose) = self.lend.restore_away(record.lease, promised, now) {
+                        self.relays.restore(&record, whose, now);
+                    }
+                }
                 Record::Task(at, task) => self.restore_task(at, task),
             }
         }
         self.jobs.restored();
         self.count_licences();
         self.lend.owe();
+        self.restored_relays();
     }
 
     fn restore_task(&mut self, at: TaskRef, task: Task) {
@@ -248,11 +260,12 @@ impl Site {
                 out.push(Output::Answer(request, reply));
             }
             Input::Heard { from, message } => self.on_message(from, message, now, out),
-            Input::PeerUp { site, name, role, mesh } => {
-                self.sites.peer_up(site, (name, role, mesh), now, out);
+            Input::PeerUp { site, name, role, mesh, meshes } => {
+                self.sites.peer_up(site, (name, role), (mesh, meshes), (now, out));
                 self.borrow.on_peer_up(site);
                 self.lend.on_peer_up(site, now);
                 self.ledger.on_peer_up(site);
+                self.relays.on_peer_up(site);
                 self.greet_until = now.plus(GREETING);
             }
             Input::PeerDown { site } => self.sites.peer_down(site),
@@ -270,6 +283,10 @@ impl Site {
                 }
             }
             Input::Prepared { lease, result } => self.lend.on_prepared(lease, result, out),
+            Input::Fetched { lease, result } => self.on_fetched(lease, result, now, out),
+            Input::TakenIn { lease, attempt, result } => {
+                self.on_taken_in((lease, attempt), result, now, out);
+            }
             Input::SessionEnded { session, results } => {
                 self.lend.on_ended(session, results, now, out);
             }
@@ -364,6 +381,9 @@ impl Site {
     }
 
     fn on_message(&mut self, from: SiteId, message: Message, now: Millis, out: &mut Vec<Output>) {
+        let Some(message) = self.hear_of_relays(from, message, now, out) else {
+            return;
+        };
         match message {
             // A host has nothing to ask of its head.
             Message::Offer(offer) => {
@@ -436,6 +456,7 @@ impl Site {
                 break;
             }
         }
+        self.relay_upkeep(now, out);
         let (lend, sites) = (&self.lend, &self.sites);
         let connected = |site| sites.is_connected(site);
         self.ledger.tick(now, |lease| lend.goes_on(lease), connected, out);
@@ -464,7 +485,8 @@ impl Site {
 
     /// Slots that could take a task of another site now.
     fn offered(&self) -> u32 {
-        if self.lend.lending && !self.lend.full { self.lend.offered() } else { 0 }
+        let free = || self.lend.offered().saturating_add(self.free_at_hosts());
+        if self.lend.lending && !self.lend.full { free() } else { 0 }
     }
 
     fn pace(&self) -> Pace {
@@ -514,9 +536,10 @@ impl Site {
             sequence: self.sequence,
             issued: now,
             ttl: self.pace().refresh.times(3),
-            hosts: vec![self.lend.lent_host()],
+            hosts: self.lent_classes(),
             free: self.offered(),
             lending: self.lend.lending,
+            passes_on: self.config.pass_on && self.config.head.is_none(),
             sealing_key: self.config.sealing_key,
             addresses: self.config.addresses.clone(),
             price: self.ledger.price(),
@@ -532,6 +555,7 @@ impl Site {
             self.jobs.wake_at(now),
             self.borrow.wake_at(me, |lender| self.grace(lender)),
             self.lend.wake_at(connected),
+            self.relays_wake_at(),
             self.sites.wake_at(now),
             Some(self.publish_at()),
             self.deadline_look(),
@@ -544,10 +568,13 @@ impl Site {
         moments.into_iter().flatten().min()
     }
 
-    /// Whether `peer` may read content under `lease`: as our borrower its outputs, as our lender the inputs.
+    /// Whether `peer` may read content under `lease`: as our borrower its outputs, as our lender the inputs, ours or
+    /// those of whoever's tasks it has from us.
     #[must_use]
     pub fn may_read(&self, peer: SiteId, lease: LeaseId) -> bool {
-        self.borrow.get(lease, peer).is_some() || self.lend.serves(peer, lease)
+        self.borrow.get(lease, peer).is_some()
+            || self.lend.serves(peer, lease)
+            || self.relays.serves(peer, lease)
     }
 
     /// Whether content that `pass` names may go from here to whoever shows it.
@@ -577,6 +604,7 @@ impl Site {
         self.ledger.check();
         self.check_hosts();
         self.check_licences();
+        self.check_relays();
         for (lease, borrowed) in self.borrow.all() {
             let State::Held(held) = &borrowed.state else {
                 continue;

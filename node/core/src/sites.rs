@@ -60,6 +60,8 @@ pub(crate) struct Known {
     /// What its certificates let it do.
     pub(crate) role: Role,
     pub(crate) connected: bool,
+    /// The meshes that we are both in, as of the last connection.
+    pub(crate) meshes: BTreeSet<MeshId>,
     /// How many leases it may give back without a pause, because it has just come back.
     forgiven: u8,
     pub(crate) heard: Millis,
@@ -170,12 +172,12 @@ impl Sites {
     pub(crate) fn peer_up(
         &mut self,
         site: SiteId,
-        (name, role, mesh): (String, Role, Option<MeshId>),
-        now: Millis,
-        out: &mut Vec<Output>,
+        (name, role): (String, Role),
+        (mesh, meshes): (Option<MeshId>, BTreeSet<MeshId>),
+        (now, out): (Millis, &mut Vec<Output>),
     ) {
         let known = self.remember(site, name, now, out);
-        (known.connected, known.role) = (true, role);
+        (known.connected, known.role, known.meshes) = (true, role, meshes);
         known.mesh = mesh.or(known.mesh);
         known.forgiven = FORGIVEN;
         known.ask_after = Millis(0);
@@ -224,6 +226,7 @@ impl Sites {
                 name,
                 role: Role::Site,
                 connected: false,
+                meshes: BTreeSet::new(),
                 forgiven: 0,
                 heard: now,
                 profile: None,

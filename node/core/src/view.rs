@@ -18,6 +18,7 @@ use crate::borrow::State;
 use crate::deadline::DeadlineView;
 use crate::door::TaskRef;
 use crate::job::{Job, JobPhase, Task};
+use crate::lent::Lent;
 use crate::licences;
 use crate::opening::Shut;
 use crate::place;
@@ -218,6 +219,9 @@ pub struct LeaseView {
     pub running: usize,
     /// Tasks that wait.
     pub queued: usize,
+    /// Name of the host, or the site, on which it runs instead of here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs_on: Option<String>,
 }
 
 impl Site {
@@ -405,7 +409,9 @@ impl Site {
                 Some(_) if !known.connected => Some("not connected".to_owned()),
                 Some(_) if known.shut => Some("is paused for our tasks".to_owned()),
                 Some(profile) if !profile.lending => Some("does not lend now".to_owned()),
-                Some(profile) if profile.free == 0 => Some("every slot is taken".to_owned()),
+                Some(profile) if profile.free == 0 && !place::passes_on(job, known) => {
+                    Some("every slot is taken".to_owned())
+                }
                 Some(profile) if !self.owns(site) && !job.pays(&profile.price) => {
                     Self::asks_too_much(job, &profile.price)
                 }
@@ -453,15 +459,17 @@ impl Site {
     /// Our slots and who holds them.
     #[must_use]
     pub fn slots(&self) -> SlotsView {
+        let begun = |lent: &Lent| if lent.away { lent.started.len() } else { 0 };
         let leases = self.lend.all().map(|(lease, lent)| LeaseView {
             lease,
             borrower: self.name_of(lent.borrower),
             own: lent.borrower == self.config.me,
             tenant: lent.tenant,
-            slots: lent.held(),
+            slots: if lent.away { lent.slots } else { lent.held() },
             each: self.lend.capacity().of_share(&lent.share),
-            running: lent.running.len(),
-            queued: lent.queue.len(),
+            running: lent.running.len() + begun(lent),
+            queued: lent.queue.len().saturating_sub(begun(lent)),
+            runs_on: self.relays.machine_of(lease).map(|machine| self.name_of(machine)),
         });
         SlotsView {
             host: self.lend.host().clone(),

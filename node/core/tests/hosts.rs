@@ -163,6 +163,7 @@ fn offer() -> Message {
         root: meshfarm_protocol::id::ChunkId([1; 32]),
         bytes: 1,
         priority: 100,
+        hops: 0,
     })
 }
 
@@ -194,17 +195,18 @@ fn a_host_lends_to_its_head_only_and_borrows_of_nobody() {
 }
 
 #[test]
-fn other_sites_neither_see_hosts_nor_count_them() {
+fn other_sites_see_slots_of_hosts_and_not_whose_they_are() {
     let mut mesh = studio(1);
     mesh.advance(60_000);
     let names = |at: usize| {
         let sites = mesh.site(at).sites(mesh.now);
         sites.into_iter().map(|site| (site.name, site.profile.map(|p| p.free))).collect::<Vec<_>>()
     };
-    assert_eq!(names(LYON), [("lyon".into(), Some(4)), ("oslo".into(), Some(1))]);
-    assert_eq!(names(HEAD), [("oslo".into(), Some(1)), ("lyon".into(), Some(4))]);
-    mesh.submit(LYON, with(frames(20), |policy| policy.place = Place::Remote));
-    assert_eq!([HEAD, R1, R2].map(|at| mesh.n_running(at)), [1, 0, 0]);
+    assert_eq!(names(LYON), [("lyon".into(), Some(4)), ("oslo".into(), Some(5))]);
+    assert_eq!(names(HEAD), [("oslo".into(), Some(5)), ("lyon".into(), Some(4))]);
+    let offered = mesh.peers[HEAD].profile.clone().unwrap().hosts;
+    let kinds: Vec<_> = offered.iter().map(|class| (class.count, class.slots)).collect();
+    assert_eq!(kinds, [(1, 1), (2, 2)]);
 }
 
 #[test]

@@ -78,6 +78,10 @@ pub(crate) struct Peer {
     pub(crate) pricing: Pricing,
     /// How much longer it claims to have worked than it has.
     pub(crate) claims: u64,
+    /// Whether it passes work of others on to further sites.
+    pub(crate) pass_on: bool,
+    /// What it has made durable for others that another machine has made: leases, attempts, and where it came from.
+    pub(crate) taken: Vec<(LeaseId, AttemptId, SiteId)>,
     lives: u8,
 }
 
@@ -95,6 +99,8 @@ pub(crate) struct Mesh {
     pub(crate) peers: Vec<Peer>,
     pub(crate) wires: VecDeque<(usize, usize, Message)>,
     cuts: BTreeSet<(usize, usize)>,
+    /// Who know each other from another mesh than all others.
+    pub(crate) elsewhere: BTreeSet<(usize, usize)>,
     /// What drivers answer: heard when every output before it was performed.
     answers: VecDeque<(usize, Vec<Input>)>,
     /// How the next contents that are prepared turn out; in place when empty.
@@ -103,6 +109,8 @@ pub(crate) struct Mesh {
     pub(crate) at_once: AtOnce,
     /// Leases whose whole content is on its way, and where.
     pub(crate) coming: Vec<(usize, LeaseId)>,
+    /// Leases whose content is on its way to be handed on, and where.
+    pub(crate) fetching: Vec<(usize, LeaseId)>,
     /// How the next outputs that are fetched turn out; placed when empty.
     pub(crate) collected: VecDeque<CollectError>,
     /// Outputs are not fetched until a test says so.
@@ -178,6 +186,11 @@ pub(crate) fn spec(steps: Vec<StepSpec>) -> JobSpec {
     }
 }
 
+/// The owner of a site's jobs.
+pub(crate) fn tenant(at: usize) -> TenantId {
+    TenantId([u8::try_from(at).unwrap() + 100; 16])
+}
+
 pub(crate) fn frames(n: u32) -> JobSpec {
     spec(vec![step(n, &[])])
 }
@@ -244,6 +257,8 @@ impl Mesh {
             kept: BTreeSet::new(),
             pricing: Pricing::default(),
             claims: 1,
+            pass_on: true,
+            taken: Vec::new(),
             lives: 0,
         });
         let mut mesh = Self {
@@ -251,10 +266,12 @@ impl Mesh {
             peers: peers.into(),
             wires: VecDeque::new(),
             cuts: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
             answers: VecDeque::new(),
             prepares: VecDeque::new(),
             at_once: AtOnce::Whole,
             coming: Vec::new(),
+            fetching: Vec::new(),
             collected: VecDeque::new(),
             hold_collects: false,
             hold_prepares: false,
@@ -284,6 +301,7 @@ impl Mesh {
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: true,
+            pass_on: peer.pass_on,
             floor: peer.floor,
             opening: peer.opening.clone(),
             keep_jobs: KEEP_JOBS,
@@ -310,7 +328,9 @@ impl Mesh {
         for (a, b) in [(a, b), (b, a)] {
             let (site, name) = (id(b), self.peers[b].name.to_owned());
             let (role, mesh) = (self.peers[b].role, Some(MeshId([42; 32])));
-            self.give(a, Input::PeerUp { site, name, role, mesh });
+            let other = self.elsewhere.contains(&(a.min(b), a.max(b)));
+            let meshes = BTreeSet::from([MeshId([if other { 2 } else { 1 }; 32])]);
+            self.give(a, Input::PeerUp { site, name, role, mesh, meshes });
             if let Some(profile) = self.peers[b].profile.clone() {
                 self.give(a, Input::Profile(profile));
             }
@@ -324,6 +344,7 @@ impl Mesh {
         peer.running.clear();
         peer.collects.clear();
         self.coming.retain(|(coming, _)| *coming != at);
+        self.fetching.retain(|(fetching, _)| *fetching != at);
         self.wires.retain(|(from, to, _)| *from != at && *to != at);
         for other in 0..self.peers.len() {
             self.give(other, Input::PeerDown { site: id(at) });
@@ -430,19 +451,21 @@ impl Mesh {
                 self.send(at, to, Message::Commit(Box::new(commit)));
             }
             Output::Introduce { to, lease, source, pass } => {
-                assert_eq!(pass.to, to, "a pass is for whom it is sent to");
-                let pass = Box::new(Pass { body: encode(&pass), signature: Signature([0; 64]) });
-                self.send(at, to, Message::Source { lease, source, pass });
+                self.introduce(at, to, (lease, source), &pass);
             }
             Output::Share { lease, source, pass } => {
-                let body: Result<PassBody, _> = decode(&pass.body, 512);
                 let there = self.peers[usize::from(source.0[0]) - 1].site.as_ref();
-                if body.is_ok_and(|body| there.is_some_and(|there| there.may_share(&body))) {
+                let body = decode::<PassBody>(&pass.body, 512).ok();
+                if body.zip(there).is_some_and(|(body, there)| there.may_share(&body)) {
                     self.peers[at].shared.push((lease, source));
                 }
             }
+            Output::Forget { .. } => {}
             Output::Prepare { .. } if self.hold_prepares => {}
             Output::Prepare { lease, .. } => self.prepare(at, lease),
+            output @ (Output::Fetch { .. } | Output::HandOn { .. } | Output::TakeIn { .. }) => {
+                self.relay(at, output);
+            }
             Output::Start { session, lease, run, isolation, holds, .. } => {
                 peer.started.extend(run.iter().map(|a| a.attempt));
                 let attempt = run[0].attempt;
@@ -457,11 +480,12 @@ impl Mesh {
             Output::Release(lease) => {
                 peer.released.push(lease);
                 self.coming.retain(|coming| *coming != (at, lease));
+                self.fetching.retain(|fetching| *fetching != (at, lease));
             }
             Output::Collect { attempt, task, .. } => peer.collects.push_back((attempt, task)),
             Output::BuildInputs { job, step, .. } => {
-                let result = Ok((ChunkId([u8::try_from(step.0).unwrap() + 100; 32]), 1));
-                self.answer(at, Input::InputsReady { job, step, result });
+                let root = ChunkId([u8::try_from(step.0).unwrap() + 100; 32]);
+                self.answer(at, Input::InputsReady { job, step, result: Ok((root, 1)) });
             }
             Output::Publish(profile) => {
                 peer.profile = Some(profile.clone());
@@ -482,7 +506,6 @@ impl Mesh {
             Output::ShowReceipt { to, chain, sequence, against } => {
                 self.show_receipt(at, to, (chain, sequence), against);
             }
-            Output::Forget { .. } => {}
             Output::Purge { attempts, before } => peer.purged.push((attempts, before)),
         }
     }
@@ -515,16 +538,64 @@ impl Mesh {
         self.send(at, to, Message::Receipt(Box::new(unsigned(&stored))));
     }
 
+    fn introduce(
+        &mut self,
+        at: usize,
+        to: SiteId,
+        (lease, source): (LeaseId, SiteId),
+        pass: &PassBody,
+    ) {
+        assert_eq!(pass.to, to, "a pass is for whom it is sent to");
+        let pass = Box::new(Pass { body: encode(pass), signature: Signature([0; 64]) });
+        self.send(at, to, Message::Source { lease, source, pass });
+    }
+
+    /// What is to be done for a lease that runs on another machine.
+    fn relay(&mut self, at: usize, output: Output) {
+        match output {
+            Output::Fetch { .. } if self.hold_prepares => {}
+            Output::Fetch { lease, .. } => {
+                let error = self.prepares.pop_front();
+                if error.is_none() && self.at_once == AtOnce::Nothing {
+                    self.fetching.push((at, lease));
+                } else {
+                    let result = error.map_or(Ok(SealingKey([2; 32])), Err);
+                    self.answer(at, Input::Fetched { lease, result });
+                }
+            }
+            Output::HandOn { to, root, want, .. } => {
+                let envelope = envelope(id(at), to);
+                self.send(at, to, Message::Commit(Box::new(Commit { want, root, envelope })));
+            }
+            Output::TakeIn { lease, attempt, to, from: (onward, machine), .. } => {
+                assert_eq!(to.1, SealingKey([2; 32]), "outputs are sealed to somebody else");
+                let there = &self.peers[usize::from(machine.0[0]) - 1].site;
+                let readable = there.as_ref().is_some_and(|there| there.may_read(id(at), onward));
+                let result = match self.collected.pop_front() {
+                    Some(error) => Err(error),
+                    None if !readable => Err(CollectError::Unreachable),
+                    None => {
+                        self.peers[at].taken.push((lease, attempt, machine));
+                        let envelope = envelope(id(at), to.0);
+                        Ok(Outputs { root: ChunkId([3; 32]), envelope })
+                    }
+                };
+                self.answer(at, Input::TakenIn { lease, attempt, result });
+            }
+            other => panic!("{other:?} is for no lease that runs elsewhere"),
+        }
+    }
+
     fn send(&mut self, from: usize, to: SiteId, message: Message) {
         let to = usize::from(to.0[0]) - 1;
         assert_ne!(from, to, "what a site says to itself never leaves it");
-        if let Message::Accepted { attempt, .. } = &message {
+        if let Message::Accepted { attempt, lease: under, .. } = &message {
             // The lender forgets the outputs when it hears this, so a crash must not undo it. A task whose lease is
             // no longer on the disk waits again after a crash.
             let disk = &self.peers[from].disk;
             let open = |record: &Record| match record {
                 Record::Task(_, Task::Leased { attempt: leased, lender, lease, .. }) => {
-                    leased == attempt
+                    (leased, lease) == (attempt, under)
                         && *lender == id(to)
                         && disk.contains_key(&Key::Borrowed(*lease))
                 }
@@ -596,7 +667,8 @@ impl Mesh {
         self.peers[at].replies.pop().unwrap()
     }
 
-    pub(crate) fn submit(&mut self, at: usize, spec: JobSpec) -> JobId {
+    pub(crate) fn submit(&mut self, at: usize, mut spec: JobSpec) -> JobId {
+        spec.tenant = tenant(at);
         let ask = Ask::Submit { spec: Box::new(spec), root: ChunkId([5; 32]), bytes: 1000 };
         match self.ask(at, ask) {
             Reply::Submitted(job) => job,
@@ -637,6 +709,10 @@ impl Mesh {
         for (at, lease) in std::mem::take(&mut self.coming) {
             let result = Ok(Ready { shared_sessions: self.shared_sessions, whole: true });
             self.give(at, Input::Prepared { lease, result });
+        }
+        for (at, lease) in std::mem::take(&mut self.fetching) {
+            let result = Ok(SealingKey([2; 32]));
+            self.give(at, Input::Fetched { lease, result });
         }
         self.settle();
     }
@@ -727,7 +803,9 @@ impl Mesh {
     pub(crate) fn leftovers(&self) -> usize {
         let disks = self.peers.iter().flat_map(|peer| peer.disk.keys());
         disks
-            .filter(|key| matches!(key, Key::Borrowed(_) | Key::Lent(_) | Key::Finished(_)))
+            .filter(|key| {
+                matches!(key, Key::Borrowed(_) | Key::Lent(_) | Key::Finished(_) | Key::Relay(_))
+            })
             .count()
     }
 }

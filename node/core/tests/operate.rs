@@ -5,7 +5,7 @@ use meshfarm_protocol::id::{JobId, Millis, StepNo, TaskNo};
 use meshfarm_protocol::job::Place;
 use meshfarm_protocol::message::Message;
 
-use crate::mesh::{Mesh, Running, frames, spec, step, with};
+use crate::mesh::{Mesh, Running, frames, spec, step, tenant, with};
 
 fn these<const N: usize>(tasks: [u32; N]) -> Tasks {
     Tasks::These(StepNo(0), tasks.map(TaskNo).to_vec())
@@ -661,5 +661,5 @@ fn queues_say_where_a_job_stands() {
     assert_eq!(mesh.job(0, job).queue, Queue::Outsourced);
     let leases = mesh.site(1).slots().leases;
     assert_eq!((leases[0].borrower.as_str(), leases[0].own), ("oslo", false));
-    assert_eq!(leases[0].tenant, frames(1).tenant);
+    assert_eq!(leases[0].tenant, tenant(0));
 }

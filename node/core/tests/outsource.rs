@@ -21,6 +21,7 @@ fn offer(n: u8, slots: u32) -> Offer {
         root: ChunkId([1; 32]),
         bytes: 1,
         priority: 50,
+        hops: 0,
     }
 }
 

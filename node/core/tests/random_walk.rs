@@ -23,12 +23,43 @@ use meshfarm_protocol::receipt::{
 };
 use meshfarm_protocol::seal::{SealingKey, Signature};
 
-use crate::mesh::{AtOnce, Mesh, asking, cores, envelope, frames, having, id, spec, step, with};
+use crate::mesh::{
+    AtOnce, Mesh, asking, cores, envelope, frames, having, id, spec, step, tenant, with,
+};
 
 const NUKE: &str = "meshfarm:amount.licence.nuke";
 
-/// Slots of each site.
-const SLOTS: [u32; 3] = [2, 3, 1];
+/// Who there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum World {
+    /// Three sites.
+    Sites,
+    /// A site, its host, and another site.
+    Host,
+    /// A head without slots, its two hosts, and two other sites: work of others runs on hosts and is passed on.
+    Studio,
+}
+
+impl World {
+    const fn peers(self) -> &'static [(&'static str, u32)] {
+        match self {
+            Self::Sites | Self::Host => &[("oslo", 2), ("lyon", 3), ("graz", 1)],
+            Self::Studio => &[("oslo", 0), ("r1", 2), ("r2", 1), ("lyon", 1), ("graz", 3)],
+        }
+    }
+
+    fn hosts(self) -> &'static [usize] {
+        match self {
+            Self::Sites => &[],
+            Self::Host => &[1],
+            Self::Studio => &[1, 2],
+        }
+    }
+}
+
+fn world() -> impl Strategy<Value = World> {
+    prop_oneof![Just(World::Sites), Just(World::Host), Just(World::Studio)]
+}
 
 /// One thing that a driver, a person or a member does; numbers choose among what there is.
 #[derive(Clone, Debug)]
@@ -56,10 +87,11 @@ enum Act {
     Share(bool),
     Spoil(usize, usize),
     Host(usize, usize, bool),
+    Fail(u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let n = 0..3usize;
+    let n = 0..5usize;
     let pick = 0..8usize;
     prop_oneof![
         4 => (0..20_000u64).prop_map(Act::Pass),
@@ -88,6 +120,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(Act::Share),
         2 => (n.clone(), 0..4usize).prop_map(|(a, b)| Act::Spoil(a, b)),
         1 => (n.clone(), n, any::<bool>()).prop_map(|(a, b, c)| Act::Host(a, b, c)),
+        1 => (0..3u8).prop_map(Act::Fail),
     ]
 }
 
@@ -130,6 +163,7 @@ fn hostile(mesh: &Mesh, (at, from): (SiteId, SiteId), kind: u8, (pick, any): (u8
             root: ChunkId([any; 32]),
             bytes: u64::MAX,
             priority: any,
+            hops: any,
         }),
         1 => Message::Grant(Grant {
             lease,
@@ -344,10 +378,10 @@ fn seen(idle: Millis) -> Input {
 /// With `eve`, hostile messages come from a member who holds no lease; without, from whom it may concern.
 #[expect(clippy::too_many_lines, reason = "one arm for each act")]
 fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
-    match act {
+    match act.among(mesh.peers.len()) {
         Act::Pass(ms) => {
             mesh.now = mesh.now.plus(Millis(ms));
-            (0..3).for_each(|at| mesh.give(at, Input::Tick));
+            (0..mesh.peers.len()).for_each(|at| mesh.give(at, Input::Tick));
         }
         Act::Deliver(n) => {
             let n = n.min(mesh.wires.len().saturating_sub(1));
@@ -383,13 +417,17 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
             // Some are due soon, some are overdue already, most at no time.
             let due = |n: u64| mesh.now.plus(Millis(n * 7_000));
             spec.policy.deadline = (n % 3 == 0).then(|| due(u64::from(n) - 3));
+            spec.tenant = tenant(at);
+            spec.policy.hops = u8::try_from(n % 3).unwrap();
             let (spec, root) = (Box::new(spec), ChunkId([5; 32]));
             let ask = Ask::Submit { spec, root, bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
         }
         Act::Wide(at, n, vcpu) => {
             let wide = if vcpu == 2 { asking(n, &[(VCPU, 2), (NUKE, 1)]) } else { cores(n, vcpu) };
-            let spec = Box::new(with(wide, |p| p.priority = 40 + u8::try_from(n).unwrap()));
+            let mut spec = with(wide, |p| p.priority = 40 + u8::try_from(n).unwrap());
+            spec.tenant = tenant(at);
+            let spec = Box::new(spec);
             let ask = Ask::Submit { spec, root: ChunkId([6; 32]), bytes: 1 };
             mesh.give(at, Input::Asked(Request(1), ask));
         }
@@ -421,6 +459,11 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
         Act::Arrive(at_once) => mesh.at_once = at_once,
         Act::Complete => mesh.complete(),
         Act::Share(share) => mesh.shared_sessions = share,
+        Act::Fail(kind) => mesh.collected.push_back(match kind {
+            0 => CollectError::Unreachable,
+            1 => CollectError::Unwritable("full".into()),
+            _ => CollectError::Bad("forged".into()),
+        }),
         Act::Spoil(at, n) => {
             if let Some(running) = mesh.peers[at].running.get(n).cloned() {
                 mesh.spoil(at, running.session);
@@ -429,14 +472,49 @@ fn perform(mesh: &mut Mesh, act: Act, eve: bool) {
     }
 }
 
+impl Act {
+    /// The same among so many peers.
+    const fn among(self, n: usize) -> Self {
+        match self {
+            Self::DeliverAll(a) => Self::DeliverAll(a % n),
+            Self::End(a, b, c) => Self::End(a % n, b, c),
+            Self::Restart(a) => Self::Restart(a % n),
+            Self::Cut(a, b) => Self::Cut(a % n, b % n),
+            Self::Mend(a, b) => Self::Mend(a % n, b % n),
+            Self::Submit(a, b, c) => Self::Submit(a % n, b, c),
+            Self::Operate(a, b, c, d) => Self::Operate(a % n, b, c, d),
+            Self::OperateSite(a, b, c) => Self::OperateSite(a % n, b, c),
+            Self::Wide(a, b, c) => Self::Wide(a % n, b, c),
+            Self::Slots(a, b) => Self::Slots(a % n, b),
+            Self::Disk(a, b) => Self::Disk(a % n, b),
+            Self::Owner(a, b) => Self::Owner(a % n, b),
+            Self::Hostile(a, b, c, d, e) => Self::Hostile(a % n, b % n, c, d, e),
+            Self::Answer(a, b, c) => Self::Answer(a % n, b, c),
+            Self::Spoil(a, b) => Self::Spoil(a % n, b),
+            Self::Host(a, b, c) => Self::Host(a % n, b % n, c),
+            Self::Pass(_)
+            | Self::Deliver(_)
+            | Self::Lose(_)
+            | Self::Repeat(_)
+            | Self::Arrive(_)
+            | Self::Complete
+            | Self::Share(_)
+            | Self::Fail(_) => self,
+        }
+    }
+}
+
 /// Everything is mended; whatever happened before, every job ends and nothing is left.
-fn comes_to_rest(mesh: &mut Mesh, host: bool) {
+fn comes_to_rest(mesh: &mut Mesh, world: World) {
     mesh.at_once = AtOnce::Whole;
-    for (at, slots) in SLOTS.into_iter().enumerate() {
-        for other in at + 1..3 {
+    mesh.collected.clear();
+    let peers = world.peers();
+    let host = world == World::Host;
+    for (at, (_, slots)) in peers.iter().enumerate() {
+        for other in at + 1..peers.len() {
             mesh.mend(at, other);
         }
-        mesh.set_slots(at, slots);
+        mesh.set_slots(at, *slots);
         mesh.give(at, Input::Disk { full: false });
         mesh.give(at, seen(Millis::seconds(3600)));
         mesh.give(at, Input::Asked(Request(1), Ask::OperateSite(SiteOperation::Resume)));
@@ -458,10 +536,10 @@ fn comes_to_rest(mesh: &mut Mesh, host: bool) {
     }
     for _ in 0..400 {
         mesh.complete();
-        (0..3).for_each(|at| mesh.finish(at, None));
+        (0..peers.len()).for_each(|at| mesh.finish(at, None));
         mesh.advance(1000);
     }
-    for (at, slots) in SLOTS.into_iter().enumerate() {
+    for (at, (_, slots)) in peers.iter().enumerate() {
         for job in jobs(mesh, at) {
             let view = mesh.job(at, job);
             // Nobody in this mesh has five cores and, with hostile words about it, nobody is expected to have four. Who
@@ -472,25 +550,30 @@ fn comes_to_rest(mesh: &mut Mesh, host: bool) {
             });
             assert!(view.phase != JobPhase::Active || hopeless, "a job never ends");
         }
-        assert_eq!(mesh.site(at).slots().free, slots, "slots were lost");
+        assert_eq!(mesh.site(at).slots().free, *slots, "slots were lost");
+        let relays = mesh.peers[at].disk.keys().filter(|key| matches!(key, Key::Relay(_)));
+        assert_eq!(relays.count(), 0, "a lease runs elsewhere for ever");
     }
 }
 
-/// Three sites, or a site with a host and another site.
-fn walk(acts: Vec<Act>, eve: bool, with_host: bool) -> Mesh {
-    // The first has a licence, which its host may use.
-    let host = |at: usize| {
-        let amounts = [(VCPU, u64::from(SLOTS[at]) + 1), (NUKE, 1)];
-        having(SLOTS[at], &amounts[..if at == 0 { 2 } else { 1 }])
+fn walk(acts: Vec<Act>, eve: bool, world: World) -> Mesh {
+    // The first has a licence, which its hosts may use.
+    let machine = |(name, slots): (&'static str, u32)| {
+        let amounts = [(VCPU, u64::from(slots) + 1), (NUKE, 1)];
+        (name, having(slots, &amounts[..if name == "oslo" { 2 } else { 1 }]))
     };
-    let mut mesh = Mesh::with_hosts([("oslo", host(0)), ("lyon", host(1)), ("graz", host(2))]);
-    if with_host {
-        mesh.become_hosts(0, &[1]);
-    } else {
+    let mut mesh = match *world.peers() {
+        [a, b, c] => Mesh::with_hosts([a, b, c].map(machine)),
+        [a, b, c, d, e] => Mesh::with_hosts([a, b, c, d, e].map(machine)),
+        _ => unreachable!("there are three or five"),
+    };
+    if world == World::Sites {
         let (idle, grace) = (Some(Millis::seconds(300)), Millis::seconds(20));
         mesh.peers[1].opening = Opening { idle, grace, ..Opening::default() };
         mesh.restart(1);
         mesh.give(1, seen(Millis::seconds(3600)));
+    } else {
+        mesh.become_hosts(0, world.hosts());
     }
     for (at, price) in [60_000, 0, 500_000].into_iter().enumerate() {
         mesh.peers[at].pricing.price.core_hour = Money(price);
@@ -513,10 +596,10 @@ proptest! {
 
     #[test]
     fn whatever_another_member_says_every_job_ends(
-        acts in prop::collection::vec(act(), 1..150), host in any::<bool>(),
+        acts in prop::collection::vec(act(), 1..150), world in world(),
     ) {
-        let mut mesh = walk(acts, true, host);
-        comes_to_rest(&mut mesh, host);
+        let mut mesh = walk(acts, true, world);
+        comes_to_rest(&mut mesh, world);
         mesh.advance(400_000);
         books_agree(&mesh);
         books_are_closed(&mesh);
@@ -524,8 +607,8 @@ proptest! {
 
     #[test]
     fn whatever_borrower_and_lender_say_nothing_panics(
-        acts in prop::collection::vec(act(), 1..150), host in any::<bool>(),
+        acts in prop::collection::vec(act(), 1..150), world in world(),
     ) {
-        walk(acts, false, host);
+        walk(acts, false, world);
     }
 }

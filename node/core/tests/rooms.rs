@@ -17,6 +17,7 @@ mod outsource;
 mod placement;
 mod queue;
 mod random_walk;
+mod relay;
 mod restart;
 mod scheduler;
 mod second;

@@ -65,6 +65,7 @@ fn nobody_offers_it_anything_whatever_it_says_and_it_takes_nothing() {
         root: ChunkId([5; 32]),
         bytes: 1,
         priority: 50,
+        hops: 0,
     };
     mesh.give(ADA, Input::Heard { from: id(OSLO), message: Message::Offer(offer) });
     let said = mesh.wires.pop_back().unwrap();

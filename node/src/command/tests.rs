@@ -61,6 +61,7 @@ fn site() -> Site {
         floor: Level::S2,
         opening: meshfarm_core::opening::Opening::default(),
         keep_jobs: Millis::seconds(60),
+        pass_on: false,
         kept: Default::default(),
         pricing: meshfarm_core::Pricing::default(),
         seed: [3; 32],

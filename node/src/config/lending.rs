@@ -30,6 +30,9 @@ pub struct LendingConfig {
     /// How long tasks of other sites go on when it closes; then they go back unfinished. None: 10 minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace: Option<String>,
+    /// Whether tasks of other sites for which there is no room here are handed on to further sites, when their jobs
+    /// let it (`--hops`). The site's own hosts are no other site.
+    pub pass_on: bool,
 }
 
 impl LendingConfig {
@@ -70,6 +73,8 @@ impl LendingConfig {
             or(self.load.map(|load| f64::from(load).to_string()), "load", "0.5"),
             "# How long tasks of other sites go on when it closes, before they go back unfinished.\n".to_owned(),
             or(self.grace.as_deref().map(string), "grace", &string(USUAL_GRACE)),
+            "# Whether their tasks are handed on to further sites when there is no room here and their jobs let it.\n".to_owned(),
+            format!("pass_on = {}\n", self.pass_on),
         ]
         .concat()
     }
@@ -205,6 +210,7 @@ mod tests {
             idle: Some("15m".into()),
             load: Some(Processors(500)),
             grace: Some("1m".into()),
+            pass_on: true,
         };
         for config in [LendingConfig::default(), full] {
             #[derive(Deserialize)]

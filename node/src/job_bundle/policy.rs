@@ -4,6 +4,7 @@ use std::path::Path;
 
 use meshfarm_protocol::id::Millis;
 use meshfarm_protocol::job::{JailProfile, MeshPolicy, Order, Place};
+use meshfarm_protocol::lease::MAX_HOPS;
 use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::receipt::Money;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub struct PolicyChanges {
     pub isolation: Option<Level>,
     /// What kind of program runs: `povray`, `python`, `blender-cpu`, `blender-gpu` or `command`.
     pub profile: Option<JailProfile>,
+    /// Through how many further sites a site may pass tasks on, 0 to 4.
+    pub hops: Option<u8>,
     /// How many tasks are leased together at most.
     pub batch: Option<u32>,
     /// `given` or `first-last-middle`.
@@ -172,6 +175,15 @@ pub(super) fn apply(
     if let Some(profile) = changes.profile {
         policy.profile = profile;
     }
+    if let Some(hops) = changes.hops {
+        if hops > MAX_HOPS {
+            return Err(BundleError::Argument {
+                argument: format!("{origin}: hops {hops}"),
+                problem: format!("work is passed on at most {MAX_HOPS} times; 0 is never"),
+            });
+        }
+        policy.hops = hops;
+    }
     if let Some(batch) = changes.batch {
         if batch == 0 {
             return Err(BundleError::Argument {
@@ -259,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_mesh_toml_says_what_it_wants_and_nothing_unknown() {
-        let text = "where = 'lyon'\ndeadline = '2h'\npriority = 80\ntimeout = '2h'\nsilence = '10m'\norder = 'first-last-middle'\nisolation = 'S3'\nbudget = 12.5\nmax_price = '0.05'\n";
+        let text = "where = 'lyon'\ndeadline = '2h'\npriority = 80\ntimeout = '2h'\nsilence = '10m'\norder = 'first-last-middle'\nisolation = 'S3'\nhops = 1\nbudget = 12.5\nmax_price = '0.05'\n";
         let changes = read(Path::new("mesh.toml"), text).unwrap();
         let mut policy = MeshPolicy::default();
         apply(&mut policy, &changes, ("mesh.toml", Millis(5))).unwrap();
@@ -269,6 +281,7 @@ mod tests {
         assert_eq!(policy.silence, Some(Millis::seconds(600)));
         assert_eq!((policy.order, policy.isolation), (Order::FirstLastMiddle, Level::S3));
         assert_eq!((policy.budget, policy.max_price), (Some(Money(12_500)), Some(Money(50))));
+        assert_eq!(policy.hops, 1);
 
         for (text, wanted) in [
             ("priorty = 1", "priorty"),
@@ -287,6 +300,8 @@ mod tests {
         let changes = PolicyChanges { deadline, ..PolicyChanges::default() };
         let error = apply(&mut policy, &changes, ("mesh.toml", Millis(5))).unwrap_err().to_string();
         assert!(error.contains("mesh.toml: deadline 1970") && error.contains("over"), "{error}");
+        let changes = PolicyChanges { hops: Some(MAX_HOPS + 1), ..PolicyChanges::default() };
+        assert!(apply(&mut policy, &changes, ("mesh.toml", Millis(5))).is_err());
     }
 
     #[test]

@@ -173,6 +173,7 @@ mod tests {
             hosts: Vec::new(),
             free: 1,
             lending: true,
+            passes_on: false,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             price: Price::default(),

@@ -72,6 +72,7 @@ impl OneSite {
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             lending: true,
+            pass_on: false,
             floor: Level::S2,
             kept: BTreeSet::new(),
             pricing: Pricing::default(),

@@ -154,8 +154,8 @@ fn place(table: &mut Table) -> Result<()> {
     let mut site = OneSite::new(0);
     for n in 0..table.scale().of(SITES).max(10) {
         let name = format!("site {n}");
-        let (role, mesh) = (Role::Site, None);
-        site.give("up", Input::PeerUp { site: id(n), name: name.clone(), role, mesh });
+        let (role, mesh, meshes) = (Role::Site, None, BTreeSet::new());
+        site.give("up", Input::PeerUp { site: id(n), name: name.clone(), role, mesh, meshes });
         let profile = Profile {
             version: PROFILE_VERSION,
             site: id(n),
@@ -166,6 +166,7 @@ fn place(table: &mut Table) -> Result<()> {
             hosts: vec![host(n)],
             free: 8,
             lending: true,
+            passes_on: false,
             sealing_key: SealingKey([1; 32]),
             addresses: Vec::new(),
             price: Price::default(),

@@ -358,6 +358,7 @@ fn message(mesh: &Mesh, says: Says) -> Option<Message> {
             root: ChunkId([pick; 32]),
             bytes,
             priority: pick,
+            hops: pick % 8,
         }),
         Says::Grant { lease: pick, slots, reserved, level: n } => Message::Grant(Grant {
             lease: lease(pick),
@@ -440,6 +441,7 @@ fn profile(of: u8, says: ProfilePlan) -> Profile {
         hosts: vec![class],
         free: says.free,
         lending: says.lending,
+        passes_on: false,
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
         price: Price::default(),

@@ -20,7 +20,7 @@ impl Lend {
         host
     }
 
-    pub(super) fn keeps(&self, amount: &str) -> bool {
+    pub(crate) fn keeps(&self, amount: &str) -> bool {
         self.kept.iter().any(|kept| kept.eq_ignore_ascii_case(amount))
     }
 
@@ -106,6 +106,7 @@ impl Lend {
                 State::Reserved { .. }
                 | State::Preparing { .. }
                 | State::Active(_)
+                | State::Away(_)
                 | State::Ended => decline(Declined::Malformed, LONG_PAUSE),
             };
         }
@@ -153,7 +154,7 @@ impl Lend {
         asked.max(self.floor.min(self.host.level))
     }
 
-    pub(super) fn has_too_many_of(&self, borrower: SiteId) -> bool {
+    pub(crate) fn has_too_many_of(&self, borrower: SiteId) -> bool {
         let of_it = self.leases.values().filter(|l| l.borrower == borrower);
         self.leases.len() >= MAX_LEASES_OF_ALL || of_it.count() >= MAX_LEASES
     }

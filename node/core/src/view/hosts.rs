@@ -133,6 +133,10 @@ impl Site {
                 running += held.running.len();
             }
         }
+        for lent in self.relays.at(record.host).into_iter().filter_map(|l| self.lend.away(l)) {
+            running += lent.started.len();
+        }
+        used = used.saturating_add(self.relays.slots_at(record.host));
         HostView {
             host: record.host,
             name: record.name.clone(),

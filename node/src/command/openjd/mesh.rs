@@ -43,6 +43,7 @@ pub(super) async fn run(
         timeout: None,
         silence: None,
         deadline: None,
+        hops: None,
         order: None,
         max_price: None,
         budget: None,

@@ -62,6 +62,7 @@ async fn a_host_meets_its_head_and_tells_it_alone_what_it_offers() {
         hosts: Vec::new(),
         free: 1,
         lending: true,
+        passes_on: false,
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
         price: Price::default(),

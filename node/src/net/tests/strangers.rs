@@ -122,6 +122,7 @@ fn profile(of: &SigningKey, sequence: u64) -> SignedProfile {
         hosts: Vec::new(),
         free: 1,
         lending: true,
+        passes_on: false,
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
         price: Price::default(),

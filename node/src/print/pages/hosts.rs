@@ -94,13 +94,17 @@ pub fn slots(slots: &SlotsView) -> Page {
             plain(lease.lease.short()),
             plain(&lease.borrower),
             faint(lease.tenant.short()),
+            plain(lease.runs_on.as_deref().unwrap_or("here")),
             plain(lease.slots.to_string()),
             plain(amounts(&lease.each)),
             plain(lease.running.to_string()),
             plain(lease.queued.to_string()),
         ]
     });
-    page.table(&["LEASE", "BORROWER", "TENANT", ">SLOTS", "EACH", ">RUNNING", ">QUEUED"], rows);
+    page.table(
+        &["LEASE", "BORROWER", "TENANT", "RUNS ON", ">SLOTS", "EACH", ">RUNNING", ">QUEUED"],
+        rows,
+    );
     let rows = slots.hosts.iter().map(|lease| {
         vec![
             plain(lease.lease.short()),

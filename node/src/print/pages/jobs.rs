@@ -116,11 +116,12 @@ pub fn jobs(jobs: &[JobView], lent: &[LeaseView], now: Millis) -> Page {
             plain(lease.lease.short()),
             plain(&lease.borrower),
             plain(lease.tenant.short()),
+            plain(lease.runs_on.as_deref().unwrap_or("here")),
             plain(lease.running.to_string()),
             plain(lease.queued.to_string()),
         ]
     });
-    page.table(&["LEASE", "BORROWER", "TENANT", ">RUNNING", ">QUEUED"], rows);
+    page.table(&["LEASE", "BORROWER", "TENANT", "RUNS ON", ">RUNNING", ">QUEUED"], rows);
     page
 }
 

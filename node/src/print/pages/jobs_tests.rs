@@ -136,6 +136,7 @@ fn a_list_of_jobs_says_which_queue_each_is_in_and_names_batches_of_others() {
         each: BTreeMap::default(),
         running: 2,
         queued: 1,
+        runs_on: Some("render01".into()),
     };
     let shown = text(&jobs(std::slice::from_ref(&held), &[lease], NOW));
     assert!(!shown.contains("DEADLINE"), "nobody has one: {shown}");
@@ -143,7 +144,7 @@ fn a_list_of_jobs_says_which_queue_each_is_in_and_names_batches_of_others() {
     let words = |line: &str| line.split_whitespace().take(5).collect::<Vec<_>>().join(" ");
     assert_eq!(lines.next().map(words).unwrap(), "JOB NAME STATE QUEUE DONE");
     assert_eq!(lines.next().map(words).unwrap(), "abababab camera2 held held 0/2");
-    assert_eq!(lines.next_back().map(words).unwrap(), "cdcdcdcd lyon efefefef 2 1");
+    assert_eq!(lines.next_back().map(words).unwrap(), "cdcdcdcd lyon efefefef render01 2");
     assert_eq!(counts(&held), "0 of 2 tasks done, 1 held, 1 canceled");
 }
 

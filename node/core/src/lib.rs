@@ -10,6 +10,7 @@ mod borrow;
 mod capacity;
 mod deadline;
 mod door;
+mod event;
 mod experience;
 mod explain;
 mod fair;

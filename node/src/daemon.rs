@@ -391,13 +391,10 @@ impl Daemon {
                 Arc::clone(&rooms.lending).start((session, lease), borrower, promised, run);
             }
             Output::Stop(session) => rooms.lending.stop(session),
-            Output::Release(lease) => {
-                rooms.passing.release(lease);
-                rooms.lending.release(lease);
-            }
-            output @ (Output::Fetch { .. } | Output::HandOn { .. } | Output::TakeIn { .. }) => {
-                self.relay(output).await;
-            }
+            output @ (Output::Release(_)
+            | Output::Fetch { .. }
+            | Output::HandOn { .. }
+            | Output::TakeIn { .. }) => self.relay(output).await,
             Output::Purge { attempts, before } => {
                 let logs = Arc::clone(&rooms.logs);
                 rooms.machine.blocking.run(Box::new(move || logs.purge(&attempts, before)));
@@ -461,11 +458,14 @@ impl Daemon {
         }
     }
 
-    /// What is to be done for a lease that runs on another machine.
+    /// What is to be done for a lease that runs on another machine, and for any that is over.
     async fn relay(&self, output: Output) {
         let rooms = &self.rooms;
         let passing = Arc::clone(&rooms.passing);
-        if let Output::Fetch { lease, borrower, root, envelope } = output {
+        if let Output::Release(lease) = output {
+            passing.release(lease);
+            rooms.lending.release(lease);
+        } else if let Output::Fetch { lease, borrower, root, envelope } = output {
             passing.fetch(lease, borrower, root, envelope);
         } else if let Output::HandOn { lease, to, sealing_key, job, root, want } = output {
             match passing.hand_on(lease, (to, sealing_key), (job, root), want) {

@@ -397,8 +397,7 @@ async fn run(
     let (gate, question_rx) = Gate::new();
     let quota = sweeper.settings().tenant;
     let means = Arc::new(opened.means(&config, &net, &input_tx, (&pins, quota)));
-    let logs = Logs::open(home.logs()).map_err(|error| Problem::broken(&error))?;
-    let logs = Arc::new(logs);
+    let logs = Arc::new(Logs::open(home.logs()).map_err(|error| Problem::broken(&error))?);
     logs.resume(&net).map_err(|error| Problem::broken(&error))?;
     let ground = Ground {
         driver,

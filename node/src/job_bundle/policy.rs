@@ -176,13 +176,7 @@ pub(super) fn apply(
         policy.profile = profile;
     }
     if let Some(hops) = changes.hops {
-        if hops > MAX_HOPS {
-            return Err(BundleError::Argument {
-                argument: format!("{origin}: hops {hops}"),
-                problem: format!("work is passed on at most {MAX_HOPS} times; 0 is never"),
-            });
-        }
-        policy.hops = hops;
+        policy.hops = checked_hops(hops, origin)?;
     }
     if let Some(batch) = changes.batch {
         if batch == 0 {
@@ -199,6 +193,16 @@ pub(super) fn apply(
     policy.max_price = changes.max_price.or(policy.max_price);
     policy.budget = changes.budget.or(policy.budget);
     Ok(())
+}
+
+fn checked_hops(hops: u8, origin: &str) -> Result<u8, BundleError> {
+    if hops > MAX_HOPS {
+        return Err(BundleError::Argument {
+            argument: format!("{origin}: hops {hops}"),
+            problem: format!("work is passed on at most {MAX_HOPS} times; 0 is never"),
+        });
+    }
+    Ok(hops)
 }
 
 /// What the `deadline:*` values of a bundle ask for.

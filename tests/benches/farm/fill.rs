@@ -106,6 +106,7 @@ fn machine(n: usize, slots: u32, hosts: &[usize]) -> Machine {
         sealing_key: SealingKey([1; 32]),
         addresses: Vec::new(),
         lending: true,
+        pass_on: false,
         floor: Level::S2,
         opening: Opening::default(),
         keep_jobs: Millis(u64::MAX),
@@ -268,7 +269,8 @@ impl Farm {
 
 fn up(n: usize) -> Input {
     let role = if n == HEAD { Role::Site } else { Role::Host };
-    Input::PeerUp { site: id(n), name: name(n), role, mesh: None }
+    let meshes = BTreeSet::new();
+    Input::PeerUp { site: id(n), name: name(n), role, mesh: None, meshes }
 }
 
 /// The keys in it are nobody's: no driver opens it here.

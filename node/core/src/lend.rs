@@ -165,8 +165,11 @@ impl Lend {
             return;
         };
         lent.heard = now;
-        if lent.is_live() && want.version > lent.version && want.attempts.len() <= MAX_ATTEMPTS {
-            lent.version = want.version;
+        // Versions begin at the borrower's clock. One that was set back before a restart would never be heard again: when
+        // nothing higher has come for so long that nothing older can still be on its way, what is said now counts.
+        let newer = want.version > lent.version || now.since(lent.counted) >= BORROWER_GRACE;
+        if lent.is_live() && newer && want.attempts.len() <= MAX_ATTEMPTS {
+            (lent.version, lent.counted) = (want.version, now);
             lent.more = want.more;
             lent.wanted = want.attempts.iter().map(|wanted| wanted.attempt).collect();
             let wanted = &lent.wanted;

@@ -44,6 +44,8 @@ pub(crate) struct Lent {
     pub(crate) heard: Millis,
     /// Version of the last `Want` that counted.
     pub(crate) version: u64,
+    /// When that was.
+    pub(crate) counted: Millis,
     pub(crate) more: bool,
     /// The attempts of the last `Want` that counted.
     pub(crate) wanted: BTreeSet<AttemptId>,
@@ -140,6 +142,7 @@ impl Lent {
             root: None,
             heard: now,
             version: 0,
+            counted: now,
             more: true,
             wanted: BTreeSet::new(),
             queue: VecDeque::new(),

@@ -1,9 +1,11 @@
 //! Nodes that die and come back, in every phase of a lease.
 
-use meshfarm_core::{JobPhase, Key, Record, Reply, Task, Tasks};
+use meshfarm_core::{Input, JobPhase, Key, Record, Reply, Task, Tasks};
 use meshfarm_protocol::id::{StepNo, TaskNo};
+use meshfarm_protocol::lease::Want;
+use meshfarm_protocol::message::Message;
 
-use crate::mesh::{KEEP_JOBS, Mesh, frames, spec, step};
+use crate::mesh::{KEEP_JOBS, Mesh, frames, id, spec, step};
 
 #[test]
 fn a_lender_that_restarts_delivers_what_it_had_finished_and_gives_back_the_rest() {
@@ -178,4 +180,26 @@ fn canceled_tasks_stay_canceled_over_a_restart_also_when_a_part_is_rendered_afte
     mesh.restart(0);
     mesh.finish_all();
     assert_eq!(mesh.phase(0, job), JobPhase::Done);
+}
+
+#[test]
+fn a_borrower_whose_clock_was_set_back_before_a_restart_is_heard_again_after_a_grace() {
+    let mut mesh = Mesh::new([("oslo", 0), ("lyon", 1)]);
+    mesh.advance(100_000);
+    mesh.submit(0, frames(1));
+    let lease = mesh.peers[1].running[0].lease;
+    mesh.cut(0, 1);
+    let says = |mesh: &mut Mesh, version| {
+        let (attempts, more) = (Vec::new(), true);
+        let message = Message::Want(Want { lease, version, attempts, more });
+        mesh.give(1, Input::Heard { from: id(0), message });
+    };
+    // Versions begin at the clock, which says less than before.
+    for version in 1..=12 {
+        says(&mut mesh, version);
+        assert!(mesh.peers[1].stopped.is_empty(), "an old word that comes late changes nothing");
+        mesh.advance(5000);
+    }
+    says(&mut mesh, 13);
+    assert_eq!(mesh.peers[1].stopped.len(), 1);
 }

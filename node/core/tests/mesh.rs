@@ -482,7 +482,14 @@ impl Mesh {
                 self.coming.retain(|coming| *coming != (at, lease));
                 self.fetching.retain(|fetching| *fetching != (at, lease));
             }
-            Output::Collect { attempt, task, .. } => peer.collects.push_back((attempt, task)),
+            Output::Collect { attempt, task, lease, lender, .. } => {
+                if self.may_read(at, lender, lease) {
+                    self.peers[at].collects.push_back((attempt, task));
+                } else {
+                    let result = Err(CollectError::Unreachable);
+                    self.answer(at, Input::Collected { attempt, result });
+                }
+            }
             Output::BuildInputs { job, step, .. } => {
                 let root = ChunkId([u8::try_from(step.0).unwrap() + 100; 32]);
                 self.answer(at, Input::InputsReady { job, step, result: Ok((root, 1)) });
@@ -499,6 +506,15 @@ impl Mesh {
             Output::Refuse(_, reason) => peer.admitted.push(Err(reason)),
             Output::Answer(_, reply) => peer.replies.push(reply),
             Output::Tell(event) => peer.told.push(event),
+            output @ (Output::SendReceipt { .. } | Output::ShowReceipt { .. }) => {
+                self.receipt(at, output);
+            }
+            Output::Purge { attempts, before } => peer.purged.push((attempts, before)),
+        }
+    }
+
+    fn receipt(&mut self, at: usize, output: Output) {
+        match output {
             Output::SendReceipt { to, entry } => {
                 let entry = Box::new(unsigned(&entry));
                 self.send(at, to, Message::Receipt(entry));
@@ -506,7 +522,7 @@ impl Mesh {
             Output::ShowReceipt { to, chain, sequence, against } => {
                 self.show_receipt(at, to, (chain, sequence), against);
             }
-            Output::Purge { attempts, before } => peer.purged.push((attempts, before)),
+            other => panic!("{other:?} is no receipt"),
         }
     }
 
@@ -550,6 +566,12 @@ impl Mesh {
         self.send(at, to, Message::Source { lease, source, pass });
     }
 
+    /// Whether `there` lets `at` read under a lease; a stranger to this mesh lets everybody.
+    fn may_read(&self, at: usize, there: SiteId, lease: LeaseId) -> bool {
+        let there = self.peers.get(usize::from(there.0[0]) - 1);
+        there.is_none_or(|there| there.site.as_ref().is_some_and(|s| s.may_read(id(at), lease)))
+    }
+
     /// What is to be done for a lease that runs on another machine.
     fn relay(&mut self, at: usize, output: Output) {
         match output {
@@ -569,8 +591,7 @@ impl Mesh {
             }
             Output::TakeIn { lease, attempt, to, from: (onward, machine), .. } => {
                 assert_eq!(to.1, SealingKey([2; 32]), "outputs are sealed to somebody else");
-                let there = &self.peers[usize::from(machine.0[0]) - 1].site;
-                let readable = there.as_ref().is_some_and(|there| there.may_read(id(at), onward));
+                let readable = self.may_read(at, machine, onward);
                 let result = match self.collected.pop_front() {
                     Some(error) => Err(error),
                     None if !readable => Err(CollectError::Unreachable),

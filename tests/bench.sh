@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the built programs: every room, or those rooms and parts that are named (node, demo, content, content.cold, ...).
+# Measures the built programs: every room, or those rooms and parts that are named (node, demo, content, content.cold, sim, ...).
 # MESHFARM_PROGRAMS names a folder of programs to measure; without it they are built first.
 # MESHFARM_BENCH_SCALE is a factor for the sizes of content, such as 0.1 for a quick try.
 # content.memory runs only when it is named: MESHFARM_BENCH_MEMORY_GIB (20) are on the disk four times for it.

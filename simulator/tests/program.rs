@@ -1,5 +1,6 @@
-//! The program says by its exit status what it found, and how to see it again.
+//! The program says by its exit status what it found, and how to see it again; its folders are whole or not there.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 fn sim(arguments: &[&str]) -> Output {
@@ -13,41 +14,84 @@ fn said(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-#[test]
-fn a_run_that_passes_ends_with_zero_and_repeats_itself() {
-    let arguments = ["run", "scenarios/three_sites.toml", "--seed", "3", "--json"];
-    let [one, again] = [sim(&arguments), sim(&arguments)];
-    assert_eq!(one.status.code(), Some(0));
-    assert_eq!(said(&one.stdout), said(&again.stdout));
-    assert!(said(&one.stdout).contains("\"verdict\":\"pass\""));
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]
-fn a_replay_shows_every_event_and_ends_as_the_run_did() {
-    let replay = sim(&["replay", "scenarios/kill_lender.toml", "--seed", "3"]);
-    let run = sim(&["run", "scenarios/kill_lender.toml", "--seed", "3"]);
-    assert_eq!(replay.status.code(), Some(0));
-    assert!(said(&replay.stdout).ends_with(&said(&run.stdout)));
-    assert!(said(&replay.stdout).contains("Fault(0)"));
+fn a_run_keeps_everything_about_itself_and_is_repeated_from_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let path = run.to_string_lossy();
+    let made =
+        sim(&["run", "scenarios/kill_points.toml", "--seed", "3", "--twice", "--out", &path]);
+    assert_eq!(made.status.code(), Some(0), "{}", said(&made.stderr));
+    let page = text(&run.join("report.html"));
+    assert!(page.contains("<svg") && page.contains("kill points") && page.ends_with("</html>"));
+    for far in ["http://", "https://", "src=", "@import"] {
+        assert!(!page.contains(far), "the page needs {far}");
+    }
+    let head = "job_id,workload_name,profile,submission_time,requested_number_of_resources";
+    assert!(text(&run.join("jobs.csv")).starts_with(head));
+    assert!(text(&run.join("schedule.csv")).lines().count() == 2);
+    let trace: serde_json::Value = serde_json::from_str(&text(&run.join("trace.json"))).unwrap();
+    assert!(trace["traceEvents"].as_array().is_some_and(|events| events.len() > 40));
+    for line in text(&run.join("events.jsonl")).lines() {
+        let seen: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(seen["ms"].is_u64() && seen["seen"].is_string(), "{line}");
+    }
+    assert_eq!(sim(&["replay", &path, "--quiet"]).status.code(), Some(0));
+    let explained = sim(&["explain", &path, "--frame", "0/1"]);
+    assert!(said(&explained.stdout).contains("accepted"), "{}", said(&explained.stderr));
+    let compared = sim(&["compare", &path, &path]);
+    assert!(said(&compared.stdout).contains("makespan"));
+    let again = sim(&["run", "scenarios/kill_points.toml", "--out", &path]);
+    assert_eq!(again.status.code(), Some(3), "a folder that is there is not written over");
 }
 
 #[test]
-fn a_failure_names_the_command_that_repeats_it() {
-    let text = include_str!("../scenarios/three_sites.toml");
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let path = folder.path().join("hopeless.toml");
-    std::fs::write(&path, text.replace("slots = 4", "slots = 0")).expect("it can be written to");
-    let path = path.to_string_lossy();
-    let sweep = sim(&["sweep", &path, "--seeds", "4..9"]);
+fn a_failure_names_the_command_that_repeats_it_and_shrinks() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("failures");
+    let bug = ["--seeded-bug", "keep-content"];
+    let arguments = ["sweep", "scenarios/two_studios.toml", "--seeds", "4..9", "--out"];
+    let sweep = sim(&[&arguments[..], &[&*out.to_string_lossy()], &bug].concat());
     assert_eq!(sweep.status.code(), Some(2));
-    let reproduce = format!("reproduce: meshfarm-sim replay {path} --seed 4");
-    assert!(said(&sweep.stderr).ends_with(&format!("{reproduce}\n")));
+    let words = "reproduce: meshfarm-sim replay scenarios/two_studios.toml --seed 4 --seeded-bug keep-content\n";
+    assert!(said(&sweep.stderr).ends_with(words), "{}", said(&sweep.stderr));
+    let kept = out.join("two_studios-4");
+    let kept = kept.to_string_lossy();
+    assert_eq!(sim(&[&["replay", &*kept, "--quiet"], &bug[..]].concat()).status.code(), Some(2));
+    let small = folder.path().join("small.toml");
+    let small = small.to_string_lossy();
+    let shrunk = sim(&[&["shrink", &*kept, "--to", &*small, "--tries", "60"], &bug[..]].concat());
+    assert_eq!(shrunk.status.code(), Some(2), "{}", said(&shrunk.stderr));
+    assert_eq!(sim(&[&["run", &*small], &bug[..]].concat()).status.code(), Some(2));
+    assert_eq!(sim(&["run", &small]).status.code(), Some(0), "an honest driver passes it");
+}
+
+#[test]
+fn an_expectation_that_is_missed_ends_with_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hurry.toml");
+    let hurry = include_str!("../scenarios/two_studios.toml").replace("\"40m\"", "\"1m\"");
+    std::fs::write(&path, hurry).unwrap();
+    let run = sim(&["run", &path.to_string_lossy(), "--json"]);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(said(&run.stdout).contains("\"is\":\"missed\""));
+    assert!(said(&run.stderr).contains("reproduce: meshfarm-sim replay"));
 }
 
 #[test]
 fn what_the_simulator_cannot_do_ends_with_three() {
-    for wrong in [&["run", "no such file"][..], &["run"], &["sweep", "x", "--seeds", "9..1"]] {
+    let huge = ["sweep", "scenarios", "--seeds", "1..1000000000"];
+    for wrong in [&["run", "no such file"][..], &["run"], &["sweep", "x", "--seeds", "9..1"], &huge]
+    {
         assert_eq!(sim(wrong).status.code(), Some(3), "{wrong:?}");
     }
     assert_eq!(sim(&["--help"]).status.code(), Some(0));
+    let list = sim(&["list", "scenarios"]);
+    assert!(said(&list.stdout).contains("two_studios.toml"));
+    let check = sim(&["check", "scenarios", "scenarios/large"]);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
 }

@@ -1,77 +1,102 @@
-//! The scenarios of this folder pass, and a seed repeats its run to the last event.
+//! The scenarios of this folder pass, a seed repeats its run to the last event, and what once failed passes.
 
-use meshfarm_simulator::{Scenario, Verdict, run};
+use std::path::{Path, PathBuf};
 
-const SCENARIOS: [&str; 6] = [
-    include_str!("../scenarios/three_sites.toml"),
-    include_str!("../scenarios/cut_line.toml"),
-    include_str!("../scenarios/kill_lender.toml"),
-    include_str!("../scenarios/kill_borrower.toml"),
-    include_str!("../scenarios/everything.toml"),
-    include_str!("../scenarios/hundred_sites.toml"),
-];
+use meshfarm_simulator::{Plan, Source, Verdict, run};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn scenario(name: &str) -> Source {
+    Source::read(&folder("scenarios").join(name)).expect("it is right")
+}
+
+fn files(name: &str) -> Vec<PathBuf> {
+    let listed = std::fs::read_dir(folder(name)).expect("it can be listed");
+    let mut files: Vec<_> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| path.extension().is_some_and(|kind| kind == "toml"));
+    files.sort();
+    files
+}
+
+/// Scenarios that take longer than a test should: `nightly.sh` runs them.
+const LONG: [&str; 3] = ["skewed_load.toml", "overnight_artists.toml", "the_real_trace.toml"];
+
+fn passes(plan: &Plan) {
+    let outcome = run(plan, None);
+    assert_eq!(outcome.verdict, Verdict::Pass, "{outcome}");
+}
 
 #[test]
-fn every_scenario_passes_with_twenty_seeds() {
-    for text in &SCENARIOS[..5] {
-        let scenario = Scenario::parse(text).unwrap();
-        for seed in 1..=20 {
-            let report = run(&scenario, seed, None);
-            assert_eq!(report.verdict, Verdict::Pass, "{report}");
+fn every_scenario_passes_with_its_first_seeds() {
+    let all = files("scenarios");
+    assert!(all.len() >= 20, "only {} scenarios", all.len());
+    for path in all {
+        let source = Source::read(&path).unwrap();
+        let long = LONG.iter().any(|name| path.ends_with(name));
+        if !long {
+            (1..=2).for_each(|seed| passes(&source.plan(Some(seed)).unwrap()));
         }
+        // The long ones are at least right.
+        source.plan(Some(1)).unwrap();
+    }
+    for path in files("scenarios/large") {
+        Source::read(&path).unwrap().plan(Some(1)).unwrap();
     }
 }
 
 #[test]
-fn a_hundred_sites_finish_ten_jobs_without_a_storm() {
-    let scenario = Scenario::parse(SCENARIOS[5]).unwrap();
-    let report = run(&scenario, 1, None);
-    assert_eq!(report.verdict, Verdict::Pass, "{report}");
-    assert_eq!(report.accepted, 1000);
-    assert!(report.messages < 30 * report.accepted, "{report}");
+fn the_wildest_scenarios_pass_with_thirty_seeds() {
+    for name in ["everything.toml", "kill_points.toml", "paused_nodes.toml"] {
+        let source = scenario(name);
+        (1..=30).for_each(|seed| passes(&source.plan(Some(seed)).unwrap()));
+    }
+}
+
+#[test]
+fn what_once_failed_passes() {
+    for path in files("regressions") {
+        passes(&Source::read(&path).unwrap().plan(None).unwrap());
+    }
 }
 
 #[test]
 fn a_seed_repeats_its_run_and_another_does_not() {
-    let scenario = Scenario::parse(SCENARIOS[2]).unwrap();
-    let [one, again, other] = [7, 7, 8].map(|seed| run(&scenario, seed, None));
+    let source = scenario("everything.toml");
+    let [one, again, other] = [7, 7, 8].map(|seed| run(&source.plan(Some(seed)).unwrap(), None));
     assert_eq!(one, again);
     assert_ne!(one.audit, other.audit);
 }
 
 #[test]
-fn a_seed_that_once_found_a_defect_passes() {
-    // The lender's slots had shrunk to none when the next task came: it waited for ever.
-    let cut = Scenario::parse(SCENARIOS[1]).unwrap();
-    assert_eq!(run(&cut, 26, None).verdict, Verdict::Pass);
-    // The same, after the borrower's restart.
-    let kill = Scenario::parse(SCENARIOS[3]).unwrap();
-    assert_eq!(run(&kill, 6, None).verdict, Verdict::Pass);
+fn a_plan_that_was_written_and_read_runs_as_before() {
+    for name in ["everything.toml", "overnight_artists.toml", "licence_drought.toml"] {
+        let plan = scenario(name).plan(Some(5)).unwrap();
+        let text = toml::to_string(&plan).unwrap();
+        let read = Source::parse(&text, Path::new("x.toml")).unwrap().plan(None).unwrap();
+        assert_eq!(plan, read, "{name}");
+    }
 }
 
 #[test]
-fn a_job_that_fails_is_an_expectation_missed_and_not_a_broken_invariant() {
-    let text = SCENARIOS[0].replace("frame_ms", "fail_percent = 100\nframe_ms");
-    let report = run(&Scenario::parse(&text).unwrap(), 1, None);
-    assert!(matches!(report.verdict, Verdict::Missed(_)), "{report}");
-    assert_eq!(report.verdict.exit_code(), 1);
-}
-
-#[test]
-fn a_job_that_cannot_end_breaks_the_promise_that_it_does() {
-    let text = SCENARIOS[0].replace("slots = 4", "slots = 0");
-    let report = run(&Scenario::parse(&text).unwrap(), 1, None);
-    assert_eq!(report.verdict.exit_code(), 2, "{report}");
-}
-
-#[test]
-fn an_unknown_key_an_unknown_site_and_an_empty_span_are_errors() {
+fn wrong_scenarios_are_refused_with_what_would_be_right() {
+    let text = std::fs::read_to_string(folder("scenarios").join("two_studios.toml")).unwrap();
     let wrong = [
-        ("slots = 0", "slotz = 0"),
-        ("site = \"oslo\"", "site = \"bern\""),
-        ("[2000, 8000]", "[8000, 2000]"),
+        ("slots = 8", "slotz = 8", "Did you mean `slots`?"),
+        ("from = \"oslo\"", "from = \"bern\"", "there is no site and no group bern"),
+        ("\"60s\"", "\"60 parsecs\"", "a span such as"),
+        ("schema = 1", "schema = 9", "schema 9 is not known"),
+        ("\"rendered_elsewhere\"", "\"rendered_by_magic\"", "there is no state"),
+        ("frames = 160", "frames = 160\nneeds = { nuke = 1 }", "cannot run anywhere"),
+        ("at = \"5s\"", "at = \"5s\"\narrive = { rate = 1, per = \"1h\" }", "not both"),
+        ("frames = 160", "frames = 99999999", "more than"),
     ];
-    for (good, bad) in wrong {
-        assert!(Scenario::parse(&SCENARIOS[0].replace(good, bad)).is_err(), "{bad}");
+    for (good, bad, says) in wrong {
+        let said = Source::parse(&text.replacen(good, bad, 1), Path::new("x.toml"))
+            .and_then(|source| source.plan(Some(1)))
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains(says), "{bad}: {said}");
     }
 }

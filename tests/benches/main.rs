@@ -5,6 +5,7 @@ mod demo;
 mod farm;
 mod node;
 mod sandbox;
+mod sim;
 mod sites;
 mod table;
 mod trust;
@@ -28,7 +29,7 @@ const ROOMS: [(&str, &[Part]); 8] = [
     ("sandbox", &sandbox::PARTS),
     ("farm", &farm::PARTS),
     ("trust", &trust::PARTS),
-    ("sim", &[]),
+    ("sim", &sim::PARTS),
     ("people", &[]),
 ];
 

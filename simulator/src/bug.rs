@@ -90,8 +90,7 @@ impl Bug {
                             Task::Done { by, at: when, wall, isolation, cost, .. },
                         ) => {
                             let (attempt, by, at_task) = (AttemptId([9; 16]), *by, *at);
-                            let (at, wall, isolation, cost) =
-                                (*when, *wall, *isolation, *cost);
+                            let (at, wall, isolation, cost) = (*when, *wall, *isolation, *cost);
                             let task = Task::Done { attempt, by, at, wall, isolation, cost };
                             Some(Change::Put(Box::new(Record::Task(at_task, task))))
                         }

@@ -483,12 +483,7 @@ impl Mesh {
                 self.fetching.retain(|fetching| *fetching != (at, lease));
             }
             Output::Collect { attempt, task, lease, lender, .. } => {
-                if self.may_read(at, lender, lease) {
-                    self.peers[at].collects.push_back((attempt, task));
-                } else {
-                    let result = Err(CollectError::Unreachable);
-                    self.answer(at, Input::Collected { attempt, result });
-                }
+                self.collect(at, (attempt, task), (lender, lease));
             }
             Output::BuildInputs { job, step, .. } => {
                 let root = ChunkId([u8::try_from(step.0).unwrap() + 100; 32]);
@@ -564,6 +559,19 @@ impl Mesh {
         assert_eq!(pass.to, to, "a pass is for whom it is sent to");
         let pass = Box::new(Pass { body: encode(pass), signature: Signature([0; 64]) });
         self.send(at, to, Message::Source { lease, source, pass });
+    }
+
+    fn collect(
+        &mut self,
+        at: usize,
+        (attempt, task): (AttemptId, TaskRef),
+        (lender, lease): (SiteId, LeaseId),
+    ) {
+        if self.may_read(at, lender, lease) {
+            self.peers[at].collects.push_back((attempt, task));
+        } else {
+            self.answer(at, Input::Collected { attempt, result: Err(CollectError::Unreachable) });
+        }
     }
 
     /// Whether `there` lets `at` read under a lease; a stranger to this mesh lets everybody.

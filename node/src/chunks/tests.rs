@@ -1,6 +1,7 @@
 //! Chunks that survive what was promised, and are fetched again where nothing was.
 
 use std::collections::HashSet;
+use std::fs::OpenOptions;
 
 use meshfarm_protocol::id::TenantId;
 use meshfarm_protocol::seal::{SEAL_OVERHEAD, SealedChunk, TenantSecret, seal_chunk};

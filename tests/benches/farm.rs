@@ -28,7 +28,7 @@ pub(crate) const PARTS: [Part; 7] = [
 ];
 
 /// Processor time of this thread so far: what others do on the machine does not count.
-fn cpu() -> Duration {
+pub(crate) fn cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec to where the pointer leads, which is ours.
     #[expect(unsafe_code, reason = "the standard library knows no processor time")]

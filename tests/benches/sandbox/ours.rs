@@ -30,7 +30,7 @@ impl Room {
     pub(crate) fn new() -> Result<Self> {
         let programs = std::env::var_os("MESHFARM_PROGRAMS").context("MESHFARM_PROGRAMS")?;
         let folder = tempfile::tempdir()?;
-        for name in ["work", "show", "base", "roots"] {
+        for name in ["work", "show", "show/out", "base", "roots"] {
             fs::create_dir(folder.path().join(name))?;
         }
         fs::write(folder.path().join("povray.conf"), POVRAY_RULES)?;
@@ -42,17 +42,13 @@ impl Room {
         self.folder.path().join("show")
     }
 
-    /// The folder is ours again, which the last jail's user may own, and nothing of a rendering is left in it: others
-    /// without capabilities could not write there.
+    /// The folder for outputs is ours again, which the last jail's user may own, and nothing of a rendering is left in it:
+    /// others without capabilities could not write there.
     pub(crate) fn take_back(&self) -> Result<()> {
-        let us = fs::metadata(self.folder.path())?;
-        chown(self.show(), Some(us.uid()), Some(us.gid()))?;
-        for entry in fs::read_dir(self.show())? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("frame.") || name.ends_with(".pov-state") {
-                fs::remove_file(&path)?;
-            }
+        let (us, out) = (fs::metadata(self.folder.path())?, self.show().join("out"));
+        chown(&out, Some(us.uid()), Some(us.gid()))?;
+        for entry in fs::read_dir(out)? {
+            fs::remove_file(entry?.path())?;
         }
         Ok(())
     }
@@ -66,7 +62,8 @@ impl Room {
         self.programs.join("meshfarm-sandbox")
     }
 
-    /// A policy for a program, as a session of the node has it.
+    /// A policy for a program, as a session of the node has it: what it reads cannot be written to, what it makes has a
+    /// folder.
     pub(crate) fn spec(&self, program: &str, args: &[&str], level: Level) -> Spec {
         let mut spec = Spec::new(program, self.folder.path().join("work"));
         spec.args = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -75,7 +72,10 @@ impl Room {
         spec.roots = Some(KeptRoots { folder, owner });
         spec.floor = level;
         let mount = |host, at: &str, access| Mount { host, at: at.into(), access, exec: false };
-        spec.mounts = vec![mount(self.show(), SHOW, Access::Write)];
+        let (out, out_at) = (self.show().join("out"), format!("{SHOW}/out"));
+        let (show, out) =
+            (mount(self.show(), SHOW, Access::Read), mount(out, &out_at, Access::Write));
+        spec.mounts = vec![show, out];
         let preload = self.programs.join("libmeshfarm_preload.so");
         spec.preload = preload.exists().then_some(preload);
         spec

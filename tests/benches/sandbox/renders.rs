@@ -44,7 +44,7 @@ s.render.engine = 'CYCLES'
 s.cycles.samples = 32
 s.cycles.use_denoising = False
 s.render.resolution_x, s.render.resolution_y, s.render.resolution_percentage = 200, 150, 100
-s.render.filepath = 'OUT/frame.png'
+s.render.filepath = 'OUT/out/frame.png'
 bpy.ops.render.render(write_still=True)
 ";
 
@@ -118,7 +118,7 @@ fn computes(table: &mut Table) -> Result<()> {
 }
 
 fn picture(folder: &str, more: &[&str]) -> Vec<String> {
-    let mut args = vec![format!("+I{folder}/scene.pov"), format!("+O{folder}/frame.png")];
+    let mut args = vec![format!("+I{folder}/scene.pov"), format!("+O{folder}/out/frame.png")];
     args.extend(["-D", "-GA"].iter().chain(more).map(|arg| (*arg).to_owned()));
     args
 }

@@ -216,14 +216,13 @@ impl Daemon {
             }
             net::Event::PeerUp(up) => {
                 let (site, role) = (up.site, up.role());
-                let mesh = ledger::mesh_of(&up.memberships);
                 if up.dialled {
                     self.remember(site, vec![up.address]).await;
                 }
                 let name = up.memberships.first().map(|member| member.name.clone());
                 let meshes = up.memberships.iter().map(|member| member.mesh).collect();
                 let name = name.unwrap_or_else(|| site.short());
-                Some(Input::PeerUp { site, name, role, mesh, meshes })
+                Some(Input::PeerUp { site, name, role, meshes })
             }
             net::Event::PeerDown { site } => Some(Input::PeerDown { site }),
             net::Event::Asked { from, request: Asked::Core(message), answer } => {

@@ -5,15 +5,13 @@ use std::ops::ControlFlow;
 
 use meshfarm_core::{ChainId, EntryRecord, Key, Record, month_of};
 use meshfarm_protocol::codec;
-use meshfarm_protocol::id::{MeshId, Millis, SiteId, TenantId, hex};
-use meshfarm_protocol::membership::Role;
+use meshfarm_protocol::id::{Millis, SiteId, TenantId, hex};
 use meshfarm_protocol::receipt::{
     Entry, Money, Receipt, SignedVerdict, Used, Verdict, Worthless, sign_receipt, sign_verdict,
 };
 use meshfarm_protocol::seal::{Signature, SigningKey};
 
 use crate::api::{By, Dispute, LedgerLine, Side, Statement, StatementAsk, StatementRow};
-use crate::net::Membership;
 use crate::records::{self, ENTRIES, MAX_RECORD, RecordsError, TALLIES};
 use crate::store::Store;
 
@@ -26,14 +24,6 @@ const VERSION: u16 = 1;
 
 /// A day of the statistics.
 const DAY: u64 = 86_400_000;
-
-/// The mesh in whose unit we reckon with a peer: of those that both belong to, the one with the least id, so that both
-/// choose the same. None when it is a machine of one of the two sites.
-#[must_use]
-pub fn mesh_of(memberships: &[Membership]) -> Option<MeshId> {
-    let sites = memberships.iter().filter(|member| member.role != Role::Host);
-    sites.map(|member| member.mesh).min()
-}
 
 /// Whether a receipt that `from` has sent is one between the two of us, with every signature that it must have.
 ///

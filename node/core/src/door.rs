@@ -63,8 +63,6 @@ pub enum Input {
         name: String,
         /// What its certificates let it do, whatever its profile says.
         role: Role,
-        /// The mesh in whose unit the two of us reckon; none when it is one of our own machines.
-        mesh: Option<MeshId>,
         /// The meshes that we are both in.
         meshes: BTreeSet<MeshId>,
     },

@@ -260,8 +260,8 @@ impl Site {
                 out.push(Output::Answer(request, reply));
             }
             Input::Heard { from, message } => self.on_message(from, message, now, out),
-            Input::PeerUp { site, name, role, mesh, meshes } => {
-                self.sites.peer_up(site, (name, role), (mesh, meshes), (now, out));
+            Input::PeerUp { site, name, role, meshes } => {
+                self.sites.peer_up(site, (name, role, meshes), now, out);
                 self.borrow.on_peer_up(site);
                 self.lend.on_peer_up(site, now);
                 self.ledger.on_peer_up(site);
@@ -390,7 +390,7 @@ impl Site {
                 let message = if self.hosts.contains(from) || self.ledger.withholds(from, now) {
                     lend::decline(offer.lease, Declined::Policy)
                 } else {
-                    let mesh = self.sites.get(from).and_then(|known| known.mesh);
+                    let mesh = self.mesh_with(from);
                     self.lend.on_offer((from, mesh), &offer, now)
                 };
                 out.push(Output::Send { to: from, message });

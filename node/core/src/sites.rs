@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use meshfarm_protocol::id::{ChunkId, MeshId, Millis, SiteId};
 use meshfarm_protocol::lease::Declined;
 use meshfarm_protocol::matching::fits;
-use meshfarm_protocol::membership::Role;
+use meshfarm_protocol::membership::{Role, mesh_of_hosts};
 use meshfarm_protocol::profile::{Level, Profile, Requirement};
 
 use crate::door::{Event, Output};
@@ -78,8 +78,6 @@ pub(crate) struct Known {
     pub(crate) shut: bool,
     /// It has sent wrong chunks.
     pub(crate) evidence: Option<EvidenceRecord>,
-    /// The mesh in whose unit the two of us reckon.
-    pub(crate) mesh: Option<MeshId>,
 }
 
 impl Known {
@@ -87,6 +85,13 @@ impl Known {
     pub(crate) fn speed(&self) -> u32 {
         let hosts = self.profile.iter().flat_map(|profile| &profile.hosts);
         hosts.map(|host| host.speed).max().unwrap_or(REFERENCE_SPEED)
+    }
+
+    /// The mesh in whose unit `us` and this site, `them`, reckon: of those that both belong to the one with the least id,
+    /// so that both choose the same. None when one is a host of the other.
+    pub(crate) fn reckons_in(&self, us: SiteId, them: SiteId) -> Option<MeshId> {
+        let of_hosts = [mesh_of_hosts(us), mesh_of_hosts(them)];
+        self.meshes.iter().find(|mesh| !of_hosts.contains(mesh)).copied()
     }
 
     /// Whether its certificates let it lend.
@@ -172,13 +177,12 @@ impl Sites {
     pub(crate) fn peer_up(
         &mut self,
         site: SiteId,
-        (name, role): (String, Role),
-        (mesh, meshes): (Option<MeshId>, BTreeSet<MeshId>),
-        (now, out): (Millis, &mut Vec<Output>),
+        (name, role, meshes): (String, Role, BTreeSet<MeshId>),
+        now: Millis,
+        out: &mut Vec<Output>,
     ) {
         let known = self.remember(site, name, now, out);
         (known.connected, known.role, known.meshes) = (true, role, meshes);
-        known.mesh = mesh.or(known.mesh);
         known.forgiven = FORGIVEN;
         known.ask_after = Millis(0);
     }
@@ -238,7 +242,6 @@ impl Sites {
                 experience: Experience::default(),
                 shut: self.shut.contains(&site),
                 evidence: self.evidence.remove(&site),
-                mesh: None,
             }
         });
         known.heard = now;

@@ -327,10 +327,10 @@ impl Mesh {
         }
         for (a, b) in [(a, b), (b, a)] {
             let (site, name) = (id(b), self.peers[b].name.to_owned());
-            let (role, mesh) = (self.peers[b].role, Some(MeshId([42; 32])));
+            let role = self.peers[b].role;
             let other = self.elsewhere.contains(&(a.min(b), a.max(b)));
-            let meshes = BTreeSet::from([MeshId([if other { 2 } else { 1 }; 32])]);
-            self.give(a, Input::PeerUp { site, name, role, mesh, meshes });
+            let meshes = BTreeSet::from([MeshId([if other { 43 } else { 42 }; 32])]);
+            self.give(a, Input::PeerUp { site, name, role, meshes });
             if let Some(profile) = self.peers[b].profile.clone() {
                 self.give(a, Input::Profile(profile));
             }

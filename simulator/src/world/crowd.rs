@@ -131,7 +131,7 @@ impl World<'_> {
             let head = self.plan.site[a].host_of.is_some();
             let mesh = (!host && !head).then_some(MeshId([3; 32]));
             let meshes = mesh.into_iter().collect();
-            self.hear(a, Input::PeerUp { site, name, role, mesh, meshes });
+            self.hear(a, Input::PeerUp { site, name, role, meshes });
         }
     }
 

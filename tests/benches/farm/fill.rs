@@ -270,7 +270,7 @@ impl Farm {
 fn up(n: usize) -> Input {
     let role = if n == HEAD { Role::Site } else { Role::Host };
     let meshes = BTreeSet::new();
-    Input::PeerUp { site: id(n), name: name(n), role, mesh: None, meshes }
+    Input::PeerUp { site: id(n), name: name(n), role, meshes }
 }
 
 /// The keys in it are nobody's: no driver opens it here.

@@ -154,8 +154,8 @@ fn place(table: &mut Table) -> Result<()> {
     let mut site = OneSite::new(0);
     for n in 0..table.scale().of(SITES).max(10) {
         let name = format!("site {n}");
-        let (role, mesh, meshes) = (Role::Site, None, BTreeSet::new());
-        site.give("up", Input::PeerUp { site: id(n), name: name.clone(), role, mesh, meshes });
+        let (role, meshes) = (Role::Site, BTreeSet::new());
+        site.give("up", Input::PeerUp { site: id(n), name: name.clone(), role, meshes });
         let profile = Profile {
             version: PROFILE_VERSION,
             site: id(n),

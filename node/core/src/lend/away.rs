@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use meshfarm_protocol::id::{AttemptId, LeaseId, MeshId, Millis, SiteId, TenantId};
+use meshfarm_protocol::id::{AttemptId, LeaseId, Millis, SiteId, TenantId};
 use meshfarm_protocol::lease::{
     Done, MAX_ATTEMPTS, MAX_REASON, Offer, Outcome, Outputs, Phase, RESERVATION, Status,
 };
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::{GPU, Level, Requirement, VCPU};
+use meshfarm_protocol::profile::Level;
 use meshfarm_protocol::receipt::Terms;
 
 use crate::capacity::Share;
@@ -94,30 +94,16 @@ impl Lend {
     pub(crate) fn reserve_away(
         &mut self,
         (asks, lease, borrower): (&Offer, LeaseId, SiteId),
-        (slots, isolation): (u32, Level),
-        mesh: Option<MeshId>,
+        (slots, isolation, terms): (u32, Level, Terms),
         now: Millis,
     ) -> Message {
         let promise = (slots, Share::default(), isolation);
         let state = State::Reserved { until: now.plus(RESERVATION) };
         let mut lent = Lent::new((borrower, asks.tenant), promise, state, now);
-        (lent.away, lent.content) = (true, asks.bytes);
-        lent.terms = self.terms_away(&asks.requirement, mesh);
+        (lent.away, lent.content, lent.terms) = (true, asks.bytes, terms);
         let granted = self.grant(lease, &lent);
         self.leases.insert(lease, lent);
         granted
-    }
-
-    /// What slots of another machine cost: what is asked for of processors and cards, one processor where nothing is.
-    fn terms_away(&self, asked: &Requirement, mesh: Option<MeshId>) -> Terms {
-        let usual = Terms::default();
-        let least = |name: &str| {
-            let need = asked.amounts.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-            need.map_or(0, |(_, need)| u32::try_from(need.min.0).unwrap_or(u32::MAX))
-        };
-        let cores = if least(VCPU) == 0 { usual.cores } else { least(VCPU) };
-        let cards = least(GPU).div_ceil(1000);
-        Terms { mesh: mesh.unwrap_or(usual.mesh), price: self.price, cores, cards }
     }
 
     /// A lease that runs on another machine.

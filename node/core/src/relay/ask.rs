@@ -9,9 +9,10 @@ use meshfarm_protocol::id::{JobId, LeaseId, MeshId, Millis, SiteId, StepNo};
 use meshfarm_protocol::lease::{Declined, Grant, MAX_HOPS, Offer};
 use meshfarm_protocol::matching::fits;
 use meshfarm_protocol::message::Message;
-use meshfarm_protocol::profile::{Amount, HostClass, MAX_PROFILE_BYTES, Profile, is_licence};
-
-use meshfarm_protocol::receipt::Price;
+use meshfarm_protocol::profile::{
+    Amount, GPU, HostClass, MAX_PROFILE_BYTES, Profile, Requirement, VCPU, is_licence,
+};
+use meshfarm_protocol::receipt::{Price, Terms};
 
 use crate::borrow::State;
 use crate::door::Output;
@@ -74,8 +75,32 @@ impl Site {
     }
 
     /// The mesh in whose unit we reckon with a site.
-    fn mesh_with(&self, site: SiteId) -> Option<MeshId> {
-        self.sites.get(site).and_then(|known| known.mesh)
+    pub(crate) fn mesh_with(&self, site: SiteId) -> Option<MeshId> {
+        self.sites.get(site)?.reckons_in(self.config.me, site)
+    }
+
+    /// What slots of another machine cost: a host's as our own, and what is passed on nothing, because nobody pays for it
+    /// there. An even part of the machine's processors where the work asks for fewer.
+    fn terms_away(&self, borrower: SiteId, to: SiteId, asked: &Requirement) -> Terms {
+        let usual = Terms::default();
+        let least = |name: &str| {
+            let need = asked.amounts.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            need.map_or(0, |(_, need)| need.min.0)
+        };
+        let profile = self.sites.get(to).and_then(|known| known.profile.as_ref());
+        let class = profile.and_then(|profile| profile.hosts.first());
+        let even = class.map_or(0, |class| {
+            let all = class.amounts.get(VCPU).map_or(0, |amount| amount.0);
+            all / u64::from(class.slots.max(1))
+        });
+        let cores = match least(VCPU).max(even) {
+            // A machine that does not say what it has: a slot is a processor.
+            0 => usual.cores,
+            cores => u32::try_from(cores).unwrap_or(u32::MAX),
+        };
+        let cards = u32::try_from(least(GPU).div_ceil(1000)).unwrap_or(u32::MAX);
+        let price = if self.hosts.contains(to) { self.lend.price } else { usual.price };
+        Terms { mesh: self.mesh_with(borrower).unwrap_or(usual.mesh), price, cores, cards }
     }
 
     /// Whether work that we have passed on to a site comes back by way of another one.
@@ -292,8 +317,9 @@ impl Site {
             Content::Coming(_) => {}
             Content::Unasked => {
                 let message = if self.lend.lending && !self.lend.full {
-                    let mesh = self.mesh_with(borrower);
-                    self.lend.reserve_away((&asks, lease, borrower), (slots, isolation), mesh, now)
+                    let terms = self.terms_away(borrower, from, &asks.requirement);
+                    let promise = (slots, isolation, terms);
+                    self.lend.reserve_away((&asks, lease, borrower), promise, now)
                 } else {
                     self.end_relay(lease, out);
                     lend::decline(lease, Declined::Policy)

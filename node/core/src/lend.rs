@@ -22,6 +22,7 @@ use crate::reserve::Reservation;
 
 mod admit;
 mod away;
+mod close;
 
 pub(crate) use away::{Coming, Taken};
 
@@ -412,27 +413,6 @@ impl Lend {
     /// Whether more may be charged under a lease.
     pub(crate) fn goes_on(&self, lease: LeaseId) -> bool {
         self.leases.contains_key(&lease)
-    }
-
-    /// The borrower needs the lease no more, nor anything of it.
-    pub(crate) fn on_close(&mut self, from: SiteId, lease: LeaseId, out: &mut Vec<Output>) {
-        let lent = self.leases.get_mut(&lease).filter(|lent| lent.borrower == from);
-        let Some(lent) = lent else { return };
-        lent.stop(out);
-        lent.drop_coming(out);
-        for finished in std::mem::take(&mut lent.finished).into_values() {
-            finished.forget(out);
-        }
-        self.forget_if_over(lease, out);
-    }
-
-    /// Somebody borrows nothing any more.
-    pub(crate) fn close_all(&mut self, borrower: SiteId, out: &mut Vec<Output>) {
-        let of_it = self.leases.iter().filter(|(_, lent)| lent.borrower == borrower);
-        let of_it: Vec<LeaseId> = of_it.map(|(lease, _)| *lease).collect();
-        for lease in of_it {
-            self.on_close(borrower, lease, out);
-        }
     }
 
     /// Drop an ended lease of which nothing is left.

@@ -159,6 +159,32 @@ fn a_kill_at_any_moment_loses_no_charge_and_books_none_twice() {
 }
 
 #[test]
+fn a_lender_is_paid_though_the_word_that_its_result_was_taken_is_lost() {
+    let mut mesh = market(50, 1);
+    let job = mesh.submit(0, frames(1));
+    mesh.advance(HOUR.0);
+    for running in mesh.peers[1].running.clone() {
+        mesh.end(1, running.session, None);
+    }
+    let mut lost = 0;
+    while !mesh.wires.is_empty() || !mesh.peers[0].collects.is_empty() {
+        match mesh.wires.pop_front() {
+            Some((_, _, Message::Accepted { .. })) => lost += 1,
+            Some((from, to, message)) => mesh.give(to, Input::Heard { from: id(from), message }),
+            None => {
+                let (attempt, _) = mesh.peers[0].collects.pop_front().unwrap();
+                let landed = meshfarm_core::Landed { files: 1, bytes: 1 };
+                mesh.give(0, Input::Collected { attempt, result: Ok(landed) });
+            }
+        }
+    }
+    assert_eq!((mesh.phase(0, job), lost), (JobPhase::Done, 1));
+    mesh.advance(20_000);
+    assert_eq!((lent(&mesh).owed, borrowed(&mesh).owed), (Money(50), Money(50)));
+    assert_eq!(mesh.leftovers(), 0);
+}
+
+#[test]
 fn an_hour_of_each_month_is_free() {
     let mut mesh = market(50, 1);
     mesh.peers[1].pricing.free = Money(60);

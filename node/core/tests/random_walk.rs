@@ -290,9 +290,7 @@ fn books_are_closed(mesh: &Mesh) {
                 && ![id(at), id(9)].contains(by)
                 && !mesh.site(at).hosts(mesh.now).iter().any(|host| host.host == *by)
             {
-                // A result that came after its lease was closed: we count it, its lender has nothing left to charge.
-                let gift = peer.disk.contains_key(&Key::Charge(*attempt));
-                assert!(gift || paid.contains(attempt), "{task:?} was never paid for");
+                assert!(paid.contains(attempt), "{task:?} was never paid for");
             }
         }
     }

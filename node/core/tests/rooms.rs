@@ -23,5 +23,4 @@ mod scheduler;
 mod second;
 mod several_receivers;
 mod sharing;
-mod speed;
 mod submitter;
